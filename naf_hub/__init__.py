@@ -1,0 +1,89 @@
+"""naf-hub: one registry for vision-feature upsamplers.
+
+>>> import naf_hub
+>>> model = naf_hub.load("naf", backbone="pico")
+>>> features = model("photo.jpg")  # (1, C, H, W): one vector a pixel
+
+Importing this package imports neither torch nor timm; the first ``load`` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import ImageError, NafHubError, PluginError, UnknownNameError, WeightsError
+    from .hookspecs import hookimpl
+    from .interfaces import Backbone, Normalize, Task, Upsampler
+    from .loading import load, load_backbone, load_task
+    from .pipeline import FeaturePipeline
+    from .records import BackboneRecord, TaskRecord, UpsamplerRecord, Weights
+    from .registry import info, list_backbones, list_tasks, list_upsamplers
+
+_HOME = {
+    "ImageError": "errors",
+    "NafHubError": "errors",
+    "PluginError": "errors",
+    "UnknownNameError": "errors",
+    "WeightsError": "errors",
+    "hookimpl": "hookspecs",
+    "Backbone": "interfaces",
+    "Normalize": "interfaces",
+    "Task": "interfaces",
+    "Upsampler": "interfaces",
+    "load": "loading",
+    "load_backbone": "loading",
+    "load_task": "loading",
+    "FeaturePipeline": "pipeline",
+    "BackboneRecord": "records",
+    "TaskRecord": "records",
+    "UpsamplerRecord": "records",
+    "Weights": "records",
+    "info": "registry",
+    "list_backbones": "registry",
+    "list_tasks": "registry",
+    "list_upsamplers": "registry",
+}
+
+__all__ = [
+    "Backbone",
+    "BackboneRecord",
+    "FeaturePipeline",
+    "ImageError",
+    "NafHubError",
+    "Normalize",
+    "PluginError",
+    "Task",
+    "TaskRecord",
+    "UnknownNameError",
+    "Upsampler",
+    "UpsamplerRecord",
+    "Weights",
+    "WeightsError",
+    "__version__",
+    "hookimpl",
+    "info",
+    "list_backbones",
+    "list_tasks",
+    "list_upsamplers",
+    "load",
+    "load_backbone",
+    "load_task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy (PEP 562): interfaces import torch, which takes seconds that `list` and `info` need not pay.
+    if name not in _HOME:
+        raise AttributeError(f"module 'naf_hub' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,50 @@
+"""Pickled checkpoints to safetensors folders, once, safely."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import WeightsError
+from .hub import sha256_of
+from .registry import info
+from .weights import load_into, read_pickle, save_weights
+
+
+def convert(
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    name: str,
+    options: dict[str, Any] | None = None,
+    *,
+    force: bool = False,
+) -> Path:
+    """Convert a ``torch.save`` state dict to a weights folder, after checking that it fits ``name``.
+
+    Args:
+        file: ``.pth``, ``.pt`` or ``.bin``; read with ``weights_only=True``.
+        out: folder to write; must not exist unless ``force``.
+        name: registered upsampler or backbone.
+        options: constructor options the weights need.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WeightsError: unsafe, damaged, or not for this model.
+        FileExistsError: ``out`` exists.
+    """
+    source, target = Path(file), Path(out)
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} exists; use --force to replace it")
+    if target.exists() and not (target / "config.json").is_file() and any(target.iterdir()):
+        raise FileExistsError(f"{target} is not a weights folder; --force will not delete it")
+    if source.suffix == ".safetensors":
+        raise WeightsError(f"{source} is safetensors already; pass it as weights=")
+    state = read_pickle(source)
+    record = info(name)
+    options = dict(options or {})
+    load_into(record.resolve()(**{**record.options, **options}), state, str(source))
+    provenance = {"converted_from": source.name, "sha256": sha256_of(source)}
+    return save_weights(target, state, name=name, options=options, provenance=provenance)

@@ -1,0 +1,160 @@
+"""From a name to a model in eval mode."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from .errors import WeightsError
+from .interfaces import Backbone, Task, Upsampler
+from .pipeline import FeaturePipeline
+from .records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from .registry import registry
+from .streaming import stream_into
+from .weights import load_into, locate, read_state_dict
+
+WeightsLike = str | os.PathLike[str] | None
+
+
+@overload
+def load(name: str, backbone: None = None, *, weights: WeightsLike = "default", device: Any = None,
+         **options: Any) -> Upsampler: ...  # fmt: skip
+@overload
+def load(name: str, backbone: str | nn.Module, *, weights: WeightsLike = "default",
+         backbone_weights: WeightsLike = "default", device: Any = None,
+         **options: Any) -> FeaturePipeline: ...  # fmt: skip
+def load(
+    name: str,
+    backbone: str | nn.Module | None = None,
+    *,
+    weights: WeightsLike = "default",
+    backbone_weights: WeightsLike = "default",
+    device: Any = None,
+    **options: Any,
+) -> Upsampler | FeaturePipeline:
+    """Load an upsampler, alone or behind a backbone.
+
+    Args:
+        name: a registered upsampler (``naf-hub list``).
+        backbone: a registered backbone, ``"timm:<model>"``, or a :class:`naf_hub.Backbone` of your own.
+        weights: a named set of the upsampler's record, a local folder or ``.safetensors`` file,
+            ``"hf://owner/repo[@revision]"``, or ``None`` for random initialisation.
+        backbone_weights: the same for the backbone.
+        device: where to put it; default the CPU.
+        options: constructor options of the upsampler, over those its weights were made with.
+
+    Returns:
+        The :class:`~naf_hub.Upsampler` without ``backbone``, else a :class:`~naf_hub.FeaturePipeline`;
+        in eval mode.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+        WeightsError: weights missing, damaged or for another model.
+        TypeError: an option the upsampler does not have.
+    """
+    record = registry().find(name, UpsamplerRecord)
+    if not record.backbone_agnostic and weights == "default":
+        weights = _weights_for(record, backbone)
+    upsampler = _build(record, weights, options)
+    if not isinstance(upsampler, Upsampler):
+        raise TypeError(f"{record.target} is no naf_hub.Upsampler")
+    if backbone is None:
+        return upsampler.to(device)
+    if isinstance(backbone, str):
+        backbone = load_backbone(backbone, weights=backbone_weights)
+    return FeaturePipeline(backbone, upsampler).eval().to(device)
+
+
+def load_backbone(
+    name: str, *, weights: WeightsLike = "default", device: Any = None, dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Backbone:  # fmt: skip
+    """Load a backbone: ``load_backbone("pico")(image)`` gives dense features in one line.
+
+    Args:
+        name: a registered backbone, or ``"timm:<model>"`` for any timm model with a spatial feature map.
+        weights, device, options: as for :func:`load`.
+        dtype: precision of the weights; default float32, or what the record says (bfloat16 for models of
+            billions of parameters). Images and features keep the caller's own.
+
+    Returns:
+        A frozen :class:`~naf_hub.Backbone` in eval mode.
+
+    Raises:
+        UnknownNameError, WeightsError, TypeError: as for :func:`load`.
+    """
+    record = registry().find(name, BackboneRecord)
+    dtype = dtype or (getattr(torch, record.dtype) if record.dtype else None)
+    if dtype is not None and hasattr(record.resolve(), "stream_key"):
+        backbone = _stream(record, weights, options, dtype, device)
+    else:
+        backbone = _build(record, weights, options).to(device, dtype)
+    if not isinstance(backbone, Backbone):
+        raise TypeError(f"{record.target} is no naf_hub.Backbone")
+    return backbone.requires_grad_(False)
+
+
+def load_task(name: str) -> Task:
+    """The task of that name, ready for ``train(...)`` or ``evaluate(...)``.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+    """
+    return registry().find(name, TaskRecord).resolve()()
+
+
+def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | None) -> str:
+    have = ", ".join(sorted(record.weights)) or "none yet"
+    if not isinstance(backbone, str):
+        raise WeightsError(
+            f"{record.name} has weights per backbone ({have}); name the backbone, or pass weights= or weights=None"
+        )
+    if backbone not in record.weights:
+        raise WeightsError(
+            f"{record.name} has no weights for backbone {backbone!r}; it has them for: {have}; "
+            "or pass weights= or weights=None"
+        )
+    return backbone
+
+
+def _construct(record: Record, made_with: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    try:
+        return record.resolve()(**{**record.options, **made_with, **options})
+    except TypeError as error:
+        if "argument" in str(error):
+            raise TypeError(f"{record.kind} {record.name!r}: {error}") from error
+        raise
+
+
+def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path | None, str]:
+    if weights == "default" and record.learned and "default" not in record.weights:
+        named = f"; named sets: {', '.join(record.weights)}" if record.weights else ""
+        raise WeightsError(
+            f"{record.kind} {record.name!r} has no default weights{named}; pass weights= (a path or "
+            "hf://owner/repo), or weights=None for random initialisation"
+        )
+    return *locate(record, weights), f"{record.name} weights {os.fspath(weights or '')!r}"
+
+
+def _build(record: Record, weights: WeightsLike, options: dict[str, Any]) -> nn.Module:
+    made_with, file, what = _locate(record, weights)
+    model = _construct(record, made_with, options)
+    if file is not None:
+        load_into(model, read_state_dict(file), what)
+    return model.eval()
+
+
+def _stream(
+    record: Record, weights: WeightsLike, options: dict[str, Any], dtype: torch.dtype, device: Any
+) -> nn.Module:
+    made_with, file, what = _locate(record, weights)
+    if file is None:
+        return _construct(record, made_with, options).to(device, dtype).eval()
+    with torch.device("meta"):
+        model = _construct(record, made_with, options)
+    stream_into(model, file, dtype, device, what)
+    return model.eval()

@@ -1,0 +1,175 @@
+"""Loading plugins: one `try` per entry point, so that a broken one never takes the rest down.
+
+pluggy's own loader stops at the first plugin whose import fails and silently skips the second of two
+entry points with one name; both are reported here instead. Entry points run code of whoever published the
+distribution: install only plugins you trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import os
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+from .errors import PluginError
+
+log = logging.getLogger("naf_hub")
+GROUP = "naf_hub"
+OWN_DISTRIBUTION = "naf-hub"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """What became of one entry point.
+
+    Attributes:
+        name: entry-point name.
+        distribution, version: what was installed.
+        module: import target.
+        hooks: hooks it implements.
+        requires: its version range of naf-hub, as its metadata states it.
+        error: one line, or ``None`` when it works.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    hooks: tuple[str, ...] = ()
+    requires: str = ""
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"hooks": list(self.hooks)}
+
+
+def one_line(error: BaseException) -> str:
+    """``Type: message`` on one line, shortened where it runs long."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def strict() -> bool:
+    return os.environ.get("NAF_HUB_STRICT", "") not in ("", "0")
+
+
+def _wanted() -> set[str] | None:
+    value = os.environ.get("NAF_HUB_PLUGINS")
+    return None if value is None else {part.strip() for part in value.split(",") if part.strip()}
+
+
+def _requirement(distribution: importlib.metadata.Distribution) -> str:
+    for line in distribution.requires or []:
+        name = line.split(";")[0].strip()
+        if name.lower().replace("_", "-").startswith(OWN_DISTRIBUTION):
+            return name
+    return ""
+
+
+def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]]:
+    found: list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]] = []
+    seen: set[tuple[str, str, str]] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            entries = list(distribution.entry_points)
+        except Exception as error:  # metadata of unrelated packages can be anything
+            log.debug("cannot read entry points of %s: %s", distribution, one_line(error))
+            continue
+        for entry in entries:
+            if entry.group != GROUP:
+                continue
+            # A distribution on sys.path twice (editable and installed) is still one plugin.
+            key = ((distribution.metadata["Name"] or "").lower(), entry.name, entry.value)
+            if key not in seen:
+                seen.add(key)
+                found.append((entry, distribution))
+    # naf-hub's own first, then by name: the outcome must not depend on the order of sys.path.
+    found.sort(
+        key=lambda pair: (
+            pair[1].metadata["Name"] != OWN_DISTRIBUTION,
+            pair[1].metadata["Name"],
+            pair[0].name,
+        )
+    )
+    return found
+
+
+class PluginLoader:
+    """Loads entry points into a pluggy manager and keeps what failed.
+
+    Args:
+        accept: called with each registered plugin module and its :class:`Plugin`; runs the plugin's hooks
+            and raises to refuse it.
+    """
+
+    def __init__(self, accept: Callable[[ModuleType, Plugin], None]) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.plugins: list[Plugin] = []
+        self.modules: list[tuple[ModuleType, Plugin]] = []
+        self._accept = accept
+
+    def load(self) -> None:
+        """Load every wanted entry point. ``NAF_HUB_PLUGINS=a,b`` names the wanted ones (empty: naf-hub's own).
+
+        Raises:
+            PluginError: under ``NAF_HUB_STRICT=1``, for the first plugin that fails.
+        """
+        wanted = _wanted()
+        taken: dict[str, str] = {}
+        for entry, distribution in _entry_points():
+            name = distribution.metadata["Name"] or "unknown"
+            own = name == OWN_DISTRIBUTION
+            if wanted is not None and entry.name not in wanted and not (own and not wanted):
+                continue
+            plugin = Plugin(
+                entry.name, name, distribution.version or "", entry.value, requires=_requirement(distribution)
+            )
+            if entry.name in taken:
+                error = (
+                    f"entry point {entry.name!r} is already provided by {taken[entry.name]}; "
+                    f"rename it in {name} or uninstall one of them"
+                )
+                self._failed(plugin, error, None)
+                continue
+            taken[entry.name] = name
+            self._load_one(entry, plugin)
+
+    def _load_one(self, entry: importlib.metadata.EntryPoint, plugin: Plugin) -> None:
+        module: Any = None
+        label = f"{plugin.distribution}:{plugin.name}"
+        try:
+            module = entry.load()
+            self.manager.register(module, name=label)
+            # check_pending finds hookimpls that match no hook; per plugin, so that only the offender goes.
+            self.manager.check_pending()
+            hooks = tuple(sorted(caller.name for caller in self.manager.get_hookcallers(module) or ()))
+            if not hooks:
+                raise PluginError("implements no naf-hub hook; decorate functions with @naf_hub.hookimpl")
+            plugin = dataclasses.replace(plugin, hooks=hooks)
+            self._accept(module, plugin)
+        except (Exception, SystemExit) as error:  # a plugin must not be able to end the host either
+            if module is not None and self.manager.is_registered(module):
+                self.manager.unregister(module)
+            self._failed(plugin, one_line(error), error)
+        else:
+            self.plugins.append(plugin)
+            self.modules.append((module, plugin))
+
+    def _failed(self, plugin: Plugin, message: str, error: BaseException | None) -> None:
+        text = f"plugin {plugin.name!r} of {plugin.distribution} {plugin.version} failed to load: {message}"
+        if strict():
+            raise PluginError(text) from error
+        self.plugins.append(dataclasses.replace(plugin, error=message))
+        log.warning("%s", text)
+
+    def failures(self) -> Iterable[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.error]

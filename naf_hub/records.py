@@ -1,0 +1,153 @@
+"""What a plugin registers: frozen records that say what a thing is without importing it.
+
+Nothing here imports torch, so that ``naf-hub list`` and ``info`` stay fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """One named set of weights.
+
+    Attributes:
+        source: ``package://import_package/folder`` (ships inside a package),
+            ``hf://owner/repo[@revision][/file]``, or an ``https://`` address of a single file.
+        size: bytes of the weights file; ``None`` only where the publisher states none.
+        sha256: hex digest of the weights file; ``None`` only where the publisher states none.
+        options: constructor options these weights were made with.
+        license: SPDX identifier or the name of the licence of the weights.
+        summary: one line on where they come from.
+    """
+
+    source: str
+    size: int | None = None
+    sha256: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    license: str | None = None
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What all records share.
+
+    Attributes:
+        name: lower snake case, unique among its kind.
+        summary: one line.
+        target: ``"package.module:Class"``, imported by the first ``load``.
+        options: constructor options that make this name (``naf_plus_plus`` is NAF with two of them set).
+        paper: address of the paper, or ``None``.
+        license: licence of the code.
+        weights: named sets of weights; ``"default"`` is what ``load`` takes.
+        learned: whether it has weights at all; a learned record without a ``"default"`` set must be
+            loaded with an explicit ``weights=``.
+        provider: distribution that registered it; filled in by the registry.
+    """
+
+    name: str
+    summary: str
+    target: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    paper: str | None = None
+    license: str = "Apache-2.0"
+    weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
+    learned: bool = True
+    provider: str = ""
+
+    kind = "record"
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name) or len(self.name) > 64:
+            raise ValueError(f"name {self.name!r}: use lower snake case, at most 64 characters")
+        if not TARGET.fullmatch(self.target):
+            raise ValueError(f"{self.name}: target {self.target!r} is not 'package.module:Class'")
+        if not self.summary or "\n" in self.summary:
+            raise ValueError(f"{self.name}: summary must be one line")
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+
+    def resolve(self) -> Any:
+        """Import and return the target."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["options"] = dict(self.options)
+        data["weights"] = {
+            name: {f.name: getattr(w, f.name) for f in dataclasses.fields(w)} | {"options": dict(w.options)}
+            for name, w in self.weights.items()
+        }
+        return {"kind": self.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class UpsamplerRecord(Record):
+    """A feature upsampler.
+
+    Attributes:
+        backbone_agnostic: one set of weights serves every backbone; otherwise the named sets are
+            backbone names.
+        ratios: what output sizes it can make, in words (``"any"``, ``"x16"``).
+        trainable: whether ``naf-hub train reconstruction`` can train it.
+        constant_preserving: constant features give the same constant (weights that sum to one).
+        range_preserving: every output value lies within the range of the input features.
+    """
+
+    backbone_agnostic: bool = True
+    ratios: str = "any"
+    trainable: bool = False
+    constant_preserving: bool = True
+    range_preserving: bool = False
+
+    kind = "upsampler"
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneRecord(Record):
+    """A vision backbone that gives dense features.
+
+    Attributes:
+        embed_dim: channels of the feature map.
+        patch_size: image pixels per feature cell.
+        native_size: side in pixels the model was trained at, or ``None``.
+        mean, std: normalisation applied inside, per RGB channel on images in [0, 1].
+        gated: whether the Hub asks to accept terms first.
+        non_commercial: whether the licence of the weights forbids commercial use.
+        dtype: precision to load in (``"bfloat16"``) where float32 would be unreasonably large.
+    """
+
+    embed_dim: int = 0
+    patch_size: int = 0
+    native_size: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    gated: bool = False
+    non_commercial: bool = False
+    dtype: str | None = None
+
+    kind = "backbone"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRecord(Record):
+    """Something upsampled features are for; its class has ``train`` and/or ``evaluate``."""
+
+    learned: bool = False
+
+    kind = "task"

@@ -1,0 +1,189 @@
+"""The registry: names to frozen records, filled once by the plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib
+import threading
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import TypeVar
+
+from .errors import UnknownNameError
+from .plugins import Plugin, PluginLoader
+from .records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+
+R = TypeVar("R", bound=Record)
+
+_HOOKS: dict[str, type[Record]] = {
+    "register_upsamplers": UpsamplerRecord,
+    "register_backbones": BackboneRecord,
+    "register_tasks": TaskRecord,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """``prefix:anything`` is looked up by calling ``target`` with what follows the colon."""
+
+    name: str
+    target: str
+    provider: str
+
+    def record(self, rest: str) -> BackboneRecord:
+        module, _, attribute = self.target.partition(":")
+        record = getattr(importlib.import_module(module), attribute)(rest)
+        return dataclasses.replace(record, provider=self.provider)
+
+
+class Register:
+    """The callback a ``register_*`` hook receives; collects one plugin's records."""
+
+    def __init__(self, expected: type[Record], provider: str) -> None:
+        self.expected = expected
+        self.provider = provider
+        self.records: list[Record] = []
+        self.prefixes: list[Prefix] = []
+
+    def __call__(self, record: Record) -> None:
+        """Register one record.
+
+        Raises:
+            TypeError: the record is of another kind than the hook.
+        """
+        if not isinstance(record, self.expected):
+            raise TypeError(f"register() takes a {self.expected.__name__}, got {type(record).__name__}")
+        self.records.append(dataclasses.replace(record, provider=self.provider))
+
+    def prefix(self, name: str, target: str) -> None:
+        """Serve every name ``name:...`` by ``target`` (``"module:function"``, called with what follows the
+        colon, returns a BackboneRecord), for families too large to list."""
+        if self.expected is not BackboneRecord:
+            raise TypeError("only backbones can be registered by prefix")
+        self.prefixes.append(Prefix(name, target, self.provider))
+
+
+class Registry:
+    """All records of all plugins that loaded."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.prefixes: dict[str, Prefix] = {}
+        self.loader = PluginLoader(self._accept)
+        self.loader.load()
+
+    def _accept(self, module: ModuleType, plugin: Plugin) -> None:
+        manager = self.loader.manager
+        others = [other for other in manager.get_plugins() if other is not module]
+        registers: list[Register] = []
+        for hook, expected in _HOOKS.items():
+            register = Register(expected, plugin.distribution)
+            manager.subset_hook_caller(hook, others)(register=register)
+            registers.append(register)
+        # Check all before keeping any: a refused plugin leaves nothing behind.
+        records = [record for register in registers for record in register.records]
+        prefixes = [prefix for register in registers for prefix in register.prefixes]
+        taken = {name: record.provider for name, record in self.records.items()}
+        for record in records:
+            if record.name in taken:
+                raise ValueError(
+                    f"{record.kind} {record.name!r} is already registered by {taken[record.name]}; choose another name"
+                )
+            taken[record.name] = record.provider
+        for prefix in prefixes:
+            if prefix.name in self.prefixes:
+                raise ValueError(
+                    f"prefix {prefix.name!r} is already registered by {self.prefixes[prefix.name].provider}"
+                )
+        self.records.update({record.name: record for record in records})
+        self.prefixes.update({prefix.name: prefix for prefix in prefixes})
+
+    def names(self, kind: type[Record], pattern: str | None = None) -> list[str]:
+        names = sorted(name for name, record in self.records.items() if isinstance(record, kind))
+        return names if pattern is None else fnmatch.filter(names, pattern)
+
+    def find(self, name: str, kind: type[R]) -> R:
+        """The record of ``name``.
+
+        Raises:
+            UnknownNameError: with the nearest names and the plugins that failed to load.
+        """
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix in self.prefixes and issubclass(BackboneRecord, kind):
+            return self.prefixes[prefix].record(rest)  # pyright: ignore[reportReturnType]
+        record = self.records.get(name)
+        if isinstance(record, kind):
+            return record
+        raise UnknownNameError(self._unknown(name, kind, record))
+
+    def _unknown(self, name: str, kind: type[Record], other: Record | None) -> str:
+        word = {UpsamplerRecord: "upsampler", BackboneRecord: "backbone", TaskRecord: "task"}.get(
+            kind, "name"
+        )
+        if other is not None:
+            return f"{name!r} is a {other.kind}, not a {word}"
+        names = self.names(kind)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        near += [n for n in names if name and name in n and n not in near][: 3 - len(near)]
+        hint = f"; did you mean {', '.join(near)}?" if near else f"; naf-hub list shows all {len(names)}"
+        broken = "".join(
+            f"; plugin {p.name} of {p.distribution} failed to load ({p.error})"
+            for p in self.loader.failures()
+        )
+        return f"unknown {word} {name!r}{hint}{broken}"
+
+
+_registry: Registry | None = None
+_lock = threading.Lock()
+
+
+def registry() -> Registry:
+    """The process-wide registry; the first call loads the plugins."""
+    global _registry
+    if _registry is None:
+        with _lock:
+            if _registry is None:
+                _registry = Registry()
+    return _registry
+
+
+def reload() -> None:
+    """Forget everything; the next call loads the plugins anew (after installing one in a live session)."""
+    global _registry
+    with _lock:
+        _registry = None
+
+
+def list_upsamplers(pattern: str | None = None) -> list[str]:
+    """Registered upsampler names, sorted; ``pattern`` is a shell pattern such as ``"naf*"``."""
+    return registry().names(UpsamplerRecord, pattern)
+
+
+def list_backbones(pattern: str | None = None) -> list[str]:
+    """Registered backbone names, sorted. Any timm model works besides, as ``timm:<model name>``."""
+    return registry().names(BackboneRecord, pattern)
+
+
+def list_tasks(pattern: str | None = None) -> list[str]:
+    """Registered task names, sorted."""
+    return registry().names(TaskRecord, pattern)
+
+
+def info(name: str) -> Record:
+    """The record of an upsampler, backbone or task.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the nearest.
+    """
+    return registry().find(name, Record)
+
+
+def plugin_hooks() -> Iterable[tuple[Plugin, Callable[..., object]]]:
+    """For each working plugin that adds commands: the plugin and a callable taking ``cli=``."""
+    loader = registry().loader
+    for module, plugin in loader.modules:
+        if "register_commands" in plugin.hooks:
+            others = [other for other in loader.manager.get_plugins() if other is not module]
+            yield plugin, loader.manager.subset_hook_caller("register_commands", others)

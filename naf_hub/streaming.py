@@ -1,0 +1,110 @@
+"""Loading models larger than half of the memory: built without storage, filled tensor by tensor.
+
+The usual way holds the model in float32, then the whole state dict beside it. Here the model is built on the
+meta device, each tensor is read from its shard, cast and put in place, so that the peak is the weights in the
+wanted precision and one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+INDEX = "model.safetensors.index.json"
+
+
+def shards(path: Path) -> list[Path]:
+    """The safetensors files behind ``path``: itself, or those an index names.
+
+    Raises:
+        WeightsError: the index is unreadable, or names a file that is missing or lies elsewhere.
+    """
+    if not path.name.endswith(".index.json"):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{path}: not a safetensors index ({type(error).__name__}: {error})") from error
+    files = [path.with_name(name) for name in names]
+    for name, file in zip(names, files, strict=True):
+        if Path(name).name != name:
+            raise WeightsError(f"{path}: names a file outside its folder: {name!r}")
+        if not file.is_file():
+            raise WeightsError(f"{path}: shard {name} is missing; fetch the weights again")
+    return files
+
+
+def tensors(path: Path) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """(name, reader) of every tensor in the files behind ``path``; a reader's tensor lives on the CPU.
+
+    Raises:
+        WeightsError: a damaged file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    def read(file: Path, name: str) -> torch.Tensor:
+        # Opened anew each time: pages of a mapping that stays open would count, and pile up, as ours.
+        with safe_open(file, "pt") as opened:
+            return opened.get_tensor(name).clone()
+
+    for file in shards(path):
+        try:
+            with safe_open(file, "pt") as opened:
+                names = list(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: not a valid safetensors file ({error}); fetch it again") from error
+        for name in names:
+            yield name, lambda file=file, name=name: read(file, name)
+
+
+def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, what: str) -> None:
+    """Fill a model built on the meta device from safetensors files.
+
+    Args:
+        model: its class has ``stream_key(name) -> key of its state_dict, or None for tensors it does without``
+            and ``reset_buffers(device)``, which recomputes buffers that no file holds.
+        path: a safetensors file or index.
+        dtype: of floating-point weights.
+        device: where they go; default the CPU.
+
+    Raises:
+        WeightsError: names missing, unexpected or misshapen keys, or one with NaN.
+    """
+    import torch
+
+    stream_key: Callable[[str], str | None] = model.stream_key  # pyright: ignore[reportAssignmentType]
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    problems: list[str] = []
+    for name, read in tensors(path):
+        key = stream_key(name)
+        if key is None:
+            continue
+        if key not in expected:
+            problems.append(f"unexpected {name}")
+            continue
+        value = read()
+        shape = expected.pop(key)
+        if tuple(value.shape) != shape:
+            problems.append(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+            continue
+        if value.is_floating_point():
+            if not torch.isfinite(value).all():
+                raise WeightsError(f"{what}: {name} contains NaN or infinite values")
+            value = value.to(dtype)
+        model.load_state_dict({key: value.to(device)}, strict=False, assign=True)
+    problems += [f"missing {key}" for key in expected]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(f"{what} do not fit this model: {'; '.join(problems[:3])}{more}")
+    model.reset_buffers(device)  # pyright: ignore[reportCallIssue]
+    empty = [key for key, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
+    if empty:
+        raise WeightsError(f"{what}: nothing fills {', '.join(empty[:3])}")

@@ -1,0 +1,389 @@
+"""The conformance suite: what every upsampler and backbone must do, for plugin authors to call from pytest.
+
+    import pytest
+    from naf_hub.testing import UPSAMPLER_CHECKS, check_upsampler
+
+    @pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
+    def test_conformance(check):
+        check_upsampler("my_upsampler", checks=[check])
+
+Models are made with random weights (``weights=None``) by registered name, so that names, targets and options
+are tested too. A failure is an ``AssertionError`` that says which promise was broken.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .interfaces import Backbone, Upsampler
+from .loading import load, load_backbone
+from .records import BackboneRecord, UpsamplerRecord
+from .registry import registry
+
+# (channels, h, w, image H, image W, output H, output W): square, non-square, non-integer ratio, image of
+# another size than the output, a single row, a single cell, ratio 1, and an output smaller than the features.
+SIZES = (
+    (8, 10, 10, 40, 40, 40, 40),
+    (8, 9, 12, 36, 48, 36, 48),
+    (8, 10, 11, 27, 25, 27, 25),
+    (8, 10, 9, 33, 47, 40, 36),
+    (8, 1, 7, 16, 30, 8, 28),
+    (8, 1, 1, 12, 12, 9, 7),
+    (8, 11, 12, 44, 48, 11, 12),
+    (8, 12, 12, 24, 24, 5, 7),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a check works on: a way to make the model, its record, and the channels to feed it."""
+
+    make: Callable[[], Any]
+    record: Any
+    channels: int | None = None
+
+    def inputs(self, batch: int, size: tuple[int, ...], seed: int = 0, **kind: Any) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        c, h, w, height, width = size[:5]
+        image = torch.rand(batch, 3, height, width, generator=generator)
+        features = torch.randn(batch, self.channels or c, h, w, generator=generator)
+        return image.to(**kind), features.to(**kind)
+
+
+def _close(found: Tensor, wanted: Tensor, atol: float, promise: str) -> None:
+    assert found.shape == wanted.shape, (
+        f"{promise}: shape {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+    )
+    gap = (found.double() - wanted.double()).abs().max().item()
+    assert gap <= atol, f"{promise}: differs by {gap:.3g}, allowed {atol:.3g}"
+
+
+def shapes(subject: Subject) -> None:
+    """(B, C, H, W) for every size; a method that cannot may raise one clear ValueError instead."""
+    model, made = subject.make(), 0
+    for size in SIZES:
+        image, features = subject.inputs(2, size)
+        try:
+            with torch.no_grad():
+                output = model(image, features, size[5:])
+        except ValueError as error:
+            assert str(error), f"{size}: ValueError without a message"
+            continue
+        made += 1
+        expected = (2, features.shape[1], *size[5:])
+        assert tuple(output.shape) == expected, f"{size}: shape {tuple(output.shape)}, expected {expected}"
+        assert torch.isfinite(output).all(), f"{size}: output is not finite"
+    assert made >= 2, "refuses nearly every size"
+    image, features = subject.inputs(1, SIZES[0])
+    assert model(image, features).shape[-2:] == image.shape[-2:], "default output size is not the image's"
+    assert model(image, features, 40).shape[-2:] == (40, 40), "an int output size must mean a square"
+
+
+def dtypes(subject: Subject) -> None:
+    """The output has the features' dtype and device."""
+    for dtype in (torch.float32, torch.float64):
+        model = subject.make().to(dtype)
+        image, features = subject.inputs(1, SIZES[0], dtype=dtype)
+        output = model(image, features, 40)
+        assert output.dtype == dtype, f"{dtype} features gave {output.dtype}"
+        assert output.device == features.device, "output is on another device than the features"
+
+
+def batch_independence(subject: Subject) -> None:
+    """A batch of two is two batches of one."""
+    model = subject.make()
+    image, features = subject.inputs(2, SIZES[1])
+    with torch.no_grad():
+        both = model(image, features)
+        each = torch.cat([model(image[i : i + 1], features[i : i + 1]) for i in range(2)])
+    _close(both, each, 2e-5, "batch independence")
+
+
+def constant_features(subject: Subject) -> None:
+    """Constant features give the same constant, where the record says so."""
+    if not subject.record.constant_preserving:
+        return
+    image, features = subject.inputs(1, SIZES[1])
+    with torch.no_grad():
+        output = subject.make()(image, torch.full_like(features, 1.5))
+    _close(output, torch.full_like(output, 1.5), 2e-5, "constant in, constant out")
+
+
+def feature_range(subject: Subject) -> None:
+    """Every value lies within the range of its input channel, where the record says so."""
+    if not subject.record.range_preserving:
+        return
+    image, features = subject.inputs(1, SIZES[1])
+    with torch.no_grad():
+        output = subject.make()(image, features)
+    low, high = (getattr(features.flatten(2), f)(-1).values[..., None, None] for f in ("min", "max"))
+    assert (output >= low - 1e-5).all(), "an output value is below its channel's least input"
+    assert (output <= high + 1e-5).all(), "an output value is above its channel's greatest input"
+
+
+def determinism(subject: Subject) -> None:
+    """Two calls in eval mode are bit-equal and change neither inputs, parameters nor buffers."""
+    model = subject.make()
+    state = copy.deepcopy(model.state_dict())
+    inputs = subject.inputs(1, SIZES[0])
+    kept = [t.clone() for t in inputs]
+    with torch.no_grad():
+        first, second = model(*inputs), model(*inputs)
+    assert torch.equal(first, second), "two calls in eval mode differ"
+    assert all(torch.equal(a, b) for a, b in zip(inputs, kept, strict=True)), "the inputs were modified"
+    after = model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in state.items()), "a parameter or buffer was modified"
+
+
+def gradients(subject: Subject) -> None:
+    """Gradients reach the features and, in a trainable method, every used parameter."""
+    model = subject.make()
+    image, features = subject.inputs(1, SIZES[0])
+    features.requires_grad_()
+    model(image, features).square().mean().backward()
+    assert features.grad is not None, "no gradient at the features"
+    assert torch.isfinite(features.grad).all(), "gradient at the features is not finite"
+    assert features.grad.abs().sum() > 0, "gradient at the features is zero"
+    if subject.record.trainable:
+        used = [p.grad for p in model.parameters() if p.grad is not None]
+        assert used, "no parameter received a gradient"
+        assert all(torch.isfinite(g).all() for g in used), "a parameter's gradient is not finite"
+
+
+def gradient_agreement(subject: Subject) -> None:
+    """The result is the same with and without gradients enabled."""
+    model = subject.make()
+    inputs = subject.inputs(1, SIZES[2])
+    with torch.no_grad():
+        without = model(*inputs)
+    _close(model(*inputs).detach(), without, 2e-5, "with and without gradients")
+
+
+def copies(subject: Subject) -> None:
+    """deepcopy and a state_dict round trip give the same model."""
+    model = subject.make()
+    inputs = subject.inputs(1, SIZES[0])
+    fresh = subject.make()
+    fresh.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = model(*inputs)
+        assert torch.equal(copy.deepcopy(model)(*inputs), expected), "a deepcopy computes something else"
+        assert torch.equal(fresh(*inputs), expected), "a state_dict round trip computes something else"
+
+
+def autocast(subject: Subject) -> None:
+    """Under bfloat16 autocast the result stays finite and near the float32 one."""
+    model = subject.make()
+    inputs = subject.inputs(1, SIZES[0])
+    with torch.no_grad():
+        expected = model(*inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(*inputs)
+    assert torch.isfinite(found).all(), "not finite under bfloat16 autocast"
+    error = (found.float() - expected).norm() / expected.norm()
+    assert error < 0.1, f"bfloat16 autocast is {float(error):.2%} off"
+
+
+def export(subject: Subject) -> None:
+    """torch.export captures the model and the captured program agrees."""
+    model = subject.make()
+    inputs = subject.inputs(1, SIZES[0])
+    program = torch.export.export(model, inputs)
+    with torch.no_grad():
+        _close(program.module()(*inputs), model(*inputs), 2e-5, "torch.export")
+
+
+def bad_input(subject: Subject) -> None:
+    """Wrong input raises ValueError or TypeError; values outside [0, 1] warn."""
+    model = subject.make()
+    image, features = subject.inputs(2, SIZES[0])
+    wrong: list[tuple[str, tuple[Any, ...]]] = [
+        ("an image of 4 channels", (image.repeat(1, 2, 1, 1)[:, :4], features)),
+        ("another batch size", (image[:1], features)),
+        ("features without a batch", (image, features[0])),
+        ("an empty image", (image[..., :0], features)),
+        ("an 8-bit image", ((image * 255).byte(), features)),
+        ("NaN in the image", (image * float("nan"), features)),
+        ("NaN in the features", (image, features * float("nan"))),
+        ("output size 0", (image, features, 0)),
+        ("an output size of three", (image, features, (4, 4, 4))),
+    ]
+    for what, arguments in wrong:
+        try:
+            model(*arguments)
+        except (ValueError, TypeError) as error:
+            assert str(error), f"{what}: error without a message"
+        else:
+            raise AssertionError(f"{what} was accepted")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model(image * 255, features)
+    assert any(w.category is UserWarning and "[0, 1]" in str(w.message) for w in caught), (
+        "0-255 images pass silently"
+    )
+
+
+UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
+    check.__name__: check
+    for check in (
+        shapes, dtypes, batch_independence, constant_features, feature_range, determinism, gradients,
+        gradient_agreement, copies, autocast, export, bad_input,
+    )
+}  # fmt: skip
+
+
+def check_upsampler(
+    name: str, *, checks: Iterable[str] | None = None, channels: int | None = None, **options: Any
+) -> None:
+    """Run the conformance suite on a registered upsampler.
+
+    Args:
+        name: registered name.
+        checks: names out of ``UPSAMPLER_CHECKS``; default all.
+        channels: feature channels to feed, where the method insists on a number.
+        options: constructor options, for example a small width.
+
+    Raises:
+        AssertionError: says which promise is broken.
+    """
+
+    def make() -> Upsampler:
+        torch.manual_seed(0)
+        return load(name, weights=None, **options)
+
+    subject = Subject(make, registry().find(name, UpsamplerRecord), channels)
+    for check in checks or UPSAMPLER_CHECKS:
+        UPSAMPLER_CHECKS[check](subject)
+
+
+def _image(batch: int, height: int, width: int) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _sides(model: Backbone) -> tuple[int, int]:
+    return 6 * model.patch_size, 4 * model.patch_size
+
+
+def backbone_shapes(subject: Subject) -> None:
+    """(B, embed_dim, h, w) on the stated grid, also for sides that are no multiple of the patch."""
+    model = subject.make()
+    height, width = _sides(model)
+    record = subject.record
+    if record.embed_dim:
+        assert model.embed_dim == record.embed_dim, (
+            f"record says dim {record.embed_dim}, model {model.embed_dim}"
+        )
+    if record.patch_size:
+        assert model.patch_size == record.patch_size, "record and model differ in patch_size"
+    with torch.no_grad():
+        assert tuple(model(_image(2, height, width)).shape) == (2, model.embed_dim, 6, 4)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            odd = model(_image(1, height + 1, width - 1))
+    assert tuple(odd.shape[-2:]) == model.grid(height + 1, width - 1), "odd sizes miss the stated grid"
+    if model.patch_size > 1:
+        assert any("resized" in str(w.message) for w in caught), "an image was resized without saying so"
+
+
+def backbone_frozen(subject: Subject) -> None:
+    """In eval mode, without trainable parameters, deterministic, inputs unmodified; gradients reach the image."""
+    model = subject.make()
+    assert not model.training, "not in eval mode"
+    assert not any(p.requires_grad for p in model.parameters()), "parameters require gradients"
+    image = _image(1, *_sides(model))
+    kept = image.clone()
+    with torch.no_grad():
+        assert torch.equal(model(image), model(image)), "two calls differ"
+    assert torch.equal(image, kept), "the image was modified"
+    image.requires_grad_()
+    model(image).square().mean().backward()
+    assert image.grad is not None, "no gradient at the image"
+    assert torch.isfinite(image.grad).all(), "gradient at the image is not finite"
+
+
+def backbone_batch_independence(subject: Subject) -> None:
+    """A batch of two is two batches of one."""
+    model = subject.make()
+    image = _image(2, *_sides(model))
+    with torch.no_grad():
+        both, each = model(image), torch.cat([model(image[:1]), model(image[1:])])
+    _close(both, each, 1e-4 * max(1.0, float(both.abs().max())), "batch independence")
+
+
+def backbone_copies(subject: Subject) -> None:
+    """deepcopy and a state_dict round trip give the same model."""
+    model, fresh = subject.make(), subject.make()
+    image = _image(1, *_sides(model))
+    nn.Module.load_state_dict(fresh, model.state_dict())
+    with torch.no_grad():
+        expected = model(image)
+        assert torch.equal(copy.deepcopy(model)(image), expected), "a deepcopy computes something else"
+        assert torch.equal(fresh(image), expected), "a state_dict round trip computes something else"
+
+
+def backbone_export(subject: Subject) -> None:
+    """torch.export captures the model and the captured program agrees."""
+    model = subject.make()
+    image = _image(1, *_sides(model))
+    with torch.no_grad():
+        expected = model(image)
+        found = torch.export.export(model, (image,)).module()(image)
+    _close(found, expected, 1e-4 * max(1.0, float(expected.abs().max())), "torch.export")
+
+
+def backbone_bad_input(subject: Subject) -> None:
+    """Wrong input raises; values outside [0, 1] warn."""
+    model = subject.make()
+    image = _image(1, *_sides(model))
+    for what, wrong in (
+        ("grey", image[:, :1]),
+        ("8-bit", (image * 255).byte()),
+        ("NaN", image * float("nan")),
+    ):
+        try:
+            model(wrong)
+        except (ValueError, TypeError) as error:
+            assert str(error), f"{what}: error without a message"
+        else:
+            raise AssertionError(f"a {what} image was accepted")
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        model(image * 255)
+    assert any("[0, 1]" in str(w.message) for w in caught), "0-255 images pass silently"
+
+
+BACKBONE_CHECKS: dict[str, Callable[[Subject], None]] = {
+    check.__name__: check
+    for check in (
+        backbone_shapes, backbone_frozen, backbone_batch_independence, backbone_copies, backbone_export,
+        backbone_bad_input,
+    )
+}  # fmt: skip
+
+
+def check_backbone(name: str, *, checks: Iterable[str] | None = None, **options: Any) -> None:
+    """Run the conformance suite on a registered backbone (random weights).
+
+    Args:
+        name: registered name or ``"timm:<model>"``.
+        checks: names out of ``BACKBONE_CHECKS``; default all.
+        options: constructor options.
+
+    Raises:
+        AssertionError: says which promise is broken.
+    """
+
+    def make() -> Backbone:
+        torch.manual_seed(0)
+        return load_backbone(name, weights=None, **options)
+
+    subject = Subject(make, registry().find(name, BackboneRecord))
+    for check in checks or BACKBONE_CHECKS:
+        BACKBONE_CHECKS[check](subject)

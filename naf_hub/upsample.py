@@ -1,0 +1,247 @@
+"""``naf-hub upsample``: photos in, per-pixel features and a picture of them out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli import parse_options, parse_weights, print_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .pipeline import FeaturePipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What ``upsample`` writes and how.
+
+    Attributes:
+        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``.
+        format: ``"safetensors"``, ``"npy"`` or ``"none"``.
+        dtype: ``"float16"`` or ``"float32"`` of the saved features.
+        picture: whether to write the side-by-side picture.
+    """
+
+    size: str = "448"
+    format: str = "safetensors"
+    dtype: str = "float16"
+    picture: bool = True
+
+
+def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int]:
+    """(H, W) an image is resized to.
+
+    One number is the shorter side: the other follows the aspect ratio and both are rounded to the patch.
+
+    Raises:
+        ValueError: not a size.
+    """
+    if size == "native":
+        return height, width
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+    if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
+        raise ValueError(f"size {size!r} is not N, HxW or 'native'")
+    if match[2]:
+        return int(match[1]), int(match[2])
+    scale = int(match[1]) / min(height, width)
+    return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))  # pyright: ignore
+
+
+def upsample_file(
+    model: FeaturePipeline, source: Path, stem: Path, settings: Settings, title: str
+) -> dict[str, Any]:
+    """Upsample one image file and write ``stem.png`` and ``stem.safetensors`` (or ``.npy``).
+
+    Returns:
+        What was done: files, shapes, seconds.
+
+    Raises:
+        ImageError: the image cannot be read.
+        ValueError: the sizes do not fit the model.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from .images import read_image
+
+    image = read_image(source)[None]
+    patch = getattr(model.backbone, "patch_size", 1)
+    size = image_size(image.shape[-2], image.shape[-1], settings.size, patch)
+    if size != tuple(image.shape[-2:]):
+        image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        low = model.low_res(image)
+        features = model.upsampler(image.to(low.device), low)
+    seconds = time.perf_counter() - start
+    written = []
+    if settings.format != "none":
+        written.append(write_features(stem, features[0], low[0], settings))
+    if settings.picture:
+        written.append(_write_picture(stem, image[0], low[0], features[0], title))
+    return {
+        "image": str(source),
+        "image_size": list(size),
+        "low_res": list(low.shape[1:]),
+        "features": list(features.shape[1:]),
+        "seconds": round(seconds, 3),
+        "files": [str(path) for path in written],
+    }
+
+
+def write_features(stem: Path, features: Tensor, low: Tensor, settings: Settings) -> Path:
+    """Write features (C, H, W), and in safetensors the low-resolution (C, h, w) ones beside them."""
+    import torch
+
+    from .atomic import atomic_file
+
+    dtype = {"float16": torch.float16, "float32": torch.float32}[settings.dtype]
+    path = stem.with_name(f"{stem.name}.{settings.format}")
+    tensors = {"features": features, "low_res": low}
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors.items()}
+    with atomic_file(path) as temporary:
+        if settings.format == "npy":
+            import numpy as np
+
+            np.save(temporary, tensors["features"].numpy())
+        else:
+            from safetensors.torch import save_file
+
+            save_file(tensors, temporary)
+    return path
+
+
+def _write_picture(stem: Path, image: Tensor, low: Tensor, features: Tensor, title: str) -> Path:
+    from .atomic import atomic_file
+    from .picture import PcaBasis, photo, side_by_side
+
+    basis = PcaBasis.fit(low)
+    backbone, upsampler = title.split("|")
+    panels = [
+        ("photo", photo(image)),
+        (f"{backbone} {low.shape[-2]}x{low.shape[-1]}", basis.picture(low)),
+        (f"{upsampler} {features.shape[-2]}x{features.shape[-1]}", basis.picture(features)),
+    ]
+    path = stem.with_name(f"{stem.name}.png")
+    with atomic_file(path) as temporary:
+        side_by_side(panels, (features.shape[-2], features.shape[-1])).save(temporary)
+    return path
+
+
+def stems(images: list[Path], out: Path) -> list[Path]:
+    """Output path without suffix for each image; images that share a name keep their suffix or folder in it."""
+    names = [path.stem for path in images]
+    if len(set(names)) < len(names):
+        names = [path.name.replace(".", "_") if names.count(path.stem) > 1 else path.stem for path in images]
+    if len(set(names)) < len(names):
+        names = [
+            re.sub(r"[^\w-]+", "_", str(path)).strip("_") if names.count(name) > 1 else name
+            for path, name in zip(images, names, strict=True)
+        ]
+    return [out / name for name in names]
+
+
+def pick_device(name: str) -> str:
+    """``auto`` is the GPU where there is one."""
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@click.command("upsample")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write to.")
+@click.option("--upsampler", default="naf", show_default=True, help="Registered upsampler.")
+@click.option("--backbone", default="pico", show_default=True, help="Registered backbone, or timm:<model>.")
+@click.option("--weights", default="default", show_default=True, callback=parse_weights,
+              help="Upsampler weights: a named set, a path, hf://owner/repo, or 'none' (random).")  # fmt: skip
+@click.option("--backbone-weights", default="default", show_default=True, callback=parse_weights,
+              help="Backbone weights, likewise.")  # fmt: skip
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
+              help="Constructor option of the upsampler, e.g. memory=512MiB. Repeatable.")  # fmt: skip
+@click.option("--backbone-option", "backbone_options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
+              help="Constructor option of the backbone. Repeatable.")  # fmt: skip
+@click.option("--size", default="448", show_default=True,
+              help="Shorter side in pixels, or HxW exactly, or 'native'.")  # fmt: skip
+@click.option("--format", "format_", default="safetensors", show_default=True,
+              type=click.Choice(["safetensors", "npy", "none"]), help="File format of the features.")  # fmt: skip
+@click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]),
+              help="Precision of the saved features; computing is in float32.")  # fmt: skip
+@click.option(
+    "--picture/--no-picture", default=True, show_default=True, help="Write the side-by-side picture."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--force", is_flag=True, help="Overwrite existing results.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def upsample_command(
+    images: tuple[str, ...], out: str, upsampler: str, backbone: str, weights: str | None,
+    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: str,
+    format_: str, dtype: str, picture: bool, device: str, force: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Upsample the features of photos: files, folders (recursively) and globs.
+
+    For each IMAGE writes to the output folder a picture (photo, low-resolution features, upsampled features,
+    colours from one PCA basis) and the features. A broken image is named and skipped; existing results are
+    kept unless --force. Exit status 1 when any image failed.
+    """
+    from .images import find_images
+
+    image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
+    found = find_images(images)
+    settings = Settings(size, format_, dtype, picture)
+    todo = list(zip(found, stems(found, Path(out)), strict=True))
+
+    import warnings
+
+    from tqdm import tqdm
+
+    from .loading import load, load_backbone
+
+    model = load(
+        upsampler, load_backbone(backbone, weights=backbone_weights, **backbone_options), weights=weights,
+        device=pick_device(device), **options,
+    )  # fmt: skip
+    results, failures = [], 0
+    bar = tqdm(todo, disable=len(todo) < 2 or as_json or not sys.stderr.isatty(), unit="image")
+    for source, stem in bar:
+        existing = [
+            path
+            for path, wanted in ((f"{stem}.{format_}", format_ != "none"), (f"{stem}.png", picture))
+            if wanted and Path(path).exists()
+        ]
+        try:
+            if existing and not force:
+                raise FileExistsError(f"{existing[0]} exists; use --force to overwrite")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
+                result = upsample_file(model, source, stem, settings, f"{backbone}|{upsampler}")
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            failures += 1
+            message = " ".join(str(error).split())
+            message = message if str(source) in message or "exists" in message else f"{source}: {message}"
+            tqdm.write(f"naf-hub: skipped: {message}", file=sys.stderr)
+            results.append({"image": str(source), "error": message})
+            continue
+        results.append(result)
+        if not as_json:
+            tqdm.write(
+                f"{source}: {tuple(result['low_res'])} -> {tuple(result['features'])} in {result['seconds']:.2f} s"
+                f" -> {', '.join(result['files'])}"
+            )
+    if as_json:
+        print_json({"results": results, "failed": failures})
+    elif failures:
+        click.echo(f"naf-hub: {failures} of {len(todo)} images failed", err=True)
+    return 1 if failures else 0
