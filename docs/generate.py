@@ -1,0 +1,133 @@
+"""Writes the pages that restate the code (registered.md, cli.md), so that they cannot go stale.
+
+``make docs`` runs it; a test fails when the committed pages differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import click
+
+from naf_hub import hookspecs
+from naf_hub.cli import cli
+from naf_hub.records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from naf_hub.registry import registry
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py; edit that, not this. -->\n"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return (
+        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines) + "\n"
+    )
+
+
+def sets(record: Record) -> str:
+    return ", ".join(f"`{name}`" for name in record.weights) or (
+        "none yet" if record.learned else "needs none"
+    )
+
+
+def records(kind: type[Record]) -> list[Record]:
+    found = registry()
+    return [r for n in found.names(kind) if (r := found.records[n]).provider == "naf-hub"]
+
+
+def upsampler_rows() -> list[list[str]]:
+    return [
+        [f"`{r.name}`", r.summary, r.ratios, sets(r), "yes" if r.trainable else "-",
+         f"[paper]({r.paper})" if r.paper else "-", r.license]
+        for r in records(UpsamplerRecord) if isinstance(r, UpsamplerRecord)
+    ]  # fmt: skip
+
+
+def backbone_rows() -> list[list[str]]:
+    rows = []
+    for r in records(BackboneRecord):
+        assert isinstance(r, BackboneRecord)
+        licenses = sorted({w.license for w in r.weights.values() if w.license})
+        terms = (
+            ", ".join(licenses)
+            + (" (non-commercial)" if r.non_commercial else "")
+            + (", gated" if r.gated else "")
+        )
+        rows.append(
+            [
+                f"`{r.name}`",
+                r.summary,
+                str(r.embed_dim),
+                str(r.patch_size),
+                str(r.native_size or "any"),
+                terms,
+            ]
+        )
+    return rows
+
+
+def registered() -> str:
+    hooks = [
+        f"* `{name}{inspect.signature(function)}`: {inspect.getdoc(function)}".replace("'", "")
+        for name, function in inspect.getmembers(hookspecs, inspect.isfunction)
+        if name.startswith("register_")
+    ]
+    return "\n".join(
+        [
+            NOTE,
+            "# What is registered\n",
+            "`naf-hub list` prints this for your installation, plugins of third parties included;",
+            "`naf-hub info NAME` prints everything that is recorded of one.\n",
+            "## Upsamplers\n",
+            table(
+                ["name", "what it is", "ratios", "weights", "trainable", "source", "licence"],
+                upsampler_rows(),
+            ),
+            "## Backbones\n",
+            "Besides these, any timm model with a spatial feature map works as `timm:<model name>`.",
+            "The licence is that of the weights; sizes are pixels.\n",
+            table(["name", "what it is", "channels", "patch", "native size", "licence"], backbone_rows()),
+            "## Tasks\n",
+            table(["name", "what it is"], [[f"`{r.name}`", r.summary] for r in records(TaskRecord)]),
+            "## Hooks\n",
+            "What a plugin may implement; see [Write a plugin](write-a-plugin.md).\n",
+            "\n".join(hooks) + "\n",
+        ]
+    )
+
+
+def command_pages(command: click.Command, path: str, parent: click.Context | None = None) -> list[str]:
+    context = click.Context(command, parent, path if parent is None else path.split()[-1], terminal_width=100)
+    level = "##" if path.count(" ") < 2 else "###"
+    parts = (
+        [] if parent is None else [f"{level} {path}\n\n```text\n{command.get_help(context).strip()}\n```\n"]
+    )
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            parts += command_pages(child, f"{path} {name}", context)
+    return parts
+
+
+def command_line() -> str:
+    return "\n".join(
+        [
+            NOTE,
+            "# Command line\n",
+            "Exit status: 0 done, 1 the job failed (or, in `upsample`, some image did), 2 bad usage, 130 after",
+            "Ctrl-C. Failures are one line; `naf-hub --debug COMMAND ...` shows the Python traceback.",
+            "`NAF_HUB_PLUGINS=a,b` loads only these plugins (empty: only naf-hub's own), `NAF_HUB_STRICT=1` makes",
+            "a broken plugin an error.\n",
+            *command_pages(cli, "naf-hub"),
+        ]
+    )
+
+
+PAGES = {"registered.md": registered, "cli.md": command_line}
+
+if __name__ == "__main__":
+    for page, make in PAGES.items():
+        (DOCS / page).write_text(make(), encoding="utf-8")

@@ -1,0 +1,63 @@
+"""Shared fixtures: a closed world (no network, a cache of its own) and a way to install fake plugins."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Read at import by huggingface_hub, so before anything imports it.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="naf-hub-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+for variable in ("HF_TOKEN", "NAF_HUB_PLUGINS", "NAF_HUB_STRICT"):
+    os.environ.pop(variable, None)
+
+import hypothesis
+import pytest
+
+from naf_hub import registry
+
+# Examples are drawn the same way every time, so that a run that passed passes again.
+hypothesis.settings.register_profile("naf-hub", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("naf-hub")
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture
+def goldens() -> Path:
+    """Folder of tensors recorded from the published implementations."""
+    return GOLDENS
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """``install_plugin(distribution, code, entry=..., module=...)``: a fake distribution on sys.path."""
+    modules: list[str] = []
+
+    def install(distribution: str, code: str, *, entry: str | None = None, module: str | None = None) -> None:
+        module = module or distribution.replace("-", "_")
+        modules.append(module)
+        root = tmp_path / distribution
+        info = root / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        info.mkdir(parents=True)
+        (root / f"{module}.py").write_text(textwrap.dedent(code))
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\nRequires-Dist: naf-hub>=0.1\n"
+        )
+        (info / "entry_points.txt").write_text(f"[naf_hub]\n{entry or module} = {module}\n")
+        monkeypatch.syspath_prepend(str(root))
+        registry.reload()
+
+    yield install
+    for name in modules:
+        sys.modules.pop(name, None)
+    monkeypatch.undo()
+    registry.reload()

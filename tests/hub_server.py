@@ -1,0 +1,125 @@
+"""A tiny Hugging Face Hub on loopback, enough for downloads, that can misbehave on request."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves ``files`` of Hub repos and of plain addresses.
+
+    Attributes:
+        repos: repo id -> {file name: content}.
+        plain: path -> content, for addresses outside the Hub.
+        gated: repo ids that answer 401 without, and 403 with, a token.
+        failures: path -> list of HTTP statuses to answer first.
+        drop: path -> how often to close the connection after half of the body.
+        ignore_range: answer 200 with everything to a Range request.
+        log: (method, path, has Range) of every request.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.plain: dict[str, bytes] = {}
+        self.gated: set[str] = set()
+        self.failures: dict[str, list[int]] = {}
+        self.drop: dict[str, int] = {}
+        self.ignore_range = False
+        self.log: list[tuple[str, str, bool]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def requests(self, method: str) -> list[str]:
+        return [path for verb, path, _ in self.log if verb == method and path != "/"]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(self.path.split("?")[0])
+        self.server.log.append((self.command, path, "Range" in self.headers))
+        statuses = self.server.failures.get(path)
+        if statuses:
+            self._send(statuses.pop(0), b"")
+            return
+        if path in self.server.plain:
+            self._file(path, self.server.plain[path], {})
+            return
+        owner, _, rest = path.strip("/").partition("/")
+        name, _, rest = rest.partition("/")
+        repo = f"{owner}/{name}"
+        if not rest.startswith("resolve/"):
+            self._send(404 if path != "/" else 200, b"")
+            return
+        _, revision, file = rest.split("/", 2)
+        if repo in self.server.gated:
+            self._send(403 if "Authorization" in self.headers else 401, b"", {"X-Error-Code": "GatedRepo"})
+        elif repo not in self.server.repos:
+            self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif revision not in ("main", COMMIT):
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        elif file not in self.server.repos[repo]:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        else:
+            body = self.server.repos[repo][file]
+            etag = hashlib.sha256(body).hexdigest()
+            self._file(path, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'})
+
+    def _file(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+        start, status = 0, 200
+        wanted = self.headers.get("Range")
+        if wanted and not self.server.ignore_range:
+            start, status = int(wanted.removeprefix("bytes=").split("-")[0]), 206
+        if self.command == "GET" and self.server.drop.get(path, 0) > 0:
+            self.server.drop[path] -= 1
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start : start + (len(body) - start) // 2])
+            self.close_connection = True
+            return
+        self._send(status, body[start:], headers)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    hub = Hub()
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()

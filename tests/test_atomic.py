@@ -1,0 +1,74 @@
+"""Whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from naf_hub.atomic import atomic_file, atomic_folder
+
+
+def test_file_replaces_only_on_success(tmp_path: Path):
+    target = tmp_path / "new" / "a.txt"
+    with atomic_file(target) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("one")
+        assert not target.exists()
+    assert target.read_text() == "one"
+    with pytest.raises(RuntimeError), atomic_file(target) as temporary:
+        temporary.write_text("two, in part")
+        raise RuntimeError
+    assert target.read_text() == "one"
+    assert [p.name for p in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_file_is_as_readable_as_any_other(tmp_path: Path):
+    (tmp_path / "plain").write_text("x")
+    with atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_folder_replaces_only_on_success(tmp_path: Path):
+    target = tmp_path / "run"
+    for text in ("one", "two"):
+        with atomic_folder(target) as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "a.txt").write_text(text)
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "a.txt").write_text("three, in part")
+        raise RuntimeError
+    assert (target / "sub" / "a.txt").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path):
+    target = tmp_path / "a.bin"
+    code = textwrap.dedent(
+        f"""
+        from naf_hub.atomic import atomic_file
+        i = 0
+        while True:
+            i += 1
+            with atomic_file({str(target)!r}) as temporary, temporary.open("wb") as file:
+                for _ in range(64):
+                    file.write(bytes([i % 256]) * 4096)
+            print(i, flush=True)
+        """
+    )
+    for delay in (0.0, 0.003, 0.011, 0.02, 0.05):
+        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(delay)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        data = target.read_bytes()
+        assert len(data) == 64 * 4096
+        assert len(set(data)) == 1

@@ -1,0 +1,242 @@
+"""The command line on real input and on bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.torch import load_file
+
+import naf_hub
+from naf_hub.cli import cli
+
+TINY = ["--upsampler", "bilinear", "--backbone", "pico", "--size", "64"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def picture(path: Path, height: int = 80, width: int = 96) -> Path:
+    rows, columns = np.mgrid[:height, :width]
+    rgb = np.stack([rows * 255 / height, columns * 255 / width, (rows // 16 + columns // 16) % 2 * 255], -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgb.astype(np.uint8)).save(path)
+    return path
+
+
+def test_list_info_plugins():
+    listed = json.loads(run("list", "--json").output)
+    assert {r["name"] for r in listed["upsamplers"]} == set(naf_hub.list_upsamplers())
+    assert "naf " in run("list").output
+    assert "bilinear" not in run("list", "naf*").output
+    assert json.loads(run("info", "naf", "--json").output) == naf_hub.info("naf").to_dict()
+    text = run("info", "naf").output
+    assert "arxiv.org" in text
+    assert "weights 'official':" in text
+    plugins = json.loads(run("plugins", "--json").output)
+    assert {p["name"] for p in plugins} >= {"naf", "filters", "timm", "pico"}
+    assert "naf-hub" in run("plugins").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["info", "nafff"], 2, "did you mean naf"),
+        (["list", "zzz*"], 2, "nothing registered matches"),
+        (["no-such-command"], 2, "No such command"),
+        (["upsample"], 2, "Missing"),
+        (["upsample", "nowhere.jpg", "-o", "out"], 1, "no image at nowhere.jpg"),
+        (["upsample", "x.jpg", "-o", "out", "--size", "big"], 1, "not N, HxW or 'native'"),
+        (["upsample", "x.jpg", "-o", "out", "--option", "nonsense"], 2, "is not key=value"),
+        (["convert", "nowhere.pth", "-o", "out", "--name", "naf"], 2, "does not exist"),
+        (["bench", "naf", "--features", "3,3"], 2, "is not C,h,w"),
+        (["bench", "nafff"], 2, "did you mean naf"),
+        (["demo", "--image", "nowhere.jpg"], 2, "does not exist"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments, status, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_debug_shows_the_traceback():
+    result = run("--debug", "info", "nafff")
+    assert isinstance(result.exception, naf_hub.UnknownNameError)
+
+
+def test_upsample_writes_picture_and_features(tmp_path):
+    source = picture(tmp_path / "in" / "a.png")
+    result = run("upsample", source, "-o", tmp_path / "out", *TINY)
+    assert result.exit_code == 0, result.output
+    tensors = load_file(tmp_path / "out" / "a.safetensors")
+    dim = naf_hub.info("pico").embed_dim  # pyright: ignore
+    assert tuple(tensors["features"].shape) == (dim, 64, 80)  # 80x96: shorter side 64, 76.8 to the patch
+    assert tuple(tensors["low_res"].shape) == (dim, 4, 5)
+    assert tensors["features"].dtype == torch.float16
+    sheet = Image.open(tmp_path / "out" / "a.png")
+    assert sheet.width > 3 * 80
+    assert len(set(sheet.convert("RGB").get_flattened_data())) > 50, "the picture is blank"
+
+
+def test_upsample_equals_the_python_call(tmp_path):
+    source = picture(tmp_path / "a.png", 64, 64)
+    run("upsample", source, "-o", tmp_path, "--size", "native", "--dtype", "float32", "--force", "--no-picture",
+        "--device", "cpu", "--upsampler", "naf", "--weights", "none", "--option", "dim=32")  # fmt: skip
+    features = load_file(tmp_path / "a.safetensors")["features"]
+    assert tuple(features.shape[1:]) == (64, 64)
+    model = naf_hub.load("bilinear", backbone="pico")
+    run("upsample", source, "-o", tmp_path, "--size", "native", "--dtype", "float32", "--force", "--no-picture",
+        "--device", "cpu", "--upsampler", "bilinear")  # fmt: skip
+    with torch.inference_mode():
+        expected = model(source)[0]
+    assert torch.allclose(load_file(tmp_path / "a.safetensors")["features"], expected, atol=1e-5)
+
+
+def test_upsample_formats(tmp_path):
+    source = picture(tmp_path / "a.png")
+    assert (
+        run("upsample", source, "-o", tmp_path / "o", *TINY, "--format", "npy", "--no-picture").exit_code == 0
+    )
+    assert np.load(tmp_path / "o" / "a.npy").shape[1:] == (64, 80)
+    assert (
+        run("upsample", source, "-o", tmp_path / "p", *TINY, "--format", "none", "--size", "48x64").exit_code
+        == 0
+    )
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["a.png"]
+
+
+def test_upsample_skips_a_broken_image_and_goes_on(tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "sub" / "c.png")
+    (tmp_path / "in" / "b.jpg").write_bytes(b"\xff\xd8 broken")
+    result = run("upsample", tmp_path / "in", "-o", tmp_path / "out", *TINY, "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["failed"] == 1
+    assert "b.jpg" in next(r["error"] for r in report["results"] if "error" in r)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a.png",
+        "a.safetensors",
+        "c.png",
+        "c.safetensors",
+    ]
+    assert len([line for line in result.stderr.splitlines() if "skipped" in line]) == 1
+
+
+def test_upsample_never_overwrites_without_force(tmp_path):
+    source = picture(tmp_path / "a.jpg")
+    arguments = ["upsample", source, "-o", tmp_path / "out", *TINY]
+    assert run(*arguments).exit_code == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    picture(source, 96, 64)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "use --force" in result.output
+    assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert run(*arguments, "--force").exit_code == 0
+    assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} != before
+
+
+def test_upsample_keeps_images_of_one_name_apart(tmp_path):
+    picture(tmp_path / "x" / "a.png")
+    picture(tmp_path / "y" / "a.png")
+    picture(tmp_path / "y" / "a.jpg")
+    result = run("upsample", tmp_path / "*" / "a.*", "-o", tmp_path / "out", *TINY, "--no-picture")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16"])
+def test_upsample_takes_every_kind_of_picture(tmp_path, mode):
+    source = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    if mode == "I;16":
+        Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 15).astype(np.uint16)).save(source)
+    else:
+        Image.open(picture(tmp_path / "rgb.png")).convert(mode).save(source)
+    result = run("upsample", source, "-o", tmp_path / "out", *TINY)
+    assert result.exit_code == 0, result.output
+
+
+def test_convert(tmp_path):
+    model = naf_hub.load("naf", weights=None, dim=32)
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    arguments = ["convert", tmp_path / "a.pth", "-o", tmp_path / "out", "--name", "naf", "--option", "dim=32"]
+    assert run(*arguments).exit_code == 0
+    assert naf_hub.load("naf", weights=tmp_path / "out").dim == 32  # pyright: ignore
+    again = run(*arguments)
+    assert again.exit_code == 1
+    assert "use --force" in again.output
+    assert run(*arguments, "--force").exit_code == 0
+
+
+def test_bench_reports_ratio_and_memory():
+    result = run(
+        "bench", "naf", "bilinear", "--features", "8,6,6", "--size", "48", "--repeats", "1", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    naf, bilinear = json.loads(result.output)["results"]
+    assert naf["ratio"] == pytest.approx(naf["seconds"] / naf["floor_seconds"])
+    assert "ratio" not in bilinear
+    assert (
+        "bare convolutions"
+        in run("bench", "naf", "--features", "8,6,6", "--size", "48", "--repeats", "1").output
+    )
+
+
+def test_demo_writes_what_it_says(tmp_path):
+    source = picture(tmp_path / "photo.png")
+    result = run("demo", "--image", source, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for line in result.output.splitlines():
+        if line.startswith("wrote"):
+            assert Path(line.split()[1]).stat().st_size > 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_control_c_exits_130(tmp_path):
+    for i in range(400):
+        picture(tmp_path / "in" / f"{i}.png", 16, 16)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "naf_hub.cli", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY,
+         "--size", "512"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "out").glob(".*")), "a temporary file was left"
+
+
+def test_every_command_has_help():
+    def walk(command: click.Command, path: list[str]) -> None:
+        result = CliRunner().invoke(cli, [*path, "--help"])
+        assert result.exit_code == 0
+        assert command.help, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (path, parameter.name)
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                child = command.get_command(click.Context(command), name)
+                assert child is not None
+                walk(child, [*path, name])
+
+    walk(cli, [])

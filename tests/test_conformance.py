@@ -1,0 +1,155 @@
+"""Every registered upsampler, and the backbones that are cheap to build, through the public conformance suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import naf_hub
+from naf_hub import testing
+from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, check_backbone, check_upsampler
+
+# Full-size constructor options would only make the same promises slower to check.
+SMALL: dict[str, dict[str, int]] = {
+    "naf": {"dim": 32, "num_blocks": 1},
+    "naf_plus_plus": {"dim": 32, "num_blocks": 1},
+}
+BACKBONES = ("pico", "timm:resnet10t", "timm:vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
+@pytest.mark.parametrize("name", naf_hub.list_upsamplers())
+def test_upsampler(name: str, check: str):
+    check_upsampler(name, checks=[check], **SMALL.get(name, {}))
+
+
+@pytest.mark.parametrize("check", BACKBONE_CHECKS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone(name: str, check: str):
+    check_backbone(name, checks=[check])
+
+
+# --- the suite itself must notice: one broken method per promise ------------------------------------------
+
+
+class Good(naf_hub.Upsampler):
+    def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
+        return torch.nn.functional.interpolate(features, output_size, mode="bilinear")
+
+
+class WrongShape(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size)[..., 1:]
+
+
+class WrongDtype(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size).float()
+
+
+class MixesBatch(Good):
+    def upsample(self, image, features, output_size):
+        output = super().upsample(image, features, output_size)
+        return output + output.mean(0, keepdim=True)
+
+
+class Scales(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) * 1.1
+
+
+class Overshoots(Good):
+    def upsample(self, image, features, output_size):
+        output = super().upsample(image, features, output_size)
+        return output + (output - output.mean((-1, -2), keepdim=True))
+
+
+class Random(Good):
+    def upsample(self, image, features, output_size):
+        output = super().upsample(image, features, output_size)
+        return output + 1e-3 * torch.randn_like(output)
+
+
+class WritesInput(Good):
+    def upsample(self, image, features, output_size):
+        with torch.no_grad():
+            features.mul_(1.5)
+        return super().upsample(image, features, output_size)
+
+
+class Detaches(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features.detach(), output_size).requires_grad_()
+
+
+class GradMatters(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) * (1.0 + 0.01 * torch.is_grad_enabled())
+
+
+class OwnState(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = float(torch.rand(()))
+        torch.manual_seed(int(self.hidden * 1e6))
+
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) + self.hidden * id(self)
+
+
+class HalfOverflows(Good):
+    def upsample(self, image, features, output_size):
+        product = features.flatten(1) @ features.flatten(1).T
+        return super().upsample(image, features, output_size) * (
+            1.0 if product.dtype == torch.float32 else 1.5
+        )
+
+
+class NotExportable(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) * float(image.mean() > -1)
+
+
+class Unchecked(Good):
+    def forward(self, image, features, output_size=None):
+        return super().upsample(image, features, output_size or tuple(image.shape[-2:]))
+
+
+BROKEN = {
+    "shapes": WrongShape,
+    "dtypes": WrongDtype,
+    "batch_independence": MixesBatch,
+    "constant_features": Scales,
+    "feature_range": Overshoots,
+    "determinism": Random,
+    "gradients": Detaches,
+    "gradient_agreement": GradMatters,
+    "copies": OwnState,
+    "autocast": HalfOverflows,
+    "export": NotExportable,
+    "bad_input": Unchecked,
+}
+
+
+def subject(cls: type[naf_hub.Upsampler]) -> testing.Subject:
+    record = naf_hub.UpsamplerRecord(
+        name="t", summary="t", target="a:B", trainable=False, range_preserving=True
+    )
+    return testing.Subject(lambda: cls().eval(), record)
+
+
+def test_every_check_has_a_method_it_must_refuse():
+    assert set(BROKEN) == set(UPSAMPLER_CHECKS)
+
+
+@pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
+def test_each_check_notices(check: str):
+    UPSAMPLER_CHECKS[check](subject(Good))
+    with pytest.raises(Exception, match=r".+"):
+        UPSAMPLER_CHECKS[check](subject(BROKEN[check]))
+
+
+def test_modified_inputs_are_noticed():
+    with pytest.raises(AssertionError, match=r"differ|modified"):
+        UPSAMPLER_CHECKS["determinism"](subject(WritesInput))

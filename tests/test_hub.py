@@ -1,0 +1,204 @@
+"""Downloads, proved against a hub on loopback by the real client in processes of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import COMMIT, serve
+
+import naf_hub
+from naf_hub.hub import parse_hub
+from naf_hub.weights import save_weights
+
+SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
+REPO = "me/naf-small"
+
+
+@pytest.fixture
+def hub():
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a published folder."""
+    torch.manual_seed(3)
+    model = naf_hub.load("naf", weights=None, **SMALL)
+    folder = save_weights(
+        tmp_path_factory.mktemp("hub") / "w", model, name="naf", options=SMALL, card="# card\n"
+    )
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def start(code: str, hub, tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
+    environment = {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment,
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import naf_hub; from naf_hub.hub import fetch; from naf_hub import Weights\n{code}"],
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run(code: str, hub, tmp_path: Path, **environment: str) -> tuple[str, str]:
+    """(standard output, last line of standard error) of a snippet in its own process."""
+    process = start(code, hub, tmp_path, **environment)
+    output, errors = process.communicate(timeout=90)
+    return output.strip(), (errors.strip().splitlines() or [""])[-1]
+
+
+FETCH = f"print(fetch(Weights('hf://{REPO}'), 'naf'))"
+
+
+def test_load_from_the_hub_then_offline_from_the_cache(hub, tmp_path, published):
+    hub.repos[REPO] = published
+    load = f"m = naf_hub.load('naf', weights='hf://{REPO}'); print(m.kernel_size)"
+    assert run(load, hub, tmp_path) == ("3", "")
+    hub.log.clear()
+    no_sockets = (
+        "import socket\ndef refuse(*a, **k): raise SystemExit('opened')\nsocket.socket.connect = refuse\n"
+    )
+    assert run(no_sockets + load, hub, tmp_path, HF_HUB_OFFLINE="1") == ("3", "")
+    assert hub.log == []
+
+
+def test_a_pinned_revision_asks_nothing_once_cached(hub, tmp_path, published):
+    hub.repos[REPO] = published
+    pinned = f"print(fetch(Weights('hf://{REPO}@{COMMIT}'), 'naf'))"
+    first, _ = run(pinned, hub, tmp_path)
+    hub.log.clear()
+    assert run(pinned, hub, tmp_path)[0] == first
+    assert [entry for entry in hub.log if "safetensors" in entry[1]] == []
+
+
+def test_wrong_sha256_is_told(hub, tmp_path, published):
+    hub.repos[REPO] = published
+    _, error = run(f"fetch(Weights('hf://{REPO}', sha256='0' * 64), 'naf')", hub, tmp_path)
+    assert "WeightsError" in error
+    assert "expected 0000000000000000" in error
+
+
+@pytest.mark.parametrize(
+    ("prepare", "source", "message"),
+    [
+        (lambda h: h.gated.add("meta/gated"), "hf://meta/gated", "accept its terms at"),
+        (lambda h: None, "hf://nobody/nothing", "no repository"),
+        (lambda h: h.repos.update({"a/b": {}}), "hf://a/b", "has no file model.safetensors"),
+        (lambda h: h.repos.update({"a/b": {}}), "hf://a/b@nope", "no revision 'nope'"),
+    ],
+)
+def test_refusals_say_what_to_do(hub, tmp_path, prepare, source, message):
+    prepare(hub)
+    _, error = run(f"fetch(Weights({source!r}), 'thing')", hub, tmp_path)
+    assert error.startswith("naf_hub.errors.WeightsError: thing:"), error
+    assert message in error
+
+
+def test_offline_and_not_cached_names_the_command(hub, tmp_path):
+    _, error = run(FETCH, hub, tmp_path, HF_HUB_OFFLINE="1")
+    assert f"hf download {REPO} model.safetensors" in error
+    assert hub.log == []
+
+
+def test_server_errors_are_retried(hub, tmp_path, published):
+    hub.repos[REPO] = published
+    hub.failures[f"/{REPO}/resolve/main/model.safetensors"] = [503]
+    output, error = run(FETCH, hub, tmp_path)
+    assert output.endswith("model.safetensors"), error
+
+
+def test_an_unreachable_hub_is_told_within_fifteen_seconds(hub, tmp_path):
+    began = time.monotonic()
+    _, error = run(FETCH, hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - began < 15
+    assert "cannot reach http://127.0.0.1:9" in error
+
+
+def test_two_processes_at_once_fetch_one_file(hub, tmp_path, published):
+    hub.repos[REPO] = published
+    both = [start(FETCH, hub, tmp_path) for _ in range(2)]
+    outputs = {process.communicate(timeout=90)[0].strip() for process in both}
+    assert len(outputs) == 1
+    path = Path(outputs.pop())
+    assert path.read_bytes() == published["model.safetensors"]
+    assert not list((tmp_path / "home").rglob("*.incomplete"))
+
+
+# --- outside the Hub -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pickle_bytes(tmp_path_factory) -> bytes:
+    torch.manual_seed(4)
+    path = tmp_path_factory.mktemp("pickle") / "naf.pth"
+    torch.save(naf_hub.load("naf", weights=None, **SMALL).state_dict(), path)
+    return path.read_bytes()
+
+
+def record(hub, data: bytes, **changes: object) -> str:
+    entry = {"source": f"{hub.url}/naf.pth", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return f"Weights(**{json.dumps(entry | changes)})"
+
+
+def test_a_published_pickle_is_converted_once(hub, tmp_path, pickle_bytes):
+    hub.plain["/naf.pth"] = pickle_bytes
+    code = (
+        "import dataclasses; from naf_hub.weights import locate, read_state_dict\n"
+        f"w = dataclasses.replace({record(hub, pickle_bytes)}, options={SMALL!r})\n"
+        "r = dataclasses.replace(naf_hub.info('naf'), weights={'official': w})\n"
+        "options, path = locate(r, 'official'); print(path.name, options['dim'], len(read_state_dict(path)))"
+    )
+    tensors = len(naf_hub.load("naf", weights=None, **SMALL).state_dict())
+    for _ in range(2):
+        assert run(code, hub, tmp_path) == (f"model.safetensors 32 {tensors}", "")
+    assert hub.requests("GET") == ["/naf.pth"]
+
+
+@pytest.mark.parametrize("ignore_range", [False, True])
+def test_a_dropped_connection_is_resumed(hub, tmp_path, pickle_bytes, ignore_range):
+    hub.plain["/naf.pth"] = pickle_bytes
+    hub.drop["/naf.pth"] = 2
+    hub.ignore_range = ignore_range
+    output, error = run(f"print(fetch({record(hub, pickle_bytes)}, 'naf'))", hub, tmp_path)
+    assert output, error
+    assert Path(output).read_bytes() == pickle_bytes
+    assert [ranged for _, path, ranged in hub.log if path == "/naf.pth"] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda hub, data: hub.plain.update({"/naf.pth": data[:-1] + b"x"}), "sha256"),
+        (lambda hub, data: hub.plain.update({"/naf.pth": data + b"more"}), "bytes, expected"),
+        (lambda hub, data: None, "HTTP 404"),
+        (lambda hub, data: hub.failures.update({"/naf.pth": [503] * 9}), "HTTP 503"),
+    ],
+)
+def test_bad_downloads_leave_nothing_that_could_be_loaded(hub, tmp_path, pickle_bytes, spoil, message):
+    spoil(hub, pickle_bytes)
+    _, error = run(f"fetch({record(hub, pickle_bytes)}, 'naf')", hub, tmp_path)
+    assert message in error, error
+    assert not list((tmp_path / "home").rglob("naf.pth"))
+
+
+def test_two_processes_at_once_download_once(hub, tmp_path, pickle_bytes):
+    hub.plain["/naf.pth"] = pickle_bytes
+    both = [start(f"print(fetch({record(hub, pickle_bytes)}, 'naf'))", hub, tmp_path) for _ in range(2)]
+    outputs = {process.communicate(timeout=90)[0].strip() for process in both}
+    assert len(outputs) == 1
+    assert hub.requests("GET") == ["/naf.pth"]
+
+
+def test_parse_hub():
+    assert parse_hub("hf://a/b") == ("a/b", None, "model.safetensors")
+    assert parse_hub("hf://a/b@v1/sub/x.safetensors") == ("a/b", "v1", "sub/x.safetensors")

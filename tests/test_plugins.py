@@ -1,0 +1,167 @@
+"""Loading plugins: whatever one of them does, the others work and the user is told once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import naf_hub
+from naf_hub import registry
+from naf_hub.plugins import Plugin
+
+GOOD = """
+    from naf_hub import UpsamplerRecord, hookimpl
+
+    @hookimpl
+    def register_upsamplers(register):
+        register(UpsamplerRecord(name="{name}", summary="made for a test", target="somewhere:Thing"))
+"""
+
+BROKEN = {
+    "import error": ("import a_package_that_is_not_there", "ModuleNotFoundError"),
+    "native library": ("raise OSError('undefined symbol: _Znatten')", "undefined symbol"),
+    "exits": ("raise SystemExit(3)", "SystemExit"),
+    "syntax": ("def broken(:", "SyntaxError"),
+    "misspelt hook": (
+        "from naf_hub import hookimpl\n@hookimpl\ndef register_upsampler(register): pass",
+        "unknown hook",
+    ),
+    "extra argument": (
+        "from naf_hub import hookimpl\n@hookimpl\ndef register_upsamplers(register, more): pass",
+        "more",
+    ),
+    "no hook": ("x = 1", "implements no naf-hub hook"),
+    "raises": (
+        "from naf_hub import hookimpl\n@hookimpl\ndef register_tasks(register): raise RuntimeError('boom')",
+        "boom",
+    ),
+    "wrong record": (
+        "from naf_hub import hookimpl, TaskRecord\n@hookimpl\ndef register_upsamplers(register):\n"
+        "    register(TaskRecord(name='t', summary='s', target='a:B'))",
+        "takes a UpsamplerRecord",
+    ),
+    "bad name": (
+        "from naf_hub import hookimpl, UpsamplerRecord\n@hookimpl\ndef register_upsamplers(register):\n"
+        "    register(UpsamplerRecord(name='Not/Good', summary='s', target='a:B'))",
+        "lower snake case",
+    ),
+    "clashing name": (
+        "from naf_hub import hookimpl, UpsamplerRecord\n@hookimpl\ndef register_upsamplers(register):\n"
+        "    register(UpsamplerRecord(name='half_done', summary='s', target='a:B'))\n"
+        "    register(UpsamplerRecord(name='naf', summary='s', target='a:B'))",
+        "already registered by naf-hub",
+    ),
+}
+
+
+def plugin_of(distribution: str) -> Plugin:
+    return next(p for p in registry.registry().loader.plugins if p.distribution == distribution)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_reported_and_the_rest_works(kind, install_plugin, caplog):
+    code, message = BROKEN[kind]
+    install_plugin("aa-broken", code)
+    install_plugin("zz-good", GOOD.format(name="good_one"))
+    assert {"naf", "bilinear", "good_one"} <= set(naf_hub.list_upsamplers())
+    assert "half_done" not in naf_hub.list_upsamplers(), "a refused plugin left something behind"
+    assert message in (plugin_of("aa-broken").error or "")
+    assert plugin_of("zz-good").error is None
+    told = [r.getMessage() for r in caplog.records if "aa-broken" in r.getMessage()]
+    assert len(told) == 1
+    assert "\n" not in told[0]
+
+
+def test_strict_raises(install_plugin, monkeypatch):
+    monkeypatch.setenv("NAF_HUB_STRICT", "1")
+    install_plugin("aa-broken", "import a_package_that_is_not_there")
+    with pytest.raises(naf_hub.PluginError, match="aa-broken"):
+        naf_hub.list_upsamplers()
+
+
+def test_an_unknown_name_mentions_broken_plugins(install_plugin):
+    install_plugin("aa-broken", "import a_package_that_is_not_there")
+    with pytest.raises(naf_hub.UnknownNameError, match=r"bilinear.*aa_broken of aa-broken failed"):
+        naf_hub.info("bilinaer")
+
+
+def test_two_distributions_with_one_entry_point_name_are_both_named(install_plugin):
+    install_plugin("first-dist", GOOD.format(name="one"), entry="same")
+    install_plugin("second-dist", GOOD.format(name="two"), entry="same")
+    assert "one" in naf_hub.list_upsamplers()
+    assert "two" not in naf_hub.list_upsamplers()
+    assert "already provided by first-dist" in (plugin_of("second-dist").error or "")
+
+
+def test_the_environment_restricts(install_plugin, monkeypatch):
+    install_plugin("zz-good", GOOD.format(name="good_one"))
+    monkeypatch.setenv("NAF_HUB_PLUGINS", "zz_good")
+    registry.reload()
+    assert naf_hub.list_upsamplers() == ["good_one"]
+    monkeypatch.setenv("NAF_HUB_PLUGINS", "")
+    registry.reload()
+    assert "naf" in naf_hub.list_upsamplers()
+    assert "good_one" not in naf_hub.list_upsamplers()
+
+
+def test_metadata_is_kept(install_plugin):
+    install_plugin("zz-good", GOOD.format(name="good_one"))
+    plugin = plugin_of("zz-good")
+    assert (plugin.version, plugin.requires, plugin.hooks) == (
+        "1.2",
+        "naf-hub>=0.1",
+        ("register_upsamplers",),
+    )
+    assert naf_hub.info("good_one").provider == "zz-good"
+
+
+def test_eight_threads_load_once(install_plugin):
+    install_plugin(
+        "zz-good", "print('imported')\n" + __import__("textwrap").dedent(GOOD.format(name="good_one"))
+    )
+    seen: list[registry.Registry] = []
+    threads = [threading.Thread(target=lambda: seen.append(registry.registry())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, seen))) == 1
+
+
+def test_commands_of_a_broken_plugin_do_not_take_the_others(install_plugin, caplog):
+    from click.testing import CliRunner
+
+    from naf_hub.cli import Cli, _add_commands, cli
+
+    install_plugin(
+        "aa-broken",
+        "from naf_hub import hookimpl\n@hookimpl\ndef register_commands(cli): raise RuntimeError('boom')",
+    )
+    install_plugin(
+        "zz-good",
+        "import click\nfrom naf_hub import hookimpl\n@hookimpl\ndef register_commands(cli):\n"
+        "    cli.add_command(click.Command('made_for_a_test', callback=lambda: click.echo('hello')))",
+    )
+    assert isinstance(cli, Cli)
+    _add_commands()
+    try:
+        assert CliRunner().invoke(cli, ["made_for_a_test"]).output == "hello\n"
+        assert any("boom" in r.getMessage() for r in caplog.records)
+    finally:
+        del cli.commands["made_for_a_test"]
+
+
+def test_listing_imports_neither_torch_nor_timm():
+    code = (
+        "import sys, naf_hub; from naf_hub.cli import cli; naf_hub.list_upsamplers(); naf_hub.list_backbones();"
+        "naf_hub.info('naf'); cli.list_commands(None);"
+        "cli.main(['list', '--json'], standalone_mode=False); cli.main(['plugins'], standalone_mode=False);"
+        "bad = {'torch', 'timm', 'torchvision', 'kornia', 'huggingface_hub'} & set(sys.modules); assert not bad, bad"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,251 @@
+"""Weights: named sets, paths, checksums, and everything that can be wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import naf_hub
+from naf_hub.convert import convert
+from naf_hub.weights import read_state_dict, save_weights
+
+SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
+
+
+@pytest.fixture
+def small() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return naf_hub.load("naf", weights=None, **SMALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small) -> Path:
+    return save_weights(
+        tmp_path / "w", small, name="naf", options=SMALL, provenance={"why": "test"}, card="# card\n"
+    )
+
+
+def test_folder_round_trip(folder: Path, small):
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    for weights in (folder, str(folder), folder / "model.safetensors"):
+        loaded = naf_hub.load("naf", weights=weights)
+        assert not loaded.training
+        assert all(torch.equal(v, small.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_a_lone_file_loads_with_the_options_given(tmp_path: Path, small):
+    save_file(small.state_dict(), tmp_path / "any.safetensors")
+    loaded = naf_hub.load("naf", weights=tmp_path / "any.safetensors", **SMALL)
+    assert all(torch.equal(v, small.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_shipped_defaults_load_and_differ_from_random():
+    torch.manual_seed(0)
+    random_weights = naf_hub.load("naf", weights=None).state_dict()
+    default = naf_hub.load("naf").state_dict()
+    key = "image_encoder.sem_encoder.1.conv1.weight"
+    assert not torch.equal(default[key], random_weights[key])
+
+
+def test_no_default_weights_must_be_asked_for():
+    with pytest.raises(naf_hub.WeightsError, match=r"no default weights.*weights=None"):
+        naf_hub.load("naf_plus_plus")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("nothing/here", r"named sets: .*default"),
+        ("../../etc", "no such file or folder"),
+        ("hf://only-one-part", "is not hf://"),
+        ("hf://a/../b", "is not hf://"),
+    ],
+)
+def test_missing_weights(weights, message):
+    with pytest.raises(naf_hub.WeightsError, match=message):
+        naf_hub.load("naf", weights=weights)
+
+
+def spoil(path: Path, edit) -> None:
+    data = bytearray(path.read_bytes())
+    path.write_bytes(edit(data))
+
+
+def flip(data: bytearray, at: int) -> bytearray:
+    data[at] ^= 0x10
+    return data
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d[: len(d) // 2], "truncated"),
+        (lambda d: flip(d, len(d) - 5), "sha256"),
+        (lambda d: flip(d, 20), "sha256"),
+        (lambda d: d + b"more", "truncated or replaced"),
+    ],
+)
+def test_damaged_files_are_noticed(folder: Path, edit, message):
+    spoil(folder / "model.safetensors", edit)
+    with pytest.raises(naf_hub.WeightsError, match=message):
+        naf_hub.load("naf", weights=folder)
+
+
+def test_mutants_never_end_in_another_error(folder: Path, tmp_path: Path):
+    whole = (folder / "model.safetensors").read_bytes()
+    draw = random.Random(0)
+    file = tmp_path / "mutant.safetensors"
+    accepted = 0
+    for i in range(400):
+        data = bytearray(whole)
+        kind = draw.random()
+        if kind < 0.3:
+            data = data[: draw.randrange(len(data))]
+        elif kind < 0.7:
+            data[draw.randrange(2000)] = draw.randrange(256)
+        elif kind < 0.9:
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        else:
+            data += bytes(draw.randrange(256) for _ in range(draw.randrange(1, 64)))
+        file.write_bytes(data)
+        try:
+            naf_hub.load("naf", weights=file, **SMALL)
+            accepted += 1
+        except naf_hub.WeightsError as error:
+            assert "\n" not in str(error), i
+    # Without a config.json there is no checksum: a flipped bit in the data can only be noticed as NaN.
+    assert accepted > 0
+
+
+def test_header_that_lies_about_its_size(tmp_path: Path):
+    (tmp_path / "a.safetensors").write_bytes((10**12).to_bytes(8, "little") + b"{}")
+    with pytest.raises(naf_hub.WeightsError, match="not a valid safetensors"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
+def altered(small, change) -> dict[str, torch.Tensor]:
+    state = {k: v.clone() for k, v in small.state_dict().items()}
+    change(state)
+    return state
+
+
+KEY = "image_encoder.encoder.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop(KEY), f"missing {KEY}"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unexpected extra"),
+        (
+            lambda s: s.update({KEY: torch.zeros(2, 3, 1, 1)}),
+            r"shape \(2, 3, 1, 1\), expected \(16, 3, 1, 1\)",
+        ),
+        (lambda s: s[KEY].fill_(float("nan")), f"{KEY} contains NaN"),
+        (lambda s: s[KEY].view(-1)[3].fill_(float("inf")), f"{KEY} contains NaN or inf"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_by_key(tmp_path: Path, small, change, message):
+    save_weights(tmp_path / "w", altered(small, change), name="naf", options=SMALL)
+    with pytest.raises(naf_hub.WeightsError, match=message):
+        naf_hub.load("naf", weights=tmp_path / "w")
+
+
+def test_weights_of_another_model(folder: Path):
+    with pytest.raises(naf_hub.WeightsError, match=r"weights of 'naf', not of 'jbu'"):
+        naf_hub.load("jbu", weights=folder)
+
+
+def test_newer_format_asks_for_an_upgrade(folder: Path):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"format": 99}))
+    with pytest.raises(naf_hub.WeightsError, match="upgrade"):
+        naf_hub.load("naf", weights=folder)
+
+
+def test_unreadable_config(folder: Path):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(naf_hub.WeightsError, match="not a readable JSON"):
+        naf_hub.load("naf", weights=folder)
+
+
+class Touch:
+    """Unpickling this creates a file: what a malicious checkpoint would do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_are_refused_and_run_nothing(tmp_path: Path, suffix, zipped):
+    file, evidence = tmp_path / f"evil{suffix}", tmp_path / "evidence"
+    torch.save({"state_dict": {"a": Touch(evidence)}}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(naf_hub.WeightsError, match="pickle"):
+        naf_hub.load("naf", weights=file)
+    with pytest.raises(naf_hub.WeightsError, match="refused"):
+        convert(file, tmp_path / "out", "naf")
+    assert not evidence.exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+    ],
+)
+def test_convert_keeps_every_bit(tmp_path: Path, small, wrap):
+    torch.save(wrap(small.state_dict()), tmp_path / "a.pth")
+    out = convert(tmp_path / "a.pth", tmp_path / "out", "naf", SMALL)
+    written = load_file(out / "model.safetensors")
+    assert all(torch.equal(written[k], v) for k, v in small.state_dict().items())
+    assert naf_hub.load("naf", weights=out).kernel_size == 3  # pyright: ignore
+
+
+def test_convert_writes_nothing_when_it_cannot(tmp_path: Path, small):
+    torch.save(small.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(naf_hub.WeightsError, match="do not fit"):
+        convert(tmp_path / "a.pth", tmp_path / "out", "naf")  # the options are missing
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(naf_hub.WeightsError, match="refused"):
+        convert(tmp_path / "junk.pth", tmp_path / "out", "naf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_never_deletes_a_folder_that_is_not_weights(tmp_path: Path, small):
+    torch.save(small.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("precious")
+    for force in (False, True):
+        with pytest.raises(FileExistsError):
+            convert(tmp_path / "a.pth", tmp_path / "photos", "naf", SMALL, force=force)
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_disk_full_keeps_the_old_weights(folder: Path, small):
+    import resource
+
+    before = (folder / "model.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(Exception, match=r"(?i)file too large|i/o error|os error"):
+            save_weights(folder, small, name="naf", options=SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [p.name for p in folder.parent.iterdir()] == ["w"]
+    shutil.rmtree(folder)
