@@ -162,11 +162,13 @@ def info_command(name: str, as_json: bool) -> None:
         print_json(data)
         return
     weights = data.pop("weights")
-    rows = [(key, str(value)) for key, value in data.items() if value not in (None, "", {})]
+    rows = [(key, str(value)) for key, value in data.items() if value not in (None, "", {}, [])]
     print_table(rows)
     for title, entry in weights.items():
         click.echo(f"weights {title!r}:")
-        print_table([(f"  {key}", str(value)) for key, value in entry.items() if value not in (None, "", {})])
+        print_table(
+            [(f"  {key}", str(value)) for key, value in entry.items() if value not in (None, "", {}, [])]
+        )
 
 
 @cli.command("plugins")

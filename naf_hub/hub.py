@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import urllib.error
@@ -13,9 +14,11 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
+from .atomic import atomic_file
 from .errors import WeightsError
 from .records import Weights
 
+log = logging.getLogger("naf_hub")
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 FILE = "model.safetensors"
 CONFIG = "config.json"
@@ -178,7 +181,8 @@ def web_cache(weights: Weights) -> Path:
     """Where a file from outside the Hub is kept: one folder per address, in huggingface_hub's asset cache."""
     from huggingface_hub import cached_assets_path
 
-    key = hashlib.sha256(weights.source.encode()).hexdigest()[:16]
+    address = "\n".join((weights.source, *weights.parts, *map(" ".join, sorted(weights.also.items()))))
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
     return Path(cached_assets_path("naf-hub", namespace="weights", subfolder=key))
 
 
@@ -191,7 +195,25 @@ def _from_web(weights: Weights, what: str) -> Path:
     with FileLock(str(folder / ".lock")):
         if not target.is_file():
             _download(weights, target, what)
+        _compare_with_first_use(weights, target, what)
     return target
+
+
+def _compare_with_first_use(weights: Weights, target: Path, what: str) -> None:
+    """Where no checksum is published, what came first is recorded, said, and compared with from then on."""
+    if weights.sha256 is not None:
+        return
+    note = target.with_name(target.name + ".sha256")
+    if note.is_file():
+        size, _, digest = note.read_text(encoding="ascii").partition(" ")
+        verify(target, Weights(weights.source, int(size), digest.strip()), what)
+        return
+    digest = sha256_of(target)
+    with atomic_file(note) as temporary:
+        temporary.write_text(f"{target.stat().st_size} {digest}\n", encoding="ascii")
+    log.warning(
+        "%s: no checksum is published for %s; recorded sha256 %s on first use", what, weights.source, digest
+    )
 
 
 def _download(weights: Weights, target: Path, what: str) -> None:

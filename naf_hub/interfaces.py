@@ -27,8 +27,23 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.constants = (tuple(mean), tuple(std))
+        self.register_buffer("mean", torch.empty(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.empty(1, 3, 1, 1), persistent=False)
+        self.init_non_persistent_buffers()
+
+    def init_non_persistent_buffers(self) -> None:
+        """Fill the buffers; called again for a module built on the meta device (timm's name for this)."""
+        for buffer, values in zip((self.mean, self.std), self.constants, strict=True):
+            buffer.copy_(torch.tensor(values, dtype=torch.float32, device="cpu").view(1, 3, 1, 1))
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Normalize:
+        # Follow devices and doubles, but not half precision: it would shift every pixel by up to 0.4 %.
+        super()._apply(fn, recurse)
+        if self.mean.dtype in (torch.float16, torch.bfloat16):
+            self.mean, self.std = self.mean.float(), self.std.float()
+            self.init_non_persistent_buffers()
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         return (image - self.mean.to(image.dtype)) / self.std.to(image.dtype)
@@ -43,7 +58,8 @@ class Backbone(nn.Module):
     Args:
         embed_dim: channels C of the features.
         patch_size: image pixels per feature cell.
-        mean, std: normalisation of RGB images in [0, 1].
+        mean: of RGB values in [0, 1], per channel, subtracted first.
+        std: what is then divided by.
     """
 
     def __init__(

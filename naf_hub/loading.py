@@ -48,8 +48,9 @@ def load(
         options: constructor options of the upsampler, over those its weights were made with.
 
     Returns:
-        The :class:`~naf_hub.Upsampler` without ``backbone``, else a :class:`~naf_hub.FeaturePipeline`;
-        in eval mode.
+        The :class:`~naf_hub.Upsampler` without ``backbone``, else a :class:`~naf_hub.FeaturePipeline`; in eval
+        mode and frozen, so that a plain call keeps nothing for a backward pass. Gradients still reach image and
+        features; to train it, ``model.requires_grad_(True).train()``.
 
     Raises:
         UnknownNameError: with the nearest names.
@@ -62,6 +63,7 @@ def load(
     upsampler = _build(record, weights, options)
     if not isinstance(upsampler, Upsampler):
         raise TypeError(f"{record.target} is no naf_hub.Upsampler")
+    upsampler.requires_grad_(False)
     if backbone is None:
         return upsampler.to(device)
     if isinstance(backbone, str):
@@ -77,7 +79,9 @@ def load_backbone(
 
     Args:
         name: a registered backbone, or ``"timm:<model>"`` for any timm model with a spatial feature map.
-        weights, device, options: as for :func:`load`.
+        weights: as for :func:`load`.
+        device: where to put it; default the CPU.
+        options: constructor options of the backbone.
         dtype: precision of the weights; default float32, or what the record says (bfloat16 for models of
             billions of parameters). Images and features keep the caller's own.
 

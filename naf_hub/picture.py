@@ -19,7 +19,8 @@ class PcaBasis:
     Attributes:
         mean: (C,).
         components: (C, 3), orthonormal; each with its largest entry positive, so that colours are stable.
-        low, high: (3,), the 2nd and 98th percentile of the projections it was fitted on.
+        low: (3,), 2nd percentile of the projections it was fitted on.
+        high: (3,), 98th percentile.
     """
 
     mean: Tensor

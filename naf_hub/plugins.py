@@ -31,7 +31,8 @@ class Plugin:
 
     Attributes:
         name: entry-point name.
-        distribution, version: what was installed.
+        distribution: what was installed.
+        version: of the distribution.
         module: import target.
         hooks: hooks it implements.
         requires: its version range of naf-hub, as its metadata states it.

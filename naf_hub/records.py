@@ -28,6 +28,9 @@ class Weights:
         options: constructor options these weights were made with.
         license: SPDX identifier or the name of the licence of the weights.
         summary: one line on where they come from.
+        parts: where the file is published in pieces, as a tar archive cut up: what each piece's address adds to
+            ``source``, in order. ``size`` and ``sha256`` are then unused.
+        also: further published files of the set, by the prefix their keys get beside those of ``source``.
     """
 
     source: str
@@ -36,9 +39,17 @@ class Weights:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     license: str | None = None
     summary: str = ""
+    parts: tuple[str, ...] = ()
+    also: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(self, "also", MappingProxyType(dict(self.also)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return data | {"options": dict(self.options), "parts": list(self.parts), "also": dict(self.also)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +100,7 @@ class Record:
         """Plain data, ready for JSON."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["options"] = dict(self.options)
-        data["weights"] = {
-            name: {f.name: getattr(w, f.name) for f in dataclasses.fields(w)} | {"options": dict(w.options)}
-            for name, w in self.weights.items()
-        }
+        data["weights"] = {name: w.to_dict() for name, w in self.weights.items()}
         return {"kind": self.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
@@ -126,7 +134,8 @@ class BackboneRecord(Record):
         embed_dim: channels of the feature map.
         patch_size: image pixels per feature cell.
         native_size: side in pixels the model was trained at, or ``None``.
-        mean, std: normalisation applied inside, per RGB channel on images in [0, 1].
+        mean: subtracted inside, per RGB channel of images in [0, 1].
+        std: what is then divided by.
         gated: whether the Hub asks to accept terms first.
         non_commercial: whether the licence of the weights forbids commercial use.
         dtype: precision to load in (``"bfloat16"``) where float32 would be unreasonably large.

@@ -69,8 +69,9 @@ def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, w
     """Fill a model built on the meta device from safetensors files.
 
     Args:
-        model: its class has ``stream_key(name) -> key of its state_dict, or None for tensors it does without``
-            and ``reset_buffers(device)``, which recomputes buffers that no file holds.
+        model: its class has ``stream_key(name) -> key of its state_dict, or None for tensors it does
+            without``. Buffers that no file holds are filled by ``init_non_persistent_buffers()`` of the
+            module they belong to.
         path: a safetensors file or index.
         dtype: of floating-point weights.
         device: where they go; default the CPU.
@@ -104,7 +105,25 @@ def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, w
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(f"{what} do not fit this model: {'; '.join(problems[:3])}{more}")
-    model.reset_buffers(device)  # pyright: ignore[reportCallIssue]
+    fill_buffers(model, device)
     empty = [key for key, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
     if empty:
         raise WeightsError(f"{what}: nothing fills {', '.join(empty[:3])}")
+
+
+def fill_buffers(model: nn.Module, device: Any) -> None:
+    """Give buffers that are still without storage some, and have their modules compute them."""
+    import torch
+
+    for module in model.modules():
+        fill: Callable[[], None] | None = getattr(module, "init_non_persistent_buffers", None)
+        if fill is None:
+            continue
+        for owner in module.modules():
+            for name, buffer in owner.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    # In its own dtype, not the weights': periods of rotary embeddings stay float32.
+                    owner.register_buffer(
+                        name, torch.empty_like(buffer, device=device or "cpu"), persistent=False
+                    )
+        fill()

@@ -152,6 +152,8 @@ def gradients(subject: Subject) -> None:
     assert torch.isfinite(features.grad).all(), "gradient at the features is not finite"
     assert features.grad.abs().sum() > 0, "gradient at the features is zero"
     if subject.record.trainable:
+        model.requires_grad_(True)
+        model(image, features).square().mean().backward()
         used = [p.grad for p in model.parameters() if p.grad is not None]
         assert used, "no parameter received a gradient"
         assert all(torch.isfinite(g).all() for g in used), "a parameter's gradient is not finite"
@@ -159,7 +161,7 @@ def gradients(subject: Subject) -> None:
 
 def gradient_agreement(subject: Subject) -> None:
     """The result is the same with and without gradients enabled."""
-    model = subject.make()
+    model = subject.make().requires_grad_(True)
     inputs = subject.inputs(1, SIZES[2])
     with torch.no_grad():
         without = model(*inputs)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .assembly import assemble
 from .atomic import atomic_folder
 from .errors import WeightsError
-from .hub import CONFIG, FILE, fetch, sha256_of, verify
+from .hub import CONFIG, FILE, fetch, sha256_of, verify, web_cache
 from .records import Record, Weights
 from .streaming import INDEX, shards
 
@@ -95,15 +96,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def safetensors_of(weights: Weights, what: str, record: Record) -> Path:
-    """The verified safetensors file of a named set; a published pickle is converted once and cached."""
-    path = fetch(weights, what)
+    """The verified safetensors file of a named set; published pickles are converted once and cached."""
+    several = bool(weights.parts or weights.also)
+    path = web_cache(weights) / "assembled.pth" if several else fetch(weights, what)
     if path.suffix.lower() not in PICKLES:
         return path
     folder = path.with_suffix("")
     converted = folder / FILE
     config = read_config(folder / CONFIG)
     if config.get("provenance", {}).get("sha256") != weights.sha256 or not converted.is_file():
-        state = read_pickle(path)
+        state = assemble(weights, what) if several else read_pickle(path)
         provenance = {"source": weights.source, "sha256": weights.sha256}
         save_weights(folder, state, name=record.name, options=weights.options, provenance=provenance)
         config = read_config(folder / CONFIG)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -147,7 +146,7 @@ def pickle_bytes(tmp_path_factory) -> bytes:
 
 def record(hub, data: bytes, **changes: object) -> str:
     entry = {"source": f"{hub.url}/naf.pth", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return f"Weights(**{json.dumps(entry | changes)})"
+    return f"Weights(**{entry | changes!r})"
 
 
 def test_a_published_pickle_is_converted_once(hub, tmp_path, pickle_bytes):
@@ -189,6 +188,16 @@ def test_bad_downloads_leave_nothing_that_could_be_loaded(hub, tmp_path, pickle_
     _, error = run(f"fetch({record(hub, pickle_bytes)}, 'naf')", hub, tmp_path)
     assert message in error, error
     assert not list((tmp_path / "home").rglob("naf.pth"))
+
+
+def test_without_a_published_checksum_the_first_use_is_recorded_and_said(hub, tmp_path, pickle_bytes):
+    hub.plain["/naf.pth"] = pickle_bytes
+    code = f"print(fetch({record(hub, pickle_bytes, size=None, sha256=None)}, 'naf'))"
+    output, error = run(code, hub, tmp_path)
+    assert f"recorded sha256 {hashlib.sha256(pickle_bytes).hexdigest()} on first use" in error
+    assert run(code, hub, tmp_path) == (output, "")
+    Path(output).write_bytes(pickle_bytes[:-1] + b"x")
+    assert "expected" in run(code, hub, tmp_path)[1]
 
 
 def test_two_processes_at_once_download_once(hub, tmp_path, pickle_bytes):

@@ -55,7 +55,7 @@ def test_every_target_resolves_to_what_its_kind_says():
 def test_every_named_set_of_ours_that_ships_records_size_and_sha256():
     for record in registry().records.values():
         for name, weights in record.weights.items():
-            if not weights.source.startswith("hf://"):
+            if weights.source.startswith("package://"):
                 assert weights.size, (record.name, name)
                 assert weights.sha256, (record.name, name)
 

@@ -1,0 +1,61 @@
+"""CAPI as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from naf_hub import Backbone
+from naf_hub.weights import load_into
+
+from .encoder import PATCH, REGISTERS, Encoder
+
+RELEASED = "backbone."  # published files hold training state beside it
+OWN = "model."
+# Parts of the published backbone that dense features do not need.
+UNUSED = ("decoder.", "mask_token")
+
+
+class Capi(Backbone):
+    """Dense features of CAPI: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/14, W/14).
+
+    Sides that are no multiple of 14 are resized as :class:`naf_hub.Backbone` says. Features are the patch tokens
+    after the final norm ("Cluster and Predict Latent Patches for Improved Masked Image Modeling",
+    https://arxiv.org/abs/2502.08769). Positions are rotary and relative to the image's extent, so any size works.
+
+    Args:
+        embed_dim, depth, num_heads: channels C, blocks, attention heads; ``embed_dim / num_heads`` must be a
+            multiple of 4.
+
+    Raises:
+        ValueError: it is not.
+    """
+
+    def __init__(self, embed_dim: int = 1024, depth: int = 24, num_heads: int = 16) -> None:
+        if embed_dim % (4 * num_heads):
+            raise ValueError(f"embed_dim {embed_dim} must be a multiple of 4 * num_heads = {4 * num_heads}")
+        super().__init__(embed_dim=embed_dim, patch_size=PATCH)
+        self.model = Encoder(embed_dim, depth, num_heads)
+
+    def extract(self, image: Tensor) -> Tensor:
+        """(B, embed_dim, H/14, W/14) of a normalised (B, 3, H, W) image, H and W multiples of 14."""
+        tokens = self.model(image)[:, REGISTERS:]
+        return tokens.transpose(1, 2).unflatten(2, (image.shape[-2] // PATCH, image.shape[-1] // PATCH))
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Load a state dict in the published key layout, or one of this class.
+
+        Of a published file the keys under ``backbone.`` are taken, all else in it being training state; the decoder
+        and the mask token are left out.
+
+        Raises:
+            WeightsError: names missing, unexpected and misshapen keys.
+        """
+        for prefix in (RELEASED, OWN):
+            inner = {
+                key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+            }
+            if inner:
+                state = inner
+        load_into(self.model, {k: v for k, v in state.items() if not k.startswith(UNUSED)}, "CAPI weights")

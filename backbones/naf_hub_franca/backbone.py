@@ -1,0 +1,108 @@
+"""Franca as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from naf_hub import Backbone, WeightsError
+from naf_hub.weights import load_into
+
+from .keys import rasa_layers, split
+from .rasa import RasaHead
+from .transformer import PATCH, FrancaTransformer, table_side
+
+
+class Franca(Backbone):
+    """Dense features of Franca: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/14, W/14).
+
+    Sides that are no multiple of 14 are resized as :class:`naf_hub.Backbone` says. Features are the patch
+    tokens after the final norm (Franca, https://arxiv.org/abs/2507.14137); with ``rasa``, the RASA head then removes
+    what they say about position. That is the default, as it is what the authors recommend and what NAF's
+    experiments use; weights published without a head (the 224-pixel ones) are loaded with ``rasa=False``.
+
+    Args:
+        embed_dim, depth, num_heads: channels C, blocks, attention heads.
+        img_size: pixels of the square image the position table belongs to, a multiple of 14. Other images get
+            resampled positions; loading weights adopts the size of their table.
+        rasa: whether to apply the RASA head.
+        rasa_layers: planes it removes besides its last; loading weights adopts their number.
+
+    Raises:
+        ValueError: ``img_size`` is no positive multiple of 14, or ``embed_dim`` none of ``num_heads``.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        *,
+        img_size: int = 518,
+        rasa: bool = True,
+        rasa_layers: int = 8,
+    ) -> None:
+        if img_size < PATCH or img_size % PATCH:
+            raise ValueError(f"img_size must be a positive multiple of {PATCH} pixels, got {img_size}")
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
+        super().__init__(embed_dim=embed_dim, patch_size=PATCH)
+        self.model = FrancaTransformer(embed_dim, depth, num_heads, img_size)
+        self.rasa_head = RasaHead(embed_dim, rasa_layers) if rasa else None
+
+    def extract(self, image: Tensor) -> Tensor:
+        """(B, embed_dim, H/14, W/14) of a normalised (B, 3, H, W) image, H and W multiples of 14."""
+        maps = self.model.forward_intermediates(
+            image, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        features = cast("list[Tensor]", maps)[0]
+        return features if self.rasa_head is None else self.rasa_head(features)
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Load a state dict in the released key layout, or one of this class.
+
+        A released file is a mapping with one entry, ``teacher``; pass what is under it. The keys of the RASA file
+        go beside those of the backbone, with or without a ``rasa_head.`` prefix. The size of the position table and
+        the number of RASA layers follow the weights; training heads are left out, and so is a RASA head this
+        model was made without.
+
+        Raises:
+            WeightsError: names missing, unexpected and misshapen keys; or the weights have no RASA head.
+        """
+        transformer, rasa = split(state)
+        head = self.rasa_head
+        if head is not None:
+            if not rasa:
+                raise WeightsError(
+                    "Franca weights have no RASA head (missing rasa_head.pos_pred.weight): load them with rasa=False, "
+                    "or put the keys of the published RASA file beside them"
+                )
+            like = head.pos_pred.weight
+            head = RasaHead(self.embed_dim, rasa_layers(rasa)).to(device=like.device, dtype=like.dtype)
+            load_into(head.train(self.training), rasa, "Franca RASA head weights")
+        table = transformer.get("pos_embed")
+        before = self.model.pos_embed
+        if table is not None:
+            if table.ndim != 3 or not table_side(table):
+                wanted = f"(1, 1 + M * M, {self.embed_dim})"
+                raise WeightsError(
+                    f"Franca weights: pos_embed has shape {tuple(table.shape)}, expected {wanted}"
+                )
+            self.model.pos_embed = self._table(table.shape[1])
+        try:
+            load_into(self.model, transformer, "Franca weights")
+        except WeightsError:
+            self.model.pos_embed = before
+            raise
+        self.rasa_head = head
+
+    def _table(self, entries: int) -> nn.Parameter:
+        present = self.model.pos_embed
+        assert present is not None
+        if entries == present.shape[1]:
+            return present
+        empty = torch.empty(1, entries, self.embed_dim, dtype=present.dtype, device=present.device)
+        return nn.Parameter(empty, requires_grad=present.requires_grad)

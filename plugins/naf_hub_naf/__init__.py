@@ -1,0 +1,49 @@
+"""NAF (neighborhood attention filtering) as a naf-hub plugin; the model itself is in :mod:`.model`."""
+
+from __future__ import annotations
+
+from naf_hub import UpsamplerRecord, Weights, hookimpl
+
+PAPER = "https://arxiv.org/abs/2511.18452"
+WEIGHTS = {
+    "default": Weights(
+        source="package://naf_hub_naf/weights/default",
+        size=2654024,
+        sha256="ab39be0733dceaf2903e1199810537d7bd4bad8b5d681bf14d464afc5ea5f42c",
+        license="Apache-2.0",
+        summary="Trained by naf-hub on a CPU: features of MobileNetV1, 900 ImageNet pictures.",
+    ),
+    "official": Weights(
+        source="https://github.com/valeoai/NAF/releases/download/model/naf_release.pth",
+        size=2664431,
+        sha256="c096c1ab2217a5c3ac136365f721685e2201379cb69d509cfb0261183847c98f",
+        license="Apache-2.0",
+        summary="The authors' release, trained on features of DINOv3 ViT-B/16.",
+    ),
+}
+
+
+@hookimpl
+def register_upsamplers(register):
+    register(
+        UpsamplerRecord(
+            name="naf",
+            summary="Neighborhood attention filtering: one small model for every backbone and ratio.",
+            target="naf_hub_naf.model:NAF",
+            paper=PAPER,
+            weights=WEIGHTS,
+            trainable=True,
+            range_preserving=True,
+        )
+    )
+    register(
+        UpsamplerRecord(
+            name="naf_plus_plus",
+            summary="NAF with 768 guidance channels and five blocks per branch (14.8 M parameters).",
+            target="naf_hub_naf.model:NAF",
+            options={"dim": 768, "num_blocks": 5},
+            paper=PAPER,
+            trainable=True,
+            range_preserving=True,
+        )
+    )

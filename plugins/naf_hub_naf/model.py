@@ -1,0 +1,252 @@
+"""NAF: neighborhood attention filtering (Chambon et al., arXiv 2511.18452)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from naf_hub import Normalize, Upsampler
+from naf_hub.checks import check_features, check_image, check_output_size
+
+from .attention import CrossScaleAttention
+from .budget import parse_bytes, working_memory
+from .encoder import GuidanceEncoder, needs_gradient
+from .rope import RoPE
+from .spatial import DistanceWeight
+from .streaming import CACHE_STRIP, stream_guidance
+
+POOLINGS = ("average", "max", "bilinear", "average_conv")
+SPATIAL = ("rope", "none", "gaussian", "manhattan")
+
+
+def _float32(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch autocast off: it would do the attention in half precision, the published model does not."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class NAF(Upsampler):
+    """Upsample features of any backbone by attention whose weights come from the image alone.
+
+    The image is encoded to guidance features; each output pixel's query attends to keys pooled from the
+    queries over a ``kernel_size`` x ``kernel_size`` window of feature cells, and the values are the
+    features themselves, so every output is a convex combination of features, separately in each head's
+    contiguous group of channels. Defaults are the released configuration (662,528 parameters), and
+    ``load_state_dict`` takes a released state dict as it is.
+
+    Beyond what the published operator accepts: windows are clipped to grids smaller than the kernel;
+    channels that heads do not divide are split as ``torch.tensor_split`` does; where the output is
+    smaller than the features on an axis, the features are first averaged to the output size on that axis
+    (``adaptive_avg_pool2d``); an image side of one pixel is padded by replication.
+
+    Args:
+        dim: guidance channels C; a multiple of 16, of ``num_heads`` and (for RoPE) of ``4 * rope_heads``.
+        num_blocks: blocks per branch of the encoder.
+        num_heads: attention heads.
+        rope_heads: heads of the rotary encoding.
+        kernel_size: cells per side of the window, odd.
+        rope_base: ratio of the slowest to the fastest rotary period.
+        rope_rescale: range of the random coordinate factor in training (see :class:`RoPE`).
+        residual: residual blocks (paper, table 6).
+        pooling: queries to keys: ``"average"``, ``"max"``, ``"bilinear"``, or ``"average_conv"`` with a
+            pointwise convolution behind (paper, table 7).
+        spatial: ``"rope"``, ``"none"``, or scores weighted by distance: ``"gaussian"``, ``"manhattan"``
+            (paper, table 7).
+        encoder: ``"dual"``, or ``"pixel"`` for pointwise convolutions only (paper, table 6).
+        memory: working memory to keep to in inference, in bytes or as text such as ``"512MiB"``; by default
+            64 MiB on CPUs and 2 GiB elsewhere. Inputs, output and at most two sets of guidance maps
+            come on top. Results do not depend on it beyond rounding.
+
+    Raises:
+        ValueError: options that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        num_blocks: int = 2,
+        num_heads: int = 4,
+        rope_heads: int = 4,
+        kernel_size: int = 9,
+        rope_base: float = 100.0,
+        rope_rescale: float = 2.0,
+        residual: bool = False,
+        pooling: str = "average",
+        spatial: str = "rope",
+        encoder: str = "dual",
+        memory: int | str | None = None,
+    ) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads must divide dim, got dim={dim}, num_heads={num_heads}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
+        if spatial not in SPATIAL:
+            raise ValueError(f"spatial must be one of {', '.join(SPATIAL)}; got {spatial!r}")
+        self.dim = dim
+        self.num_heads = num_heads
+        self.linear_groups = num_heads
+        self.kernel_size = kernel_size
+        self.pooling = pooling
+        self.memory = None if memory is None else parse_bytes(memory)
+        self.normalize = Normalize()
+        rope = RoPE(dim, rope_heads, rope_base, rope_rescale) if spatial == "rope" else None
+        self.image_encoder = GuidanceEncoder(dim, num_blocks, encoder, residual, rope)
+        if pooling == "average_conv":
+            self.key_encoder = nn.Conv2d(dim, dim, 1)
+        weighted = spatial in ("gaussian", "manhattan")
+        self.distance = DistanceWeight(spatial, sigma=kernel_size / 4) if weighted else None
+
+    def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
+        return self.filter(self.normalize(image), features, output_size)
+
+    def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """:meth:`forward` for an image that is already ImageNet-normalised.
+
+        Args:
+            image: (B, 3, H_img, W_img), ImageNet-normalised.
+            features: (B, D, h, w).
+            output_size: (H, W).
+
+        Returns:
+            (B, D, H, W), channels last in memory.
+        """
+        queries, keys, values = self.operands(image, features, output_size)
+        with _float32(image.device):
+            return self._attention(queries, keys, values).output().permute(0, 3, 1, 2)
+
+    def filter_with_logits(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`filter`, and the attention logits of :meth:`attention_logits`."""
+        queries, keys, values = self.operands(image, features, output_size)
+        with _float32(image.device):
+            output, logits = self._attention(queries, keys, values).output_and_logits()
+        return output.permute(0, 3, 1, 2), logits
+
+    def attention_logits(
+        self,
+        image: Tensor,
+        features: Tensor | tuple[int, int],
+        output_size: int | tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Scaled scores before the softmax, as the published model returns them.
+
+        Args:
+            image: (B, 3, H_img, W_img), RGB in [0, 1].
+            features: (B, D, h, w), or just (h, w): logits do not depend on the features.
+            output_size: an int (square) or (H, W); default the image's size.
+
+        Returns:
+            (B, heads, H, W, k_y * k_x). Slot (i, j) of pixel (y, x) is the cell that
+            :func:`naf_hub_naf.windows.window_slots` gives for row y, slot i and column x, slot j; near
+            borders the middle slot is not the pixel's own cell.
+        """
+        check_image(image)
+        if isinstance(features, Tensor):
+            check_features(features, image)
+        else:
+            h, w = features
+            features = image.new_zeros(len(image), self.num_heads, h, w)
+        size = check_output_size(output_size, image)
+        return self.filter_with_logits(self.normalize(image), features, size)[1]
+
+    def guidance(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """Guidance features (B, C, H, W) of an ImageNet-normalised image, before any position encoding.
+
+        An image with a side of more than four times the output's is first shrunk (bilinear, not
+        antialiased) to at most four times the *smaller* output side, as the published code does.
+        """
+        height, width = image.shape[-2:]
+        limit = 4 * min(output_size)
+        if height > 4 * output_size[0] or width > 4 * output_size[1]:
+            image = F.interpolate(image, (min(height, limit), min(width, limit)), mode="bilinear")
+        image = image.to(self.image_encoder.encoder.stem.weight.dtype)
+        memory = working_memory(self.memory, image.device.type)
+        if self._streams(image, memory):
+            strip = memory // (8 * image.element_size())
+            return stream_guidance(
+                self.image_encoder,
+                image,
+                output_size,
+                min(strip, CACHE_STRIP) if image.device.type == "cpu" else strip,
+            )
+        return self.image_encoder(image, output_size)
+
+    def _streams(self, image: Tensor, memory: int) -> bool:
+        """Whether the encoder is to work in strips: always without gradients on CPUs, else to save memory."""
+        if torch.compiler.is_compiling() or needs_gradient(self.image_encoder, image):
+            return False
+        if torch.is_autocast_enabled(image.device.type) or image.dtype not in (torch.float32, torch.float64):
+            return False
+        maps = 3 * image[:, 0].numel() * self.dim * image.element_size()
+        return image.device.type == "cpu" or maps > memory
+
+    def operands(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the attention works on, all channels last and, but for the values, at least float32.
+
+        Returns:
+            queries (B, H, W, C), keys (B, h', w', C) and values (B, h', w', D); h' = min(h, H) and
+            w' = min(w, W).
+        """
+        h, w = (min(pair) for pair in zip(features.shape[-2:], output_size, strict=True))
+        if (h, w) != features.shape[-2:]:
+            features = F.adaptive_avg_pool2d(features, (h, w))
+        maps = self.guidance(image, output_size).permute(0, 2, 3, 1)
+        with _float32(image.device):
+            rope = self.image_encoder.rope
+            if rope is not None:
+                queries = rope(maps, overwrite=not maps.requires_grad)
+            else:
+                queries = maps.to(torch.promote_types(maps.dtype, torch.float32))
+            keys = self._pool(queries.permute(0, 3, 1, 2), (h, w))
+        return queries, keys.permute(0, 2, 3, 1), features.permute(0, 2, 3, 1)
+
+    def _pool(self, queries: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.pooling == "max":
+            return F.adaptive_max_pool2d(queries, grid)
+        if self.pooling == "bilinear":
+            return F.interpolate(queries, grid, mode="bilinear")
+        keys = F.adaptive_avg_pool2d(queries, grid)
+        if self.pooling == "average_conv":
+            weight, bias = self.key_encoder.weight, self.key_encoder.bias
+            assert bias is not None
+            keys = F.conv2d(keys, weight.to(keys.dtype), bias.to(keys.dtype))
+        return keys
+
+    def _attention(self, queries: Tensor, keys: Tensor, values: Tensor) -> CrossScaleAttention:
+        return CrossScaleAttention(
+            queries,
+            keys,
+            values,
+            heads=self.num_heads,
+            kernel_size=self.kernel_size,
+            memory=working_memory(self.memory, queries.device.type),
+            weight=self.distance,
+        )
+
+    def bench_floor(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int]
+    ) -> tuple[str, Callable[[], Any]]:
+        """The bare convolutions of the blocks at the image's size, channels last, and nothing between them."""
+        blocks = [block for branch in self.image_encoder.branches for block in branch.blocks]
+        maps = torch.rand(len(image), self.image_encoder.width, *image.shape[-2:], device=image.device)
+        maps = maps.to(self.image_encoder.encoder.stem.weight.dtype)
+        maps = maps.contiguous(memory_format=torch.channels_last)
+
+        def run() -> None:
+            with torch.no_grad():
+                for conv in (conv for block in blocks for conv in (block.conv1, block.conv2)):
+                    F.conv2d(maps, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2)
+
+        return "bare convolutions", run

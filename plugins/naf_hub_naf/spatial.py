@@ -1,0 +1,30 @@
+"""Scores weighted by distance instead of rotary encoding (NAF, arXiv 2511.18452, table 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DistanceWeight(nn.Module):
+    """``exp(-d^2 / (2 sigma^2))`` with a learnable sigma, multiplied onto the scores before the softmax.
+
+    The paper states neither the unit of the distance nor the start of sigma. Here d is measured from the
+    pixel's centre to the cell's centre in low-resolution cells, and sigma starts at ``sigma`` cells.
+
+    Args:
+        metric: ``"gaussian"`` (Euclidean distance) or ``"manhattan"`` (sum of absolute differences).
+        sigma: start value in cells.
+    """
+
+    def __init__(self, metric: str, sigma: float) -> None:
+        super().__init__()
+        self.metric = metric
+        self.sigma = nn.Parameter(torch.tensor(float(sigma)))
+
+    def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Weights from vertical (ny, Ty, Uy) and horizontal (nx, Tx, Ux) offsets: (ny, nx, Ty*Tx, Uy*Ux)."""
+        dy, dx = rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]
+        squared = dy.square() + dx.square() if self.metric == "gaussian" else (dy.abs() + dx.abs()).square()
+        sigma = self.sigma.to(squared.dtype)
+        return torch.exp(-squared / (2 * sigma.square())).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,92 @@
+"""Features of the frozen backbone on disk, so that it runs once per crop instead of once per epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from naf_hub.atomic import atomic_file
+
+from .plan import Item
+
+FORMAT = 1
+
+
+def fingerprint(backbone: nn.Module) -> str:
+    """Hex digest of every weight and buffer: another checkpoint never meets this one's features."""
+    digest = hashlib.sha256(type(backbone).__name__.encode())
+    for key, value in sorted(backbone.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """float16 features and 8-bit guidance images, one file per crop and one per input size.
+
+    An entry is used only under the settings it was made with (``identity``), and is written whole or not
+    at all; a damaged one is made anew.
+
+    Args:
+        folder: may hold caches of several runs side by side.
+        identity: everything the features depend on, as plain JSON data.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        text = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
+        self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:16]
+        description = self.folder / "identity.json"
+        if not description.is_file():
+            with atomic_file(description) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+
+    def _file(self, path: Path, item: Item, part: str) -> Path:
+        status = path.stat()
+        text = f"{path.resolve()}/{status.st_size}/{status.st_mtime_ns}/{item.view}"
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self.folder / name[:2] / f"{name}-{part}.safetensors"
+
+    def load(self, path: Path, item: Item) -> dict[str, Tensor] | None:
+        """``target``, ``input`` and ``guidance`` of a crop, or ``None`` where they are not all there."""
+        try:
+            crop = load_file(self._file(path, item, "crop"))
+            small = load_file(self._file(path, item, f"input{item.sizes.input}"))
+            return {
+                "target": crop["target"],
+                "guidance": crop[f"guidance{item.sizes.guidance}"],
+                "input": small["input"],
+            }
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def store(
+        self,
+        path: Path,
+        item: Item,
+        target: Tensor,
+        inputs: Mapping[int, Tensor],
+        guidance: Mapping[int, Tensor],
+    ) -> None:
+        """Keep the features of one crop.
+
+        Args:
+            path: the image file.
+            item: which crop.
+            target: (C, h, w) features of the crop, float16.
+            inputs: (C, h', w') features of the smaller images, float16, by their side in pixels.
+            guidance: (3, side, side) guidance images, uint8, by their side.
+        """
+        images = {f"guidance{side}": image for side, image in guidance.items()}
+        files = {self._file(path, item, "crop"): {"target": target, **images}}
+        files |= {self._file(path, item, f"input{side}"): {"input": small} for side, small in inputs.items()}
+        for file, tensors in files.items():
+            with atomic_file(file) as temporary:
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)

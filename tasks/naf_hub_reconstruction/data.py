@@ -1,0 +1,99 @@
+"""Images as square crops, each a pure function of the seed, the file and the number of the view."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from naf_hub.errors import ImageError
+from naf_hub.images import read_image
+
+from .cache import FeatureCache
+from .config import TrainConfig
+from .plan import Item
+
+
+@dataclasses.dataclass
+class Sample:
+    """One image of a batch, as a worker hands it over.
+
+    Attributes:
+        path: the file.
+        crop: (3, side, side) in [0, 1]; ``None`` where the cache has the features.
+        cached: tensors of the cache, if it has them.
+        skipped: files passed over to get here, each with its reason.
+    """
+
+    path: Path
+    item: Item
+    crop: Tensor | None
+    cached: dict[str, Tensor] | None
+    skipped: dict[str, str]
+
+
+class Crops(Dataset[Sample]):
+    """Square crops of image files; the next readable image stands in for a broken one.
+
+    Args:
+        config: see :class:`TrainConfig`.
+        files: images, in a fixed order.
+        cache: where features of earlier epochs may be found, sparing the decoding.
+    """
+
+    def __init__(self, config: TrainConfig, files: Sequence[Path], cache: FeatureCache | None = None) -> None:
+        self.config, self.files, self.cache = config, files, cache
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: Item) -> Sample:
+        """The sample of ``item``.
+
+        Raises:
+            ImageError: not one of the files can be used.
+        """
+        skipped: dict[str, str] = {}
+        for offset in range(len(self.files)):
+            path = self.files[(item.index + offset) % len(self.files)]
+            cached = self.cache.load(path, item) if self.cache else None
+            if cached is not None:
+                return Sample(path, item, None, cached, skipped)
+            try:
+                return Sample(path, item, self.crop(path, item.view, item.sizes.crop), None, skipped)
+            except (ImageError, OSError) as error:
+                skipped[str(path)] = str(error)
+        first = next(iter(skipped.values()), "the list is empty")
+        raise ImageError(f"none of the {len(self.files)} images can be used; the first: {first}")
+
+    def crop(self, path: Path, view: int, side: int) -> Tensor:
+        """The ``view``-th crop of a file, the same whenever it is asked for.
+
+        Raises:
+            ImageError: unreadable, or its short side is under ``min_side``.
+        """
+        image = read_image(path)
+        short = min(image.shape[-2:])
+        if short < self.config.min_side:
+            raise ImageError(f"{path}: short side {short} is under min_side = {self.config.min_side}")
+        image = enlarge_or_shrink(image, self.config.resize, side)
+        draw = random.Random(f"{self.config.seed}/crop/{path.name}/{view}")
+        spare = [length - side for length in image.shape[-2:]]
+        top, left = [draw.randint(0, s) if self.config.random_crop else s // 2 for s in spare]
+        crop = image[:, top : top + side, left : left + side]
+        return crop.flip(-1) if self.config.flip and draw.random() < 0.5 else crop
+
+
+def enlarge_or_shrink(image: Tensor, resize: int, side: int) -> Tensor:
+    """``image`` (3, H, W) with its short side at ``resize`` pixels (0: as it is) and at least ``side``."""
+    height, width = image.shape[-2:]
+    short = max(resize or min(height, width), side)
+    if short == min(height, width):
+        return image
+    size = [max(side, round(length * short / min(height, width))) for length in (height, width)]
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)

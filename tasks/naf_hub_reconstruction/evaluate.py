@@ -1,0 +1,115 @@
+"""Held-out reconstruction error: how near upsampled features come to those of the larger image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from naf_hub.errors import ImageError
+
+from .config import TrainConfig
+from .data import Crops
+from .features import Teacher
+from .plan import Sizes, crop_side, guidance_side, input_side
+
+Method = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Guidance (1, 3, g, g) in [0, 1], input features (1, C, h, w), target features (1, C, H, W)."""
+
+    guidance: Tensor
+    small: Tensor
+    target: Tensor
+
+
+def bilinear(guidance: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
+    """The yardstick: bilinear interpolation with half-pixel centres."""
+    return F.interpolate(features, size, mode="bilinear", align_corners=False)
+
+
+def held_out_pairs(
+    files: Sequence[Path],
+    teacher: Teacher,
+    *,
+    crop: int,
+    down: float = 0.5,
+    guidance: float = 4.0,
+    guidance_max: int = 224,
+    resize: int = 0,
+    min_side: int = 0,
+    pooled: bool = False,
+    skipped: dict[str, str] | None = None,
+) -> Iterator[Pair]:
+    """One pair for each usable image: its centre crop against the crop made ``down`` times smaller.
+
+    Args:
+        files: images.
+        teacher: gives features.
+        crop: side of the crop in pixels, rounded down to whole patches.
+        down: side of the input image over that of the crop, rounded to whole patches.
+        guidance, guidance_max: side of the guidance image: pixels per target cell, and its upper bound.
+        resize, min_side: as in :class:`TrainConfig`.
+        pooled: the input is the target averaged to the input grid, not the features of a smaller image.
+        skipped: receives the images passed over and why.
+    """
+    patch = teacher.backbone.patch_size
+    side = crop_side(crop, patch)
+    grid = side // patch
+    guide = guidance_side(grid, guidance, guidance_max)
+    sizes = Sizes(side, input_side(side, patch, down), guide, grid, pooled)
+    crops = Crops(TrainConfig(crop=crop, resize=resize, min_side=min_side), files)
+    for path in files:
+        try:
+            image = crops.crop(path, 0, side)
+        except (ImageError, OSError) as error:
+            if skipped is not None:
+                skipped[str(path)] = str(error)
+            continue
+        yield Pair(*teacher.pair(image[None], sizes))
+
+
+@torch.no_grad()
+def score(methods: Mapping[str, Method], pairs: Iterable[Pair]) -> dict[str, Any]:
+    """Errors of ``methods`` on the same pairs.
+
+    Returns:
+        ``images``, ``bilinear_mse``, and under ``methods`` for each name: ``mse`` (mean over images,
+        channels and cells), ``ratio_to_bilinear`` (its mse over bilinear's) and ``cosine`` (mean cosine
+        similarity of upsampled and target vectors, cell by cell).
+
+    Raises:
+        ImageError: no pairs.
+    """
+    mse = dict.fromkeys(methods, 0.0)
+    cosine = dict.fromkeys(methods, 0.0)
+    base, count = 0.0, 0
+    for pair in pairs:
+        size = (pair.target.shape[-2], pair.target.shape[-1])
+        count += 1
+        base += F.mse_loss(bilinear(pair.guidance, pair.small, size), pair.target).item()
+        for name, method in methods.items():
+            output = method(pair.guidance, pair.small, size).float()
+            mse[name] += F.mse_loss(output, pair.target).item()
+            cosine[name] += F.cosine_similarity(output, pair.target, dim=1).mean().item()
+    if not count:
+        raise ImageError("no usable held-out image")
+    return {
+        "images": count,
+        "bilinear_mse": base / count,
+        "methods": {
+            name: {
+                "mse": mse[name] / count,
+                "ratio_to_bilinear": mse[name] / base if base else float("nan"),
+                "cosine": cosine[name] / count,
+            }
+            for name in methods
+        },
+    }

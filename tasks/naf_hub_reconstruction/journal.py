@@ -1,0 +1,42 @@
+"""The run's log: one JSON object a line, one line an event."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from naf_hub.atomic import atomic_file
+
+
+class Journal:
+    """Appends events to ``path``; each line is on its way to the disk when :meth:`write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, event: str, **values: Any) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+    def start(self, **values: Any) -> None:
+        """Begin a new log, dropping an older one."""
+        self.path.write_text("", encoding="utf-8")
+        self.write("start", step=0, **values)
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after ``step``, which a continued run will log again."""
+        kept = [line for line in self.lines() if line.get("step", 0) <= step]
+        with atomic_file(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every whole line; a line cut short by a kill is left out."""
+        found: list[dict[str, Any]] = []
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        for line in text.splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found

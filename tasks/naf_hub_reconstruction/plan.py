@@ -1,0 +1,121 @@
+"""Which images a training step sees and at what sizes: pure functions of the seed and the step.
+
+Nothing here has state, so a run continues exactly from its step number alone, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator
+
+from .config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sides of the square images of one batch, in pixels, and of the target grid, in cells.
+
+    With ``pooled`` the input features are the target's, averaged to the grid of the input image.
+    """
+
+    crop: int
+    input: int
+    guidance: int
+    grid: int
+    pooled: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One place in a batch: which image, which of its crops, and at what sizes."""
+
+    index: int
+    view: int
+    sizes: Sizes
+
+
+def crop_side(crop: int, patch: int) -> int:
+    """The largest multiple of ``patch`` that fits ``crop``, so that crop and grid line up.
+
+    Raises:
+        ValueError: the crop holds no patch.
+    """
+    if crop < patch:
+        raise ValueError(f"crop = {crop} is smaller than a patch of the backbone ({patch} pixels)")
+    return crop // patch * patch
+
+
+def input_side(side: int, patch: int, fraction: float) -> int:
+    """``fraction`` of ``side`` rounded to a multiple of ``patch``, at least one patch."""
+    return max(1, round(side * fraction / patch)) * patch
+
+
+def guidance_side(grid: int, scale: float, largest: int) -> int:
+    """``scale`` pixels per cell of the target grid, at most ``largest`` (0: no bound).
+
+    The published recipe is 4 pixels and a bound of 224.
+    """
+    side = max(2, round(grid * scale))
+    return min(side, largest) if largest else side
+
+
+class Plan:
+    """Which items make up which step.
+
+    Args:
+        config: see :class:`TrainConfig`.
+        images: how many there are.
+        patch: image pixels per cell of the backbone.
+    """
+
+    def __init__(self, config: TrainConfig, images: int, patch: int) -> None:
+        self.config, self.images, self.patch = config, images, patch
+        self.crop = crop_side(config.crop, patch)
+        self._orders: dict[int, list[int]] = {}
+
+    def sizes(self, step: int) -> Sizes:
+        """The sizes drawn for ``step``."""
+        config = self.config
+        draw = random.Random(f"{config.seed}/sizes/{step}")
+        fraction = draw.uniform(*config.down_range) if config.down_range else draw.choice(config.down)
+        grid = self.crop // self.patch
+        guidance = guidance_side(grid, draw.choice(config.guidance), config.guidance_max)
+        pooled = draw.random() < config.pooled
+        return Sizes(self.crop, input_side(self.crop, self.patch, fraction), guidance, grid, pooled)
+
+    def sides(self) -> tuple[list[int], list[int]]:
+        """Sides of input images (none are listed for a ``down_range``) and of guidance images."""
+        config, grid = self.config, self.crop // self.patch
+        fractions = () if config.down_range else config.down
+        inputs = {input_side(self.crop, self.patch, fraction) for fraction in fractions}
+        guidance = {guidance_side(grid, scale, config.guidance_max) for scale in config.guidance}
+        return sorted(inputs), sorted(guidance)
+
+    def batch(self, step: int) -> list[Item]:
+        """The items of ``step``; every image comes once an epoch, in a new order each time."""
+        sizes = self.sizes(step)
+        start = step * self.config.batch
+        return [self._item(position, sizes) for position in range(start, start + self.config.batch)]
+
+    def _item(self, position: int, sizes: Sizes) -> Item:
+        epoch, place = divmod(position, self.images)
+        if epoch not in self._orders:
+            order = list(range(self.images))
+            random.Random(f"{self.config.seed}/order/{epoch}").shuffle(order)
+            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1} | {epoch: order}
+        view = epoch % self.config.views if self.config.views else epoch
+        return Item(self._orders[epoch][place], view, sizes)
+
+
+class Steps:
+    """The batches of steps ``start`` to ``stop - 1``, as a ``batch_sampler``."""
+
+    def __init__(self, plan: Plan, start: int, stop: int) -> None:
+        self.plan, self.start, self.stop = plan, start, stop
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return (self.plan.batch(step) for step in range(self.start, self.stop))

@@ -1,0 +1,132 @@
+"""What a run needs before its first step: teacher, student, schedule and held-out pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+import naf_hub
+from naf_hub.images import find_images
+from naf_hub.interfaces import Upsampler
+from naf_hub.records import UpsamplerRecord
+from naf_hub.registry import registry
+
+from .cache import FeatureCache, fingerprint
+from .config import ConfigError, TrainConfig
+from .evaluate import Pair, held_out_pairs
+from .features import Teacher
+from .plan import Plan
+
+RANDOM = ("", "none")
+
+
+def held_out_files(config: TrainConfig, trained_on: Sequence[Path]) -> list[Path]:
+    """At most ``eval_images`` of the held-out images, evenly spread over the list.
+
+    Raises:
+        ConfigError: some of them are trained on.
+    """
+    if not config.held_out:
+        return []
+    files = find_images(config.held_out)
+    shared = {path.resolve() for path in trained_on}.intersection(path.resolve() for path in files)
+    if shared:
+        raise ConfigError(f"{len(shared)} held-out images are also trained on, such as {min(shared)}")
+    count = min(config.eval_images, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def prepare_pairs(config: TrainConfig, files: Sequence[Path], teacher: Teacher) -> list[Pair]:
+    """The held-out pairs: centre crops at the first ``down`` and the largest ``guidance`` of the run."""
+    found = held_out_pairs(
+        files,
+        teacher,
+        crop=config.crop,
+        down=config.down[0],
+        guidance=max(config.guidance),
+        guidance_max=config.guidance_max,
+        resize=config.resize,
+        min_side=config.min_side,
+    )
+    return list(found)
+
+
+def prepare_teacher(
+    config: TrainConfig,
+    files: Sequence[Path],
+    device: torch.device,
+    cache_folder: str | os.PathLike[str] | None,
+) -> tuple[Teacher, Plan, dict[str, Any]]:
+    """The frozen backbone, the plan of the steps, and the facts a continued run must share.
+
+    Raises:
+        ConfigError: no backbone named, or features to be cached without fixed views.
+    """
+    if not config.backbone:
+        raise ConfigError("no backbone given")
+    weights = None if config.backbone_weights in RANDOM else config.backbone_weights
+    backbone = naf_hub.load_backbone(config.backbone, weights=weights, **config.backbone_options)
+    plan = Plan(config, len(files), backbone.patch_size)
+    inputs, guidance = plan.sides()
+    digest = fingerprint(backbone)
+    cache = None
+    if cache_folder is not None:
+        if not config.views:
+            raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
+        keys = ("resize", "random_crop", "flip", "seed", "backbone", "backbone_options", "precision")
+        identity: dict[str, Any] = {key: config.to_dict()[key] for key in keys}
+        identity |= {"crop": plan.crop, "guidance": guidance, "backbone_sha256": digest}
+        cache = FeatureCache(cache_folder, identity)
+    names = "\n".join(str(path) for path in files)
+    facts = {
+        "config": config.to_dict(),
+        "images": len(files),
+        "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "backbone_sha256": digest,
+        "cached": cache is not None,
+    }
+    return Teacher(backbone, device, inputs, guidance, cache, config.precision == "bf16"), plan, facts
+
+
+def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:
+    """The upsampler to train, in training mode; random weights are drawn from the seed.
+
+    Raises:
+        ConfigError: it has nothing to train.
+    """
+    record = registry().find(config.upsampler, UpsamplerRecord)
+    if not record.trainable:
+        names = [n for n in naf_hub.list_upsamplers() if registry().find(n, UpsamplerRecord).trainable]
+        raise ConfigError(f"{record.name} cannot be trained; these can: {', '.join(names) or 'none'}")
+    torch.manual_seed(config.seed)
+    weights = None if config.init in RANDOM else config.init
+    model = naf_hub.load(record.name, weights=weights, **config.upsampler_options).to(device)
+    model.requires_grad_(True)  # load() freezes
+    # Convolutions run faster channels-last; names and values of the weights stay as they are.
+    return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+
+
+def rate_factor(config: TrainConfig, step: int) -> float:
+    """The learning rate of ``step`` (counted from 0) over ``config.lr``.
+
+    One cycle: half a cosine from 1/25 up to 1 over the first ``warmup`` of the steps, half a cosine down
+    to nearly 0 over the others.
+    """
+    if config.schedule == "constant":
+        return 1.0
+    rise = max(1.0, config.warmup * config.steps)
+    if step < rise:
+        return 1 - (1 - 1 / 25) * (1 + math.cos(math.pi * step / rise)) / 2
+    return 1e-5 + (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, config.steps - rise)))) / 2
+
+
+def prepare_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """The schedule of :func:`rate_factor`."""
+    return LambdaLR(optimizer, lambda step: rate_factor(config, step))

@@ -1,0 +1,104 @@
+"""The streamed guidance encoder against the plain one, and the memory and arithmetic it promises."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from naf_reference import released_state
+from torch import nn
+
+from naf_hub_naf.encoder import GuidanceEncoder
+from naf_hub_naf.model import NAF
+from naf_hub_naf.streaming import Moments, stream_guidance
+
+SHAPES = [
+    ((40, 37), (40, 37)),  # guidance at image size
+    ((33, 20), (10, 7)),  # pooled, bins overlap
+    ((9, 8), (20, 21)),  # pooled upwards
+    ((1, 1), (1, 1)),
+    ((1, 9), (4, 5)),
+    ((7, 1), (7, 1)),
+    ((2, 2), (2, 2)),
+]
+OPTIONS = [{}, {"residual": True}, {"encoder": "pixel"}, {"num_blocks": 0}, {"num_blocks": 1}]
+
+
+def encoder(**options) -> GuidanceEncoder:
+    torch.manual_seed(0)
+    return GuidanceEncoder(**{"dim": 32, "num_blocks": 2} | options).eval()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(("size", "output"), SHAPES)
+def test_equals_the_plain_encoder(options, size, output):
+    model, image = encoder(**options), torch.randn(2, 3, *size)
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(image.double(), output)
+        for strip in (1, 1000, 2000, 5000, 2**19):
+            streamed = stream_guidance(model, image, output, strip)
+            assert streamed.shape == exact.shape
+            assert (streamed - exact).abs().max() < 1e-5, strip
+            precise = stream_guidance(copy.deepcopy(model).double(), image.double(), output, strip)
+            assert (precise - exact).abs().max() < 1e-12, strip
+
+
+def test_released_configuration():
+    model = NAF().eval()
+    model.load_state_dict(released_state())
+    image = torch.randn(1, 3, 64, 56)
+    with torch.no_grad():
+        exact = copy.deepcopy(model.image_encoder).double()(image.double(), (64, 56))
+        plain = model.image_encoder(image, (64, 56))
+        streamed = model.guidance(image, (64, 56))
+    assert (streamed - exact).abs().max() < max(2 * float((plain - exact).abs().max()), 1e-5)
+
+
+@pytest.mark.parametrize("memory", [50_000, 500_000, "64MiB", None])
+def test_budget_does_not_change_results(memory):
+    torch.manual_seed(0)
+    model = NAF(dim=32, memory=memory).eval()
+    image, features = torch.rand(2, 3, 40, 36), torch.randn(2, 8, 10, 9)
+    with torch.no_grad():
+        expected = copy.deepcopy(model).double()(image.double(), features.double())
+        assert (model(image, features) - expected).abs().max() < 1e-4
+
+
+def test_statistics_far_from_zero():
+    """One-pass sums of squares lose all digits here; these must not."""
+    maps = 1e4 + torch.randn(50, 40, 16)
+    moments = Moments()
+    for strip in maps.split(7):
+        moments.add(strip)
+    norm = nn.GroupNorm(8, 16)
+    scale, shift = moments.affine(norm)
+    deviation = maps.double().flatten(0, 1).unflatten(1, (8, 2)).var(dim=(0, 2), correction=0).sqrt()
+    assert torch.allclose(scale.double(), (1 / deviation).repeat_interleave(2), rtol=1e-4)
+    assert (maps.double() * scale + shift).flatten(0, 1).mean(dim=0).abs().max() < 0.2
+
+
+def test_streams_only_where_it_may(monkeypatch):
+    model = NAF(dim=32, num_blocks=1).eval()
+    image, features = torch.rand(1, 3, 16, 16), torch.randn(1, 8, 4, 4)
+    calls = []
+    real = stream_guidance
+    monkeypatch.setattr("naf_hub_naf.model.stream_guidance", lambda *a: calls.append(1) or real(*a))
+    model(image, features)
+    assert not calls  # gradients are wanted
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            model(image, features)
+        assert not calls
+        model(image, features)
+    assert len(calls) == 1
+
+
+def test_floor_is_the_convolutions_of_the_blocks():
+    model = NAF(dim=32, num_blocks=2).eval()
+    image, features = torch.rand(1, 3, 24, 20), torch.randn(1, 8, 6, 5)
+    label, run = model.bench_floor(image, features, (24, 20))
+    assert label == "bare convolutions"
+    with torch.profiler.profile() as profile:
+        run()
+    assert sum(e.name == "aten::conv2d" for e in profile.events()) == 8

@@ -1,0 +1,250 @@
+"""``naf-hub eval segmentation`` end to end on a small data set that can be learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import naf_hub
+from naf_hub import Backbone
+from naf_hub.cli import cli
+from naf_hub_probing.segmentation import Segmentation, load_upsampler
+from naf_hub_probing.training import Recipe
+
+COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
+SMALL_NAF: dict[str, Any] = {"dim": 16, "num_blocks": 1, "rope_heads": 1, "kernel_size": 3}
+
+
+class Colours(Backbone):
+    """Mean colour of 4x4 cells, and a channel of noise-free ones."""
+
+    def __init__(self, contrast: float = 1.0) -> None:
+        super().__init__(embed_dim=4, patch_size=4)
+        self.contrast = nn.Parameter(torch.tensor(contrast))
+
+    def extract(self, image: Tensor) -> Tensor:
+        means = torch.nn.functional.avg_pool2d(image, 4) * self.contrast
+        return torch.cat([means, torch.ones_like(means[:, :1])], 1)
+
+
+@pytest.fixture(autouse=True)
+def backbone(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    asked: dict[str, object] = {}
+
+    def load_backbone(name: str, *, weights: str | None = "default", **options: float) -> Backbone:
+        asked.update(name=name, weights=weights, **options)
+        return Colours(**options).eval().requires_grad_(False)
+
+    monkeypatch.setattr(naf_hub, "load_backbone", load_backbone)
+    return asked
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three colours in rectangles whose edges fall on cells, with a void border; ids 1, 2, 5 and 9."""
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    ids = np.array([1, 2, 5])
+    for split, count in (("train", 12), ("val", 4)):
+        for part in ("images", "labels"):
+            (root / split / part).mkdir(parents=True)
+        for i in range(count):
+            classes = rng.integers(0, 3, (4, 6)).repeat(8, 0).repeat(8, 1)
+            pixels = COLOURS[classes] + rng.normal(0, 12, (*classes.shape, 3))
+            label = ids[classes]
+            label[:2] = 9
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+                root / split / "images" / f"{i:02}.png"
+            )
+            Image.fromarray(label.astype(np.uint8)).save(root / split / "labels" / f"{i:02}.png")
+    names = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}, {"id": 5, "name": "blue"}]
+    (root / "classes.json").write_text(json.dumps({"classes": names, "ignore_index": 9}))
+    return root
+
+
+def run(data: Path, *options: str) -> Result:
+    arguments = ["eval", "segmentation", "--backbone", "colours", "--data", str(data), "--size", "32x48"]
+    if not any(option == "--upsampler" for option in options):
+        arguments += ["--upsampler", "bilinear"]
+    return CliRunner().invoke(cli, [*arguments, "--epochs", "4", "--lr", "0.1", "--device", "cpu", *options])
+
+
+def report(result: Result) -> dict:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("protocol", [(), ("--train-pixels", "100"), ("--standardize", "--cache", "float16")])
+def test_it_learns(data: Path, protocol: tuple[str, ...]) -> None:
+    made = report(run(data, "--upsampler", "nearest", "--upsampler", "bilinear", *protocol, "--json"))
+    assert [row["upsampler"] for row in made["results"]] == ["nearest", "bilinear"]
+    assert made["data"]["train"]["images"] == 12
+    assert made["data"]["val"]["images"] == 4
+    assert sum(made["data"]["val"]["pixels"].values()) == 4 * 30 * 48
+    for row in made["results"]:
+        assert row["last"]["epoch"] == 4
+        assert row["last"]["miou"] > 80
+        assert row["best"]["miou"] >= row["last"]["miou"]
+        assert row["probe_parameters"] == 15
+        assert row["train_loss"][-1] < row["train_loss"][0]
+        assert list(row["last"]["iou"]) == ["red", "green", "blue"]
+        assert row["last"]["miou"] == pytest.approx(sum(row["last"]["iou"].values()) / 3)
+    # Edges fall on cells, so nearest is right everywhere and bilinear blurs them.
+    assert made["results"][0]["last"]["miou"] > made["results"][1]["last"]["miou"]
+
+
+def test_same_seed_same_figures_and_the_published_crop(data: Path) -> None:
+    options = ("--size", "16", "--flip", "--limit-train", "6", "--json")
+    first, again = (report(run(data, *options)) for _ in range(2))
+    other = report(run(data, *options, "--seed", "1"))
+    for made in (first, again, other):
+        del made["results"][0]["seconds"]
+    assert first == again
+    assert first["results"] != other["results"]
+    assert first["data"]["train"]["images"] == 6
+    # A 16x16 crop of a 16x24 image: its void rows are one of 16.
+    assert sum(first["data"]["val"]["pixels"].values()) == 4 * 15 * 16
+
+
+def test_flip_and_cache_change_only_what_they_should(data: Path) -> None:
+    figures = {
+        options: report(run(data, *options, "--json"))["results"][0]["train_loss"]
+        for options in [("--flip",), ("--no-flip",), ("--cache", "off")]
+    }
+    assert figures[("--flip",)] == figures[("--cache", "off")]
+    assert figures[("--flip",)] != figures[("--no-flip",)]
+
+
+def test_naf_and_its_random_initialisation(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = naf_hub.load
+    asked = []
+
+    def small(name: str, **options: object) -> object:
+        asked.append((name, options["weights"]))
+        return load(name, weights=None, **SMALL_NAF) if name == "naf" else load(name)
+
+    monkeypatch.setattr(naf_hub, "load", small)
+    torch.manual_seed(1)
+    first_run = run(data, "--upsampler", "naf=none", "--upsampler", "naf=runs/a=b", "--json")
+    first = report(first_run)
+    assert asked == [("naf", None), ("naf", "runs/a=b")]
+    assert "--train-pixels" in first_run.stderr
+    assert first["results"][0]["last"]["miou"] > 80
+    torch.manual_seed(2)  # the initialisation belongs to the result, not to the process
+    again = report(run(data, "--upsampler", "naf", "--weights", "none", "--json"))
+    assert asked[-1] == ("naf", None)
+    assert again["results"][0]["train_loss"] == first["results"][0]["train_loss"]
+
+
+def test_options_reach_the_backbone_and_the_table_is_readable(
+    data: Path, backbone: dict[str, object]
+) -> None:
+    result = run(data, "--backbone-option", "contrast=2.5", "--backbone-weights", "none", "--baseline")
+    assert result.exit_code == 0, result.stderr
+    assert backbone == {"name": "colours", "weights": None, "contrast": 2.5}
+    assert "--train-pixels" not in result.stderr
+    assert "bilinear: mIoU " in result.stderr
+    assert "12 training and 4 validation images, 0 skipped" in result.stdout
+    for text in ("mIoU", "bilinear", "no network", "green"):
+        assert text in result.stdout
+
+
+def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
+    report(run(data, "--out", str(tmp_path / "heads"), "--baseline", "--json"))
+    assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [
+        "bilinear.safetensors",
+        "no-network-RGB-statistics.safetensors",
+    ]
+    stored = load_file(tmp_path / "heads" / "bilinear.safetensors")
+    assert {key: tuple(value.shape) for key, value in stored.items()} == {
+        "last.weight": (3, 4),
+        "last.bias": (3,),
+        "best.weight": (3, 4),
+        "best.bias": (3,),
+    }
+
+
+def test_broken_image_is_skipped_and_counted(data: Path) -> None:
+    (data / "train" / "images" / "03.png").write_bytes(b"broken")
+    result = run(data, "--json")
+    made = report(result)
+    assert made["data"]["train"]["images"] == 11
+    assert len(made["data"]["train"]["skipped"]) == 1
+    assert "skipped (train): " in result.stderr
+    assert "03.png" in result.stderr
+
+
+def break_label(data: Path) -> None:
+    Image.fromarray(np.full((32, 48), 3, dtype=np.uint8)).save(data / "val" / "labels" / "01.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: (data / "classes.json").unlink(), "classes.json"),
+        (lambda data: (data / "val").rename(data / "test"), "no folder"),
+        (lambda data: (data / "val" / "images" / "02.png").unlink(), "02.png: no image of that name"),
+        (break_label, "01.png: label id 3 is not in classes.json"),
+    ],
+    ids=["classes", "folder", "image", "label"],
+)
+def test_bad_data_is_one_line(data: Path, damage, message: str) -> None:
+    damage(data)
+    result = run(data)
+    assert result.exit_code == 1
+    line = [line for line in result.stderr.splitlines() if line.startswith("naf-hub: ")]
+    assert len(line) == 1
+    assert message in line[0]
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--size", "big"), 2, "HEIGHTxWIDTH"),
+        (("--label-size", "448"), 1, "must both be"),
+        (("--upsampler", "bilinaer"), 2, "did you mean bilinear"),
+        (("--upsampler", "bilinear", "--upsampler", "bilinear"), 1, "named twice"),
+        (("--backbone-option", "contrast"), 2, "key=value"),
+        (("--lr", "-1"), 1, "lr must be positive"),
+        (("--epochs", "0"), 2, "epochs"),
+    ],
+)
+def test_bad_options_are_one_line(data: Path, options: tuple[str, ...], status: int, message: str) -> None:
+    result = run(data, *options)
+    assert result.exit_code == status
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_python_interface_takes_modules_and_gives_them_back_as_they_were(data: Path) -> None:
+    upsampler = load_upsampler("bilinear")[1].train()
+    backbone = Colours().train()
+    task = naf_hub.load_task("segmentation")
+    assert isinstance(task, Segmentation)
+    made = task.evaluate(
+        data=data,
+        upsamplers=upsampler,
+        backbone=backbone,
+        size=(32, 48),
+        recipe=Recipe(epochs=2, lr=0.1),
+        limit=4,
+    )
+    assert made["results"][0]["upsampler"] == "Interpolation"
+    assert made["backbone"]["name"] == "Colours"
+    assert upsampler.training
+    assert backbone.training
+    assert backbone.contrast.requires_grad
+    assert backbone.contrast.grad is None
+    with pytest.raises(NotImplementedError):
+        task.train()

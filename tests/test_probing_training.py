@@ -1,0 +1,167 @@
+"""Training of the linear head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from naf_hub import Upsampler
+from naf_hub_probing.folders import Sample
+from naf_hub_probing.head import LinearHead
+from naf_hub_probing.training import HeadOptimizer, Recipe, batch_scores, choose_pixels, fit, plan
+
+GOLDEN = load_file(Path(__file__).parent / "goldens" / "segmentation_probe_training.safetensors")
+LABELS = torch.where(GOLDEN["labels"] == 255, -1, GOLDEN["labels"].long())
+
+
+def golden_head(moments: tuple[Tensor, Tensor] | None = None) -> LinearHead:
+    head = LinearHead(12, 5, moments=moments)
+    with torch.no_grad():
+        head.conv.weight.copy_(GOLDEN["init_weight"])
+        assert head.conv.bias is not None
+        head.conv.bias.copy_(GOLDEN["init_bias"])
+    return head
+
+
+def test_six_steps_match_golden() -> None:
+    head = golden_head()
+    optimizer = HeadOptimizer(head, total_steps=6)
+    losses, rates = [], []
+    for step in range(6):
+        rates.append(optimizer.current_lr())
+        losses.append(optimizer.step(head(GOLDEN["features"][step]), LABELS[step]))
+        if step == 0:
+            torch.testing.assert_close(head.conv.weight.grad, GOLDEN["grad_weight_step0"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(losses), GOLDEN["losses"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(rates).double(), GOLDEN["lrs"], atol=1e-9, rtol=1e-5)
+    assert optimizer.current_lr() == pytest.approx(float(GOLDEN["final_lr"]), abs=1e-12)
+    torch.testing.assert_close(head.conv.weight.detach(), GOLDEN["final_weight"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.conv.bias, GOLDEN["final_bias"], atol=1e-5, rtol=0, check_dtype=True)
+
+
+def test_fit_takes_the_same_steps_and_keeps_every_epoch() -> None:
+    head = golden_head()
+    epochs = [[([i], False) for i in range(3)], [([i], False) for i in range(3, 6)]]
+
+    def scored(batches):
+        for (i,), _ in batches:
+            yield head(GOLDEN["features"][i]), LABELS[i]
+
+    snapshots, losses = fit(head, epochs, scored, Recipe(epochs=2, batch_size=1), "golden")
+    torch.testing.assert_close(snapshots[1][0], GOLDEN["final_weight"][:, :, 0, 0], atol=1e-5, rtol=0)
+    assert not torch.equal(snapshots[0][0], snapshots[1][0])
+    torch.testing.assert_close(torch.tensor(losses), GOLDEN["losses"].view(2, 3).mean(1), atol=1e-5, rtol=0)
+
+
+def test_optimiser_settings() -> None:
+    optimizer = HeadOptimizer(golden_head(), 6, lr=1e-4)
+    group = optimizer.adamw.param_groups[0]
+    assert isinstance(optimizer.adamw, torch.optim.AdamW)
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 1e-5)
+    assert len(group["params"]) == 2
+    assert optimizer.current_lr() == 1e-4
+
+
+def test_a_batch_without_valid_pixels_changes_nothing_but_the_schedule() -> None:
+    head = golden_head()
+    optimizer = HeadOptimizer(head, total_steps=6)
+    assert optimizer.step(head(GOLDEN["features"][0]), torch.full_like(LABELS[0], -1)) is None
+    assert torch.equal(head.conv.weight.detach(), GOLDEN["init_weight"])
+    assert optimizer.current_lr() == pytest.approx(float(GOLDEN["lrs"][1]))
+
+
+def test_initialisation_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = LinearHead(12, 5, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(first.conv.weight, LinearHead(12, 5, seed=3).conv.weight)
+    assert not torch.equal(first.conv.weight, LinearHead(12, 5, seed=4).conv.weight)
+    assert sum(p.numel() for p in first.parameters()) == (12 + 1) * 5
+
+
+def test_standardisation_is_folded_into_the_head() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 12, 4, 5) * 7 + 3
+    features[:, 5] = 2.0  # a dead channel must not become infinite
+    flat = features.transpose(0, 1).flatten(1)
+    mean, std = flat.mean(1), flat.std(1, correction=0)
+    head = golden_head((mean, std))
+    scale = torch.where(std > 0, std, 1.0)[:, None, None]
+    expected = head.conv((features - mean[:, None, None]) / scale)
+    torch.testing.assert_close(head(features), expected, atol=1e-5, rtol=1e-5)
+    weight, bias = head.folded()
+    plain = F.conv2d(features, weight[:, :, None, None], bias)
+    torch.testing.assert_close(plain, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_plan_is_seeded_and_covers_every_picture_once_an_epoch() -> None:
+    recipe = Recipe(epochs=40, batch_size=2, seed=5)
+    epochs = plan([3, 1, 4, 15, 9], recipe)
+    assert epochs == plan([3, 1, 4, 15, 9], recipe)
+    assert epochs != plan([3, 1, 4, 15, 9], Recipe(epochs=40, batch_size=2, seed=6))
+    for batches in epochs:
+        assert [len(batch) for batch, _ in batches] == [2, 2, 1]
+        assert sorted(p for batch, _ in batches for p in batch) == [1, 3, 4, 9, 15]
+    flips = [flipped for batches in epochs for _, flipped in batches]
+    assert 40 < sum(flips) < 80
+    still = plan([3, 1, 4, 15, 9], Recipe(epochs=40, batch_size=2, seed=5, flip=False))
+    assert [[b for b, _ in e] for e in still] == [[b for b, _ in e] for e in epochs]
+    assert not any(flipped for batches in still for _, flipped in batches)
+
+
+class FirstPixelGuided(Upsampler):
+    """Shows whether the image was mirrored: adds nothing, but scales by the image's left column."""
+
+    def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
+        return F.interpolate(features, output_size) * image[:, :1, :1, :1]
+
+
+def test_mirroring_reaches_image_and_label() -> None:
+    image = torch.zeros(3, 2, 4)
+    image[..., -1] = 1  # bright on the right
+    sample = Sample(0, image, torch.tensor([[0, 1, 2, -1]] * 2))
+    head = LinearHead(2, 3)
+    features = torch.ones(1, 2, 1, 1)
+    straight, target = batch_scores(head, FirstPixelGuided(), [sample], features, flipped=False)
+    mirrored, other = batch_scores(head, FirstPixelGuided(), [sample], features, flipped=True)
+    assert torch.equal(other, target.flip(-1))
+    assert head.conv.bias is not None
+    torch.testing.assert_close(straight, head.conv.bias[:, None, None].expand_as(straight))
+    assert (mirrored - straight).abs().max() > 0.01
+
+
+def test_labels_of_different_sizes_share_a_batch() -> None:
+    samples = [
+        Sample(i, torch.ones(3, 4, 4), torch.zeros(2, n, dtype=torch.long)) for i, n in ((0, 3), (1, 5))
+    ]
+    head = LinearHead(2, 3)
+    scores, target = batch_scores(head, FirstPixelGuided(), samples, torch.randn(2, 2, 2, 2), False)
+    assert scores.shape == (1, 3, 16)
+    assert target.shape == (1, 16)
+
+
+def test_chosen_pixels_are_labelled_distinct_and_seeded() -> None:
+    label = torch.full((20, 30), -1)
+    label[5:15] = 2
+    chosen = choose_pixels(label, 100, seed=1)
+    assert len(chosen.unique()) == 100
+    assert (label.flatten()[chosen] == 2).all()
+    assert torch.equal(chosen, choose_pixels(label, 100, seed=1))
+    assert not torch.equal(chosen, choose_pixels(label, 100, seed=2))
+    assert len(choose_pixels(label, 1000, seed=1)) == 300
+    assert len(choose_pixels(torch.full((2, 2), -1), 5, seed=1)) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"train_pixels": 0}, {"lr": 0.0}, {"lr": float("nan")}]
+)
+def test_recipe_refuses(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**wrong)

@@ -1,0 +1,139 @@
+"""What a step sees: order, sizes, crops, and files that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from reconstruction_world import draw_picture, draw_pictures
+
+from naf_hub.errors import ImageError
+from naf_hub.images import read_image
+from naf_hub_reconstruction.config import TrainConfig
+from naf_hub_reconstruction.data import Crops, enlarge_or_shrink
+from naf_hub_reconstruction.plan import Item, Plan, Sizes, Steps, crop_side, guidance_side, input_side
+
+SIZES = Sizes(crop=64, input=32, guidance=32, grid=8)
+
+
+def test_published_sizes():
+    """Spec of the released code: 512 and 256 pixels, grid 32, guidance 128; grid 64 is capped at 224."""
+    plan = Plan(TrainConfig(), images=10, patch=16)
+    assert plan.sizes(0) == Sizes(crop=512, input=256, guidance=128, grid=32)
+    assert Plan(TrainConfig(crop=1024, resize=1024), 10, 16).sizes(0).guidance == 224
+
+
+@pytest.mark.parametrize(
+    ("crop", "patch", "side", "small"),
+    [(512, 16, 512, 256), (512, 14, 504, 252), (100, 16, 96, 48), (48, 16, 48, 32)],
+)
+def test_sides_are_whole_patches(crop, patch, side, small):
+    assert crop_side(crop, patch) == side
+    assert input_side(side, patch, 0.5) == small
+
+
+def test_crop_smaller_than_a_patch_is_refused():
+    with pytest.raises(ValueError, match="smaller than a patch"):
+        crop_side(8, 16)
+
+
+def test_guidance_side_without_bound():
+    assert guidance_side(64, 4, 224) == 224
+    assert guidance_side(64, 4, 0) == 256
+
+
+def test_every_image_comes_once_an_epoch_in_a_new_order():
+    plan = Plan(TrainConfig(batch=3, crop=64, resize=0, views=2), images=9, patch=8)
+    epochs = [[item for step in range(e * 3, e * 3 + 3) for item in plan.batch(step)] for e in range(3)]
+    orders = [[item.index for item in epoch] for epoch in epochs]
+    assert all(sorted(order) == list(range(9)) for order in orders)
+    assert orders[0] != orders[1]
+    assert [{item.view for item in epoch} for epoch in epochs] == [{0}, {1}, {0}]
+
+
+def test_steps_are_pure_functions_of_their_number():
+    config = TrainConfig(batch=4, crop=64, resize=0, down_range=(0.25, 0.9), guidance=(1.0, 2.0, 4.0), seed=3)
+    straight = list(Steps(Plan(config, 7, 8), 0, 20))
+    assert list(Steps(Plan(config, 7, 8), 13, 20)) == straight[13:]
+    assert len({batch[0].sizes for batch in straight}) > 5
+    assert straight != list(Steps(Plan(TrainConfig(**{**config.to_dict(), "seed": 4}), 7, 8), 0, 20))
+
+
+def test_share_of_pooled_inputs():
+    for share, bounds in ((0.0, (0, 0)), (0.5, (60, 140)), (1.0, (200, 200))):
+        plan = Plan(TrainConfig(crop=64, resize=0, pooled=share), 3, 8)
+        assert bounds[0] <= sum(plan.sizes(step).pooled for step in range(200)) <= bounds[1]
+
+
+def test_range_stays_within_its_bounds():
+    plan = Plan(TrainConfig(down_range=(0.25, 0.6)), 3, 16)
+    sides = {plan.sizes(step).input for step in range(300)}
+    assert (min(sides), max(sides)) == (128, 304)
+
+
+def test_listed_sides_are_those_drawn():
+    config = TrainConfig(crop=64, resize=0, down=(0.5, 0.25), guidance=(1.0, 4.0))
+    plan = Plan(config, 3, 8)
+    drawn = [plan.sizes(step) for step in range(50)]
+    assert plan.sides() == (sorted({s.input for s in drawn}), sorted({s.guidance for s in drawn}))
+
+
+def test_crop_is_the_centre_when_nothing_is_random(tmp_path):
+    path = draw_picture(tmp_path / "a.png", 0, (72, 80))
+    crop = Crops(TrainConfig(crop=64, resize=0), [path]).crop(path, 0, 64)
+    assert torch.equal(crop, read_image(path)[:, 4:68, 8:72])
+
+
+def test_views_differ_and_come_back_the_same(tmp_path):
+    path = draw_picture(tmp_path / "a.png", 0, (90, 120))
+    crops = Crops(TrainConfig(crop=64, resize=0, random_crop=True, flip=True), [path])
+    views = [crops.crop(path, view, 64) for view in range(6)]
+    assert all(torch.equal(views[v], crops.crop(path, v, 64)) for v in range(6))
+    assert len({tuple(view.flatten().tolist()) for view in views}) > 3
+
+
+def test_flip_mirrors_half_of_the_views(tmp_path):
+    path = draw_picture(tmp_path / "a.png", 0, (64, 64))
+    crops = Crops(TrainConfig(crop=64, resize=0, flip=True), [path])
+    image = read_image(path)
+    mirrored = 0
+    for view in range(40):
+        crop = crops.crop(path, view, 64)
+        assert torch.equal(crop, image) or torch.equal(crop, image.flip(-1))
+        mirrored += torch.equal(crop, image.flip(-1))
+    assert 8 <= mirrored <= 32
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "expected"),
+    [((60, 90), 0, (64, 96)), ((100, 200), 0, (100, 200)), ((100, 200), 80, (80, 160))],
+)
+def test_short_side(size, resize, expected):
+    assert enlarge_or_shrink(torch.rand(3, *size), resize, 64).shape[-2:] == expected
+
+
+def test_broken_images_are_replaced_and_named(tmp_path):
+    folder = draw_pictures(tmp_path, 3)
+    (folder / "000.png").write_bytes(b"no picture")
+    whole = (folder / "001.png").read_bytes()
+    (folder / "001.png").write_bytes(whole[: len(whole) // 2])
+    files = sorted(folder.glob("*.png"))
+    sample = Crops(TrainConfig(crop=64, resize=0), files)[Item(0, 0, SIZES)]
+    assert sample.path == files[2]
+    assert list(sample.skipped) == [str(files[0]), str(files[1])]
+
+
+def test_small_images_are_left_out(tmp_path):
+    draw_picture(tmp_path / "a.png", 0, (40, 200))
+    draw_picture(tmp_path / "b.png", 1, (70, 70))
+    files: list[Path] = sorted(tmp_path.glob("*.png"))
+    sample = Crops(TrainConfig(crop=64, resize=0, min_side=64), files)[Item(0, 0, SIZES)]
+    assert sample.path == files[1]
+    assert "short side 40" in sample.skipped[str(files[0])]
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="none of the 1 images"):
+        Crops(TrainConfig(crop=64, resize=0), [tmp_path / "a.png"])[Item(0, 0, SIZES)]
