@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -40,7 +41,7 @@ def records(kind: type[Record]) -> list[Record]:
 def upsampler_rows() -> list[list[str]]:
     return [
         [f"`{r.name}`", r.summary, r.ratios, sets(r), "yes" if r.trainable else "-",
-         f"[paper]({r.paper})" if r.paper else "-", r.license]
+         f"[paper]({quote(r.paper, safe=':/.')})" if r.paper else "-", r.license]
         for r in records(UpsamplerRecord) if isinstance(r, UpsamplerRecord)
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import tarfile
 import tempfile
@@ -88,7 +89,7 @@ def assemble(weights: Weights, what: str) -> dict[str, Tensor]:
         with unpacked(pieces, what) as path:
             state = read_pickle(path)
     else:
-        state = read_pickle(fetch(weights, what))
+        state = read_pickle(fetch(dataclasses.replace(weights, also={}), what))
     for prefix, source in weights.also.items():
         for key, value in read_pickle(fetch(Weights(source), what)).items():
             if prefix + key in state:

@@ -7,6 +7,7 @@ wanted precision and one tensor.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,27 +34,36 @@ def shards(path: Path) -> list[Path]:
         names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(f"{path}: not a safetensors index ({type(error).__name__}: {error})") from error
-    files = [path.with_name(name) for name in names]
-    for name, file in zip(names, files, strict=True):
+    for name in names:
         if Path(name).name != name:
             raise WeightsError(f"{path}: names a file outside its folder: {name!r}")
-        if not file.is_file():
+        if not path.with_name(name).is_file():
             raise WeightsError(f"{path}: shard {name} is missing; fetch the weights again")
-    return files
+    return [path.with_name(name) for name in names]
 
 
-def tensors(path: Path) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """(name, reader) of every tensor in the files behind ``path``; a reader's tensor lives on the CPU.
+def tensors(path: Path) -> Iterator[tuple[str, Callable[[torch.dtype, Any], torch.Tensor]]]:
+    """(name, reader) of every tensor in the files behind ``path``.
+
+    ``reader(dtype, device)`` returns a copy, floating-point values cast to ``dtype``; it raises ValueError for NaN
+    or infinite ones.
 
     Raises:
         WeightsError: a damaged file.
     """
+    import torch
     from safetensors import SafetensorError, safe_open
 
-    def read(file: Path, name: str) -> torch.Tensor:
+    def read(file: Path, name: str, dtype: torch.dtype, device: Any) -> torch.Tensor:
         # Opened anew each time: pages of a mapping that stays open would count, and pile up, as ours.
         with safe_open(file, "pt") as opened:
-            return opened.get_tensor(name).clone()
+            mapped = opened.get_tensor(name)
+            if not mapped.is_floating_point():
+                return mapped.to(device, copy=True)
+            # A sum is not finite if any value is not; only then is the (large) mask worth its memory.
+            if not torch.isfinite(mapped.sum(dtype=torch.float32)) and not torch.isfinite(mapped).all():
+                raise ValueError(f"{name} contains NaN or infinite values")
+            return mapped.to(device, dtype, copy=True)
 
     for file in shards(path):
         try:
@@ -62,7 +72,7 @@ def tensors(path: Path) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: not a valid safetensors file ({error}); fetch it again") from error
         for name in names:
-            yield name, lambda file=file, name=name: read(file, name)
+            yield name, functools.partial(read, file, name)
 
 
 def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, what: str) -> None:
@@ -91,17 +101,21 @@ def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, w
         if key not in expected:
             problems.append(f"unexpected {name}")
             continue
-        value = read()
+        try:
+            value = read(dtype, device)
+        except ValueError as error:
+            raise WeightsError(f"{what}: {error}") from error
         shape = expected.pop(key)
         if tuple(value.shape) != shape:
             problems.append(f"{name} has shape {tuple(value.shape)}, expected {shape}")
             continue
-        if value.is_floating_point():
-            if not torch.isfinite(value).all():
-                raise WeightsError(f"{what}: {name} contains NaN or infinite values")
-            value = value.to(dtype)
-        model.load_state_dict({key: value.to(device)}, strict=False, assign=True)
-    problems += [f"missing {key}" for key in expected]
+        model.load_state_dict({key: value}, strict=False, assign=True)
+    # Batch counters are not needed and often left out (Keras, TensorFlow); they count from zero.
+    counters = [key for key in expected if key.endswith("num_batches_tracked")]
+    model.load_state_dict(
+        {key: torch.zeros((), dtype=torch.long) for key in counters}, strict=False, assign=True
+    )
+    problems += [f"missing {key}" for key in expected if key not in counters]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(f"{what} do not fit this model: {'; '.join(problems[:3])}{more}")

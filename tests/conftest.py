@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import textwrap
@@ -15,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for variable in ("HF_TOKEN", "NAF_HUB_PLUGINS", "NAF_HUB_STRICT"):
     os.environ.pop(variable, None)
+
+# A shell that runs us in the background has SIGINT ignored, here and in every child; Ctrl-C is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest

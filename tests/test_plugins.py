@@ -75,6 +75,40 @@ def test_a_broken_plugin_is_reported_and_the_rest_works(kind, install_plugin, ca
     assert "\n" not in told[0]
 
 
+def test_every_hook_is_called(install_plugin):
+    code = """
+        import click
+        from naf_hub import BackboneRecord, TaskRecord, UpsamplerRecord, hookimpl
+
+        @hookimpl
+        def register_upsamplers(register):
+            register(UpsamplerRecord(name="an_upsampler", summary="s", target="a:B"))
+
+        @hookimpl
+        def register_backbones(register):
+            register(BackboneRecord(name="a_backbone", summary="s", target="a:B"))
+            register.prefix("family", "all_hooks:any_of_it")
+
+        @hookimpl
+        def register_tasks(register):
+            register(TaskRecord(name="a_task", summary="s", target="a:B"))
+
+        @hookimpl
+        def register_commands(cli):
+            pass
+
+        def any_of_it(rest):
+            return BackboneRecord(name="family_" + rest, summary="s", target="a:B")
+    """
+    install_plugin("all-hooks", code)
+    assert len(plugin_of("all-hooks").hooks) == 4
+    assert "an_upsampler" in naf_hub.list_upsamplers()
+    assert "a_backbone" in naf_hub.list_backbones()
+    assert "a_task" in naf_hub.list_tasks()
+    assert naf_hub.info("family:x").name == "family_x"
+    assert naf_hub.info("family:x").provider == "all-hooks"
+
+
 def test_strict_raises(install_plugin, monkeypatch):
     monkeypatch.setenv("NAF_HUB_STRICT", "1")
     install_plugin("aa-broken", "import a_package_that_is_not_there")

@@ -72,7 +72,8 @@ class RoPE(nn.Module):
 
         Args:
             maps: (B, H, W, C), channels last.
-            overwrite: rotate in place (for inference, on a buffer the caller owns).
+            overwrite: rotate in place where memory layout and dtype allow, for inference on a buffer
+                that the caller owns; without gradients.
 
         Returns:
             (B, H, W, C) in float32 or better: sums of many rotated products need it.
@@ -101,4 +102,4 @@ class RoPE(nn.Module):
                 turned = (a * cos).addcmul_(b, sin, value=-1)
                 b.mul_(cos).addcmul_(a, sin)
                 a.copy_(turned)
-        return maps
+        return pairs.reshape(maps.shape)

@@ -107,8 +107,8 @@ def tile_axis(cells: int, size: int, kernel_size: int, tile: int) -> AxisTiles:
 
 # Cost of one tile in arbitrary units, fitted on CPUs: arithmetic and softmax grow with pixels x cells, the
 # gathering of keys and values with cells alone, and every small product has a fixed price.
-_GATHER_PER_CELL = 12.0
-_FIXED_PER_TILE = 400.0
+_GATHER_PER_CELL = 20.0
+_FIXED_PER_TILE = 800.0
 _MASK_FACTOR = 1.15
 _LARGEST_TILE = 32
 

@@ -28,11 +28,17 @@ from naf_hub.cli import parse_options, parse_weights, print_json
               help="S: shorter side to S, then centre crop S x S. HxW: the whole image.")  # fmt: skip
 @click.option("--label-size", metavar="S|HxW",
               help="Size of labels and output; default S, or the labels' own size with HxW.")  # fmt: skip
-@click.option("--epochs", default=20, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch-size", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--epochs", default=20, show_default=True, type=click.IntRange(min=1), help="Passes over the data."
+)
+@click.option("--batch-size", default=2, show_default=True, type=click.IntRange(min=1), help="Images a step.")
 @click.option("--lr", default=5e-4, show_default=True, type=float, help="Learning rate; cosine to 0.")
-@click.option("--weight-decay", default=1e-5, show_default=True, type=click.FloatRange(min=0))
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--weight-decay", default=1e-5, show_default=True, type=click.FloatRange(min=0), help="Of AdamW."
+)
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of head, order and flips."
+)
 @click.option("--flip/--no-flip", default=True, show_default=True,
               help="Mirror half of the training batches (not with --train-pixels).")  # fmt: skip
 @click.option("--train-pixels", type=click.IntRange(min=1), metavar="N",
