@@ -9,7 +9,7 @@ WEIGHTS = {
     "default": Weights(
         source="package://naf_hub_naf/weights/default",
         size=2654024,
-        sha256="ab39be0733dceaf2903e1199810537d7bd4bad8b5d681bf14d464afc5ea5f42c",
+        sha256="80e5ba489bf5deb562dd573134d76d53756bf179f7dbf9cc1bfc363ea989a540",
         license="Apache-2.0",
         summary="Trained by naf-hub on a CPU: features of MobileNetV1, 900 ImageNet pictures.",
     ),
