@@ -221,7 +221,7 @@ def save_weights(
     target = Path(folder)
     with atomic_folder(target) as temporary:
         file = temporary / FILE
-        save_file(tensors, file, metadata={"format": "pt", "naf_hub_version": __version__})
+        save_file(tensors, file, metadata={"format": "pt"})
         file.chmod(0o644)  # safetensors makes it private
         config = {
             "format": FORMAT,

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import naf_hub
-from naf_hub import hookspecs
-from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, Subject
+from naf_hub import hookspecs, registry
+from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, check_backbone, check_upsampler
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -54,35 +54,39 @@ def test_python_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.Monk
                 exec(block, scope)
 
 
-def test_the_plugin_of_the_docs_works(install_plugin, tmp_path: Path):
+def install_from_docs(install_plugin, tmp_path: Path, package: str, entry: str) -> None:
     page = DOCS / "write-a-plugin.md"
     files = {
         code.splitlines()[0].removeprefix("# "): code
         for code in blocks(page, "python")
         if code.startswith("# ")
     }
-    assert set(files) == {"naf_hub_example/__init__.py", "naf_hub_example/area.py"}
-    entry = re.search(r'\[project\.entry-points\.naf_hub\]\n(\w+) = "(\w+)"', blocks(page, "toml")[0])
-    assert entry is not None
-    install_plugin("naf-hub-example", "", entry=entry[1], module=entry[2])
-    root = tmp_path / "naf-hub-example"
-    (root / "naf_hub_example.py").unlink()
-    for name, code in files.items():
+    own = {name: code for name, code in files.items() if name.startswith(f"{package}/")}
+    assert len(own) == 2
+    assert sum(bool(line.strip()) for code in own.values() for line in code.splitlines()) <= 20
+    distribution = package.replace("_", "-")
+    install_plugin(distribution, "", entry=entry, module=package)
+    root = tmp_path / distribution
+    (root / f"{package}.py").unlink()
+    for name, code in own.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(code)
-    naf_hub.registry.reload()  # pyright: ignore
+    registry.reload()
+
+
+def test_the_plugin_of_the_docs_works(install_plugin, tmp_path: Path):
+    entry = re.search(
+        r'\[project\.entry-points\.naf_hub\]\n(\w+) = "(\w+)"', blocks(DOCS / "write-a-plugin.md", "toml")[0]
+    )
+    assert entry is not None
+    install_from_docs(install_plugin, tmp_path, entry[2], entry[1])
     assert naf_hub.info("area").provider == "naf-hub-example"
-    for check in UPSAMPLER_CHECKS:
-        naf_hub.testing.check_upsampler("area", checks=[check])  # pyright: ignore
+    check_upsampler("area")
 
 
-def test_the_backbone_of_the_docs_works():
-    code = next(code for code in blocks(DOCS / "write-a-plugin.md", "python") if "MeanColor" in code)
-    scope: dict[str, type] = {}
-    exec(code, scope)
-    record = naf_hub.BackboneRecord(name="mean_color", summary="s", target="a:B", embed_dim=3, patch_size=8)
-    for check in BACKBONE_CHECKS.values():
-        check(Subject(lambda: scope["MeanColor"]().eval().requires_grad_(False), record))
+def test_the_backbone_of_the_docs_works(install_plugin, tmp_path: Path):
+    install_from_docs(install_plugin, tmp_path, "naf_hub_mean_color", "mean_color")
+    check_backbone("mean_color")
 
 
 def test_the_checks_named_in_the_docs_exist():

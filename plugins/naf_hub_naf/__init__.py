@@ -11,7 +11,7 @@ WEIGHTS = {
         size=2654024,
         sha256="80e5ba489bf5deb562dd573134d76d53756bf179f7dbf9cc1bfc363ea989a540",
         license="Apache-2.0",
-        summary="Trained by naf-hub on a CPU: features of MobileNetV1, 900 ImageNet pictures.",
+        summary="Trained by naf-hub on a CPU: features of MobileNetV1 on ImageNet pictures; see the card.",
     ),
     "official": Weights(
         source="https://github.com/valeoai/NAF/releases/download/model/naf_release.pth",
