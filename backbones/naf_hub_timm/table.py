@@ -219,6 +219,8 @@ FAMILIES = (
             ("cradio_v4_so400m", "naflexvit_so400m_patch16_radio_v4.c_radio", 16, 1152, 512),
             ("cradio_v4_h", "naflexvit_huge_patch16_radio_v4.c_radio", 16, 1280, 512),
         ),
+        # timm's configs of v3 B and H resample positions with aligned corners; NVIDIA's own code never does.
+        options={"pos_embed_align_corners": False},
     ),
 )
 
