@@ -213,9 +213,14 @@ def eval_group() -> None:
 
 
 def _add_commands() -> None:
-    from . import bench, demo, upsample
+    from . import bench, demo, publish, upsample
 
-    for command in (upsample.upsample_command, bench.bench_command, demo.demo_command):
+    for command in (
+        upsample.upsample_command,
+        bench.bench_command,
+        demo.demo_command,
+        publish.publish_command,
+    ):
         cli.add_command(command)
     for plugin, add in registry.plugin_hooks():
         try:

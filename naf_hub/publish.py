@@ -1,0 +1,202 @@
+"""``naf-hub publish``: a trained upsampler to the Hugging Face Hub, checked first and committed in one piece."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .cards import complete_card, local_paths, missing_facts
+from .cli import print_json
+from .errors import NafHubError, WeightsError
+from .hub import CONFIG, FILE, sha256_of
+from .publish_checks import check_branch, check_license, check_repo, check_weights, weights_folder
+from .records import UpsamplerRecord
+from .upload import CARD, PublishError, connect, explain, upload
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"})
+
+
+def publish(
+    folder: str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    message: str | None = None,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    token: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Upload an upsampler's weights, ``config.json`` and completed model card as one commit.
+
+    The folder is checked before anything is sent, and never changed: the completed card exists on the Hub only.
+
+    Args:
+        folder: of a training run (its ``weights/`` is taken) or of weights.
+        repo: ``owner/name``; made if it does not exist, updated if it does.
+        private: make it private; an existing public repository is refused, not hidden.
+        revision: branch to commit to; made from ``main`` if it does not exist.
+        message: of the commit.
+        license: identifier of the Hub, such as ``"mit"``; default the card's own, else ``"apache-2.0"``.
+        datasets: Hub ids of the training data, for the card.
+        token: default ``HF_TOKEN`` or that of ``hf auth login``.
+        dry_run: send nothing.
+
+    Returns:
+        Plain data: ``repo``, ``revision``, ``address`` to load from, ``files`` (path, size in bytes, sha256),
+        ``left_out``, ``warnings``, ``card`` and, unless ``dry_run``, ``commit``, ``pinned`` and ``url``.
+
+    Raises:
+        ValueError: no repository, branch or licence can be called that.
+        WeightsError: the folder does not hold loadable weights of a registered upsampler.
+        PublishError: the Hub refused or cannot be reached.
+    """
+    check_repo(repo)
+    check_branch(revision)
+    license = license and check_license(license)
+    source = weights_folder(Path(folder))
+    config, record = check_weights(source)
+    address = f"hf://{repo}" + ("" if revision == "main" else f"@{revision}")
+    card = _card(source, config, record, address, license, datasets)
+    chosen, left_out = _choose(source)
+    files = [{"path": p.name, "size": p.stat().st_size, "sha256": sha256_of(p)} for p in chosen]
+    data = card.encode()
+    files.append({"path": CARD, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    report: dict[str, Any] = {
+        "repo": repo,
+        "revision": revision,
+        "private": private,
+        "address": address,
+        "dry_run": dry_run,
+        "files": files,
+        "left_out": left_out,
+        "warnings": _doubts(card, config),
+        "card": card,
+    }
+    if dry_run:
+        return report
+    api = connect(token, f"naf-hub publish {folder} {repo}")
+    message = message or f"{record.name} weights {config['sha256'][:12]}, published by naf-hub {__version__}"
+    try:
+        with warnings.catch_warnings(record=True) as remarks:  # what the Hub says of the card
+            warnings.simplefilter("always")
+            commit = upload(
+                api, repo, source, files, card, private=private, revision=revision, message=message
+            )
+    except NafHubError:
+        raise
+    except Exception as error:  # HTTP, transport and upload libraries, each with errors of its own
+        raise PublishError(f"{repo}: {explain(error, api.endpoint, repo, revision)}") from error
+    report["warnings"] += [" ".join(str(r.message).split()) for r in remarks if r.category is UserWarning]
+    return {
+        **report,
+        "commit": commit,
+        "pinned": f"hf://{repo}@{commit}",
+        "url": f"{api.endpoint}/{repo}/tree/{revision}",
+    }
+
+
+def _card(
+    folder: Path,
+    config: dict[str, Any],
+    record: UpsamplerRecord,
+    address: str,
+    license: str | None,
+    datasets: Sequence[str],
+) -> str:
+    path = folder / CARD
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return complete_card(text, config, record, address, license=license, datasets=datasets)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _choose(folder: Path) -> tuple[list[Path], list[str]]:
+    """What goes up besides the card, and what does not: nobody wants to find stray files of theirs on the Hub."""
+    paths = sorted(folder.iterdir())
+    wanted = [
+        path
+        for path in paths
+        if path.is_file()
+        and (
+            path.name in (CONFIG, FILE) or path.name.startswith("LICENSE") or path.suffix.lower() in PICTURES
+        )
+    ]
+    return wanted, [path.name for path in paths if path not in wanted and path.name != CARD]
+
+
+def _doubts(card: str, config: dict[str, Any]) -> list[str]:
+    doubts = []
+    if lacks := missing_facts(card):
+        doubts.append(f"the card says nothing of {', '.join(lacks)}; add it to {CARD} and publish again")
+    if paths := local_paths(config.get("provenance")):
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        doubts.append(f"{CONFIG} and perhaps the card name local paths: {', '.join(paths[:3])}{more}")
+    return doubts
+
+
+def _usage(check: Any) -> Any:
+    def callback(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+        try:
+            return value if value is None else check(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+@click.command("publish")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.argument("repo", metavar="OWNER/NAME", callback=_usage(check_repo))
+@click.option("--private", is_flag=True, help="Make the repository private.")
+@click.option(
+    "--revision",
+    default="main",
+    show_default=True,
+    callback=_usage(check_branch),
+    help="Branch to commit to.",
+)
+@click.option("--message", help="Of the commit.  [default: name and checksum of the weights]")
+@click.option(
+    "--license", callback=_usage(check_license),
+    help="Licence of the weights, as the Hub names it.  [default: the card's own, else apache-2.0]",
+)  # fmt: skip
+@click.option(
+    "--dataset", "datasets", multiple=True, metavar="OWNER/NAME",
+    help="Training data on the Hub, for the card. Repeatable.",
+)  # fmt: skip
+@click.option("--token", help="Access token.  [default: HF_TOKEN, or that of `hf auth login`]")
+@click.option("--dry-run", is_flag=True, help="Check, print the card and the list of files, send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def publish_command(folder: str, repo: str, as_json: bool, **options: Any) -> None:
+    """Publish the upsampler in DIR, a training run or a weights folder, on the Hugging Face Hub.
+
+    The weights are checked and loaded first. The model card is completed with address, licence and checksums
+    (DIR itself is left as it is), and everything goes up as one commit. Publish again to update.
+    """
+    report = publish(folder, repo, **options)
+    for doubt in report["warnings"]:
+        click.echo(f"naf-hub: {doubt}", err=True)
+    if as_json:
+        print_json(report)
+        return
+    if report["dry_run"]:
+        click.echo(report["card"])
+    for file in report["files"]:
+        click.echo(f"{file['path']:<20} {file['size']:>12,} bytes  sha256 {file['sha256'][:16]}")
+    if report["left_out"]:
+        click.echo(f"left out: {', '.join(report['left_out'])}")
+    if report["dry_run"]:
+        click.echo(f"dry run: nothing was sent; this and the card above would go to {report['address']}")
+        return
+    click.echo(f"published {report['url']}")
+    click.echo(f'load it with weights="{report["address"]}", or pinned: "{report["pinned"]}"')
