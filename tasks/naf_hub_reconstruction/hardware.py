@@ -1,0 +1,60 @@
+"""What a run is computed on, for its card and its provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_hardware(device: str | torch.device = "cpu", processes: int = 1) -> dict[str, Any]:
+    """Names and counts of what computes on ``device``: plain data, ready for JSON.
+
+    Args:
+        device: where the run trains.
+        processes: of the run; on CUDA each has one GPU.
+
+    Returns:
+        ``cpu`` (name), ``cores`` (that this process may use), ``threads`` (of torch), ``memory_gib``,
+        ``processes``, ``system``, ``python``, ``torch``; on CUDA also ``gpu`` (name), ``gpu_memory_gib``
+        and ``cuda`` (version).
+    """
+    import psutil
+
+    device = torch.device(device)
+    facts: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "processes": processes,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device.type == "cuda" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device)
+        facts["gpu"] = properties.name
+        facts["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    if platform.system() == "Darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=5, check=True
+            ).stdout.strip()
+    return platform.processor() or platform.machine() or "unknown"
