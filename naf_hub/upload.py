@@ -44,7 +44,7 @@ def connect(token: str | None, again: str) -> HfApi:
         )
     # The client itself would wait for minutes for a hub that does not answer.
     try:
-        require_reachable(constants.ENDPOINT, f"cannot reach {constants.ENDPOINT}", f"run: {again}")
+        require_reachable(constants.ENDPOINT, f"cannot reach {constants.ENDPOINT}", again)
     except WeightsError as error:
         raise PublishError(str(error)) from error
     return huggingface_hub.HfApi(

@@ -463,7 +463,9 @@ def test_offline_is_told(hub, run, monkeypatch):
 def test_an_unreachable_hub_is_told_within_fifteen_seconds(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    assert_failed(publish(run, REPO), "cannot reach http://127.0.0.1:9", f"naf-hub publish {run} {REPO}")
+    assert_failed(
+        publish(run, REPO), "cannot reach http://127.0.0.1:9", f"then run: naf-hub publish {run} {REPO}"
+    )
     assert time.monotonic() - began < 15
 
 
