@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from .errors import WeightsError
 from .hub import fetch
+from .pickles import read_pickle
 from .records import Weights
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def unpacked(pieces: Sequence[Path], what: str) -> Iterator[Path]:
         WeightsError: no such archive, or damaged, or without a file.
     """
     whole = Joined(pieces)
-    with tempfile.TemporaryDirectory(prefix="unpacked-", dir=pieces[0].parent) as folder:
+    # Where a file cannot be deleted while tensors are views of it, it stays: only its space is lost.
+    scratch = tempfile.TemporaryDirectory(
+        prefix="unpacked-", dir=pieces[0].parent, ignore_cleanup_errors=True
+    )
+    with scratch as folder:
         # A name of our own: those in an archive may lead anywhere.
         target = Path(folder, "weights.pth")
         try:
@@ -82,8 +87,6 @@ def assemble(weights: Weights, what: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: a file cannot be had or read, or two of them hold the same key.
     """
-    from .weights import read_pickle
-
     if weights.parts:
         pieces = [fetch(Weights(weights.source + part), what) for part in weights.parts]
         with unpacked(pieces, what) as path:

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .checksums import sha256_of
 from .errors import WeightsError
-from .hub import sha256_of
+from .pickles import read_pickle
 from .registry import info
-from .weights import load_into, read_pickle, save_weights
+from .weights import load_into, save_weights
 
 
 def convert(

@@ -93,9 +93,8 @@ def load_backbone(
     """
     record = registry().find(name, BackboneRecord)
     dtype = dtype or (getattr(torch, record.dtype) if record.dtype else None)
-    if dtype is not None and hasattr(record.resolve(), "stream_key"):
-        backbone = _stream(record, weights, options, dtype, device)
-    else:
+    backbone = _stream(record, weights, options, dtype, device)
+    if backbone is None:
         backbone = _build(record, weights, options).to(device, dtype)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"{record.target} is no naf_hub.Backbone")
@@ -153,12 +152,15 @@ def _build(record: Record, weights: WeightsLike, options: dict[str, Any]) -> nn.
 
 
 def _stream(
-    record: Record, weights: WeightsLike, options: dict[str, Any], dtype: torch.dtype, device: Any
-) -> nn.Module:
+    record: Record, weights: WeightsLike, options: dict[str, Any], dtype: torch.dtype | None, device: Any
+) -> nn.Module | None:
+    """The model, filled without a second copy of its weights; ``None`` where that cannot be done."""
+    if weights is None or not hasattr(record.resolve(), "stream_plan"):
+        return None
     made_with, file, what = _locate(record, weights)
     if file is None:
-        return _construct(record, made_with, options).to(device, dtype).eval()
+        return None
     with torch.device("meta"):
         model = _construct(record, made_with, options)
-    stream_into(model, file, dtype, device, what)
-    return model.eval()
+    fits = stream_into(model, file, dtype or torch.get_default_dtype(), device, what)
+    return model.eval() if fits else None

@@ -1,15 +1,14 @@
-"""Loading models larger than half of the memory: built without storage, filled tensor by tensor.
+"""Loading without a second copy: a model built without storage is filled tensor by tensor.
 
-The usual way holds the model in float32, then the whole state dict beside it. Here the model is built on the
-meta device, each tensor is read from its shard, cast and put in place, so that the peak is the weights in the
-wanted precision and one tensor.
+The usual way draws random weights in float32, then holds the whole state dict beside them. Here the model is
+built on the meta device, each tensor is read from its file, cast and put in place, so that the peak is the
+weights in the wanted precision and one tensor.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-INDEX = "model.safetensors.index.json"
+Shape = tuple[int, ...]
+# What fills one key of a state dict: the name of a tensor in the file, and what is done to it, if anything.
+Step = tuple[str, "Callable[[torch.Tensor], torch.Tensor] | None"]
 
 
 def shards(path: Path) -> list[Path]:
@@ -42,102 +43,158 @@ def shards(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names]
 
 
-def tensors(path: Path) -> Iterator[tuple[str, Callable[[torch.dtype, Any], torch.Tensor]]]:
-    """(name, reader) of every tensor in the files behind ``path``.
-
-    ``reader(dtype, device)`` returns a copy, floating-point values cast to ``dtype``; it raises ValueError for NaN
-    or infinite ones.
+def headers(path: Path) -> dict[str, tuple[Path, Shape]]:
+    """(file, shape) of every tensor in the files behind ``path``, by name; no values are read.
 
     Raises:
         WeightsError: a damaged file.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
-    def read(file: Path, name: str, dtype: torch.dtype, device: Any) -> torch.Tensor:
-        # Opened anew each time: pages of a mapping that stays open would count, and pile up, as ours.
-        with safe_open(file, "pt") as opened:
-            mapped = opened.get_tensor(name)
-            if not mapped.is_floating_point():
-                return mapped.to(device, copy=True)
-            # A sum is not finite if any value is not; only then is the (large) mask worth its memory.
-            if not torch.isfinite(mapped.sum(dtype=torch.float32)) and not torch.isfinite(mapped).all():
-                raise ValueError(f"{name} contains NaN or infinite values")
-            return mapped.to(device, dtype, copy=True)
-
+    found: dict[str, tuple[Path, Shape]] = {}
     for file in shards(path):
         try:
             with safe_open(file, "pt") as opened:
-                names = list(opened.keys())
+                found |= {name: (file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: not a valid safetensors file ({error}); fetch it again") from error
-        for name in names:
-            yield name, functools.partial(read, file, name)
+    return found
 
 
-def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, what: str) -> None:
+def read(file: Path, name: str, dtype: torch.dtype, device: Any) -> torch.Tensor:
+    """A copy of one tensor, floating-point values cast to ``dtype``.
+
+    Raises:
+        ValueError: it contains NaN or infinite values.
+    """
+    import torch
+    from safetensors import safe_open
+
+    # Opened anew each time: pages of a mapping that stays open would count, and pile up, as ours.
+    with safe_open(file, "pt") as opened:
+        mapped = opened.get_tensor(name)
+        if not mapped.is_floating_point():
+            return mapped.to(device, copy=True)
+        # A sum is not finite if any value is not; only then is the (large) mask worth its memory.
+        if not torch.isfinite(mapped.sum(dtype=torch.float32)) and not torch.isfinite(mapped).all():
+            raise ValueError(f"{name} contains NaN or infinite values")
+        return mapped.to(device, dtype, copy=True)
+
+
+def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, what: str) -> bool:
     """Fill a model built on the meta device from safetensors files.
 
     Args:
-        model: its class has ``stream_key(name) -> key of its state_dict, or None for tensors it does
-            without``. Buffers that no file holds are filled by ``init_non_persistent_buffers()`` of the
-            module they belong to.
+        model: its class has ``stream_plan(shapes)``, which gets the shape of every tensor in the files by name,
+            may change the model to suit them, and returns ``{key of its state_dict: Step}``, or ``None`` where
+            only ``load_weights`` understands these files. Buffers that no file holds are filled by
+            ``init_non_persistent_buffers()`` of the module they belong to, or of one around it.
         path: a safetensors file or index.
         dtype: of floating-point weights.
         device: where they go; default the CPU.
+
+    Returns:
+        Whether that was possible. Where not, the model is of no use: build it with storage and load all.
 
     Raises:
         WeightsError: names missing, unexpected or misshapen keys, or one with NaN.
     """
     import torch
 
-    stream_key: Callable[[str], str | None] = model.stream_key  # pyright: ignore[reportAssignmentType]
+    found = headers(path)
+    make_plan: Callable[[Mapping[str, Shape]], Mapping[str, Step] | None] = model.stream_plan  # pyright: ignore[reportAssignmentType]
+    plan = make_plan({name: shape for name, (_, shape) in found.items()})
+    if plan is None or not _fillable(model):
+        return False
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    problems: list[str] = []
-    for name, read in tensors(path):
-        key = stream_key(name)
-        if key is None:
-            continue
-        if key not in expected:
-            problems.append(f"unexpected {name}")
-            continue
-        try:
-            value = read(dtype, device)
-        except ValueError as error:
-            raise WeightsError(f"{what}: {error}") from error
-        shape = expected.pop(key)
-        if tuple(value.shape) != shape:
-            problems.append(f"{name} has shape {tuple(value.shape)}, expected {shape}")
-            continue
-        model.load_state_dict({key: value}, strict=False, assign=True)
     # Batch counters are not needed and often left out (Keras, TensorFlow); they count from zero.
-    counters = [key for key in expected if key.endswith("num_batches_tracked")]
-    model.load_state_dict(
-        {key: torch.zeros((), dtype=torch.long) for key in counters}, strict=False, assign=True
-    )
-    problems += [f"missing {key}" for key in expected if key not in counters]
+    counters = [key for key in expected if key not in plan and key.endswith("num_batches_tracked")]
+    problems = [f"missing {key}" for key in expected if key not in plan and key not in counters]
+    problems += [f"unexpected {name}" for key, (name, _) in plan.items() if key not in expected]
+    problems += [
+        f"{name} has shape {found[name][1]}, expected {expected[key]}"
+        for key, (name, change) in plan.items()
+        if key in expected and change is None and found[name][1] != expected[key]
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(f"{what} do not fit this model: {'; '.join(problems[:3])}{more}")
-    fill_buffers(model, device)
-    empty = [key for key, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
-    if empty:
-        raise WeightsError(f"{what}: nothing fills {', '.join(empty[:3])}")
+        raise WeightsError(
+            f"{what} do not fit this model: {'; '.join(problems[:3])}{more}; "
+            "load them with the options they were made with"
+        )
+    for key, (name, change) in plan.items():
+        try:
+            value = read(found[name][0], name, dtype, device)
+        except ValueError as error:
+            raise WeightsError(f"{what}: {error}") from error
+        value = value if change is None else change(value).contiguous()
+        model.load_state_dict({key: value}, strict=False, assign=True)
+    zero = torch.zeros((), dtype=torch.long, device=device)
+    model.load_state_dict({key: zero.clone() for key in counters}, strict=False, assign=True)
+    return fill_buffers(model, device)
 
 
-def fill_buffers(model: nn.Module, device: Any) -> None:
-    """Give buffers that are still without storage some, and have their modules compute them."""
+def _missing(module: nn.Module) -> Iterator[str]:
+    """Names of the module's own buffers that no file holds and that have no storage."""
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.is_meta and name in module._non_persistent_buffers_set:
+            yield name
+
+
+def _fillable(model: nn.Module) -> bool:
+    """Whether everything that no file holds is a buffer with a module that can compute it."""
     import torch
 
+    filled = {
+        inner for m in model.modules() if hasattr(m, "init_non_persistent_buffers") for inner in m.modules()
+    }
+    return not any(
+        (module not in filled and any(_missing(module)))
+        or any(isinstance(value, torch.Tensor) and value.is_meta for value in vars(module).values())
+        for module in model.modules()
+    )
+
+
+def _mark(dtype: torch.dtype) -> float | int | bool:
+    """What no buffer holds once it was computed (for booleans there is no such value)."""
+    import torch
+
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return dtype != torch.bool and torch.iinfo(dtype).min
+
+
+def _marked(buffer: torch.Tensor) -> bool:
+    import torch
+
+    if buffer.dtype == torch.bool:
+        return False
+    mark = _mark(buffer.dtype)
+    return bool((buffer.isnan() if mark != mark else buffer == mark).any())
+
+
+def fill_buffers(model: nn.Module, device: Any) -> bool:
+    """Give buffers that are still without storage some, and have their modules compute them.
+
+    Returns:
+        Whether nothing is left without values.
+    """
+    import torch
+
+    given: list[torch.Tensor] = []
     for module in model.modules():
         fill: Callable[[], None] | None = getattr(module, "init_non_persistent_buffers", None)
         if fill is None:
             continue
         for owner in module.modules():
-            for name, buffer in owner.named_buffers(recurse=False):
-                if buffer.is_meta:
-                    # In its own dtype, not the weights': periods of rotary embeddings stay float32.
-                    owner.register_buffer(
-                        name, torch.empty_like(buffer, device=device or "cpu"), persistent=False
-                    )
+            for name in list(_missing(owner)):
+                # In its own dtype, not the weights': periods of rotary embeddings stay float32.
+                empty = owner.get_buffer(name)
+                buffer = torch.full_like(empty, _mark(empty.dtype), device=device or "cpu")
+                owner.register_buffer(name, buffer, persistent=False)
+                given.append(buffer)
         fill()
+    held = [*model.parameters(), *model.buffers()]
+    # A module may put another tensor in the place of one given to it.
+    stale = {id(buffer) for buffer in given if _marked(buffer)}
+    return not any(value.is_meta or id(value) in stale for value in held)

@@ -11,20 +11,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from . import __version__
 from .assembly import assemble
 from .atomic import atomic_folder
+from .checksums import sha256_of, verify
 from .errors import WeightsError
-from .hub import CONFIG, FILE, fetch, sha256_of, verify, web_cache
+from .hub import CONFIG, FILE, INDEX, fetch
+from .pickles import PICKLES, read_pickle
 from .records import Record, Weights
-from .streaming import INDEX, shards
+from .streaming import shards
+from .web import web_cache, web_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
-PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar"})
-NESTED = ("state_dict", "model_state_dict", "model", "teacher", "net", "module")
 
 
 def locate(record: Record, weights: str | os.PathLike[str] | None) -> tuple[dict[str, Any], Path | None]:
@@ -98,17 +101,24 @@ def read_config(path: Path) -> dict[str, Any]:
 def safetensors_of(weights: Weights, what: str, record: Record) -> Path:
     """The verified safetensors file of a named set; published pickles are converted once and cached."""
     several = bool(weights.parts or weights.also)
-    path = web_cache(weights) / "assembled.pth" if several else fetch(weights, what)
+    if several:
+        path = web_cache(weights) / "assembled.pth"
+    elif weights.source.startswith(("https://", "http://")):
+        path = web_file(weights)
+    else:
+        path = fetch(weights, what)
     if path.suffix.lower() not in PICKLES:
-        return path
+        return fetch(weights, what)
     folder = path.with_suffix("")
     converted = folder / FILE
-    config = read_config(folder / CONFIG)
-    if config.get("provenance", {}).get("sha256") != weights.sha256 or not converted.is_file():
-        state = assemble(weights, what) if several else read_pickle(path)
-        provenance = {"source": weights.source, "sha256": weights.sha256}
-        save_weights(folder, state, name=record.name, options=weights.options, provenance=provenance)
+    # Two processes that want one conversion: the second waits and finds it.
+    with FileLock(str(folder.with_name(".converting.lock"))):
         config = read_config(folder / CONFIG)
+        if config.get("provenance", {}).get("sha256") != weights.sha256 or not converted.is_file():
+            state = assemble(weights, what) if several else read_pickle(fetch(weights, what))
+            provenance = {"source": weights.source, "sha256": weights.sha256}
+            save_weights(folder, state, name=record.name, options=weights.options, provenance=provenance)
+            config = read_config(folder / CONFIG)
     verify(converted, Weights(weights.source, config.get("size"), config.get("sha256")), what)
     return converted
 
@@ -128,33 +138,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: not a valid safetensors file ({error}); fetch or convert it again"
         ) from error
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The state dict in a ``torch.save`` file, read with ``weights_only=True``: no code in it can run.
-
-    A state dict nested under one of the usual keys is found, and a ``module.`` prefix is dropped.
-
-    Raises:
-        WeightsError: not such a file, contains anything but tensors and plain data, or holds no state dict.
-    """
-    import torch
-
-    if not path.is_file():
-        raise WeightsError(f"no such file: {path}")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, ... by kind of damage
-        text = (str(error).strip().splitlines() or ["unreadable"])[0]
-        raise WeightsError(
-            f"{path}: refused: damaged, or a pickle with more than tensors in it, which could run code ({text[:160]})"
-        ) from error
-    for key in ("", *NESTED):
-        inner = data.get(key) if key and isinstance(data, dict) else data
-        if isinstance(inner, dict) and inner and all(isinstance(v, torch.Tensor) for v in inner.values()):
-            prefixed = all(k.startswith("module.") for k in inner)
-            return {k.removeprefix("module.") if prefixed else k: v.contiguous() for k, v in inner.items()}
-    raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -217,7 +200,14 @@ def save_weights(
     from safetensors.torch import save_file
 
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory; each of them stands for itself in the file.
+        start = tensor.untyped_storage().data_ptr()
+        tensors[key] = tensor.clone() if start in storages else tensor
+        storages.add(start)
     target = Path(folder)
     with atomic_folder(target) as temporary:
         file = temporary / FILE

@@ -1,12 +1,16 @@
-"""A tiny Hugging Face Hub on loopback, enough for downloads, that can misbehave on request."""
+"""A tiny Hugging Face Hub on loopback, enough for downloads, that can misbehave on request, and its clients."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -20,6 +24,7 @@ class Hub(ThreadingHTTPServer):
         plain: path -> content, for addresses outside the Hub.
         gated: repo ids that answer 401 without, and 403 with, a token.
         failures: path -> list of HTTP statuses to answer first.
+        damaged: paths whose last byte arrives changed.
         drop: path -> how often to close the connection after half of the body.
         ignore_range: answer 200 with everything to a Range request.
         log: (method, path, has Range) of every request.
@@ -33,6 +38,7 @@ class Hub(ThreadingHTTPServer):
         self.plain: dict[str, bytes] = {}
         self.gated: set[str] = set()
         self.failures: dict[str, list[int]] = {}
+        self.damaged: set[str] = set()
         self.drop: dict[str, int] = {}
         self.ignore_range = False
         self.log: list[tuple[str, str, bool]] = []
@@ -90,6 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         start, status = 0, 200
+        if path in self.server.damaged:
+            body = body[:-1] + bytes([body[-1] ^ 1])
         wanted = self.headers.get("Range")
         if wanted and not self.server.ignore_range:
             start, status = int(wanted.removeprefix("bytes=").split("-")[0]), 206
@@ -123,3 +131,22 @@ def serve() -> Iterator[Hub]:
     finally:
         hub.shutdown()
         hub.server_close()
+
+
+def start(code: str, hub: Hub, tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
+    """A snippet in its own process, whose Hub is ``hub`` and whose cache lies in ``tmp_path``."""
+    environment = {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment,
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import naf_hub; from naf_hub.hub import fetch; from naf_hub import Weights\n{code}"],
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run(code: str, hub: Hub, tmp_path: Path, **environment: str) -> tuple[str, str]:
+    """(standard output, last line of standard error) of a snippet in its own process."""
+    process = start(code, hub, tmp_path, **environment)
+    output, errors = process.communicate(timeout=90)
+    return output.strip(), (errors.strip().splitlines() or [""])[-1]

@@ -14,8 +14,8 @@ from test_franca_goldens import GOLDEN, TINY, group, model, released
 from torch import Tensor
 
 from naf_hub import BackboneRecord, Weights, WeightsError
-from naf_hub.hub import web_cache
 from naf_hub.testing import BACKBONE_CHECKS, Subject
+from naf_hub.web import web_cache
 from naf_hub.weights import load_into, read_state_dict, safetensors_of, save_weights
 from naf_hub_franca.backbone import Franca
 from naf_hub_franca.releases import records

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import COMMIT, serve
+from hub_server import COMMIT, run, serve, start
 
 import naf_hub
+from naf_hub import web
 from naf_hub.hub import parse_hub
 from naf_hub.weights import save_weights
 
@@ -36,24 +35,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         tmp_path_factory.mktemp("hub") / "w", model, name="naf", options=SMALL, card="# card\n"
     )
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def start(code: str, hub, tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
-    environment = {
-        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment,
-    }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-c", f"import naf_hub; from naf_hub.hub import fetch; from naf_hub import Weights\n{code}"],
-        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def run(code: str, hub, tmp_path: Path, **environment: str) -> tuple[str, str]:
-    """(standard output, last line of standard error) of a snippet in its own process."""
-    process = start(code, hub, tmp_path, **environment)
-    output, errors = process.communicate(timeout=90)
-    return output.strip(), (errors.strip().splitlines() or [""])[-1]
 
 
 FETCH = f"print(fetch(Weights('hf://{REPO}'), 'naf'))"
@@ -121,6 +102,32 @@ def test_an_unreachable_hub_is_told_within_fifteen_seconds(hub, tmp_path):
     _, error = run(FETCH, hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert time.monotonic() - began < 15
     assert "cannot reach http://127.0.0.1:9" in error
+
+
+def test_a_host_of_many_silent_addresses_is_told_once(monkeypatch: pytest.MonkeyPatch):
+    """Each address of a host may take the whole time limit of a socket: together they must not."""
+    silent = socket.create_server(("127.0.0.1", 0), backlog=1)
+    address = silent.getsockname()
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **named: 4 * real("127.0.0.1", address[1], type=socket.SOCK_STREAM),
+    )
+    monkeypatch.setattr(web, "CONNECT_SECONDS", 0.5)
+    # A full queue of connections: further ones get no answer at all.
+    waiting = [socket.socket() for _ in range(4)]
+    for client in waiting:
+        client.setblocking(False)
+        client.connect_ex(address)
+    began = time.monotonic()
+    with pytest.raises(
+        naf_hub.WeightsError, match=r"cannot reach it \(.+\); check the connection, then run: x"
+    ):
+        web.require_reachable(f"http://silent.test:{address[1]}", "cannot reach it", "x")
+    assert time.monotonic() - began < 1
+    for opened in (*waiting, silent):
+        opened.close()
 
 
 def test_two_processes_at_once_fetch_one_file(hub, tmp_path, published):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_radio_goldens import OPTIONS, TOLERANCE, radio, read
 
 import naf_hub
+from naf_hub.streaming import stream_into
 from naf_hub.weights import load_into, read_state_dict, save_weights
 from naf_hub_radio.backbone import Radio
 
@@ -138,16 +140,25 @@ def test_our_own_folder_round_trips(goldens: Path, tmp_path: Path, name: str):
     assert torch.equal(fresh(image), model(image))
 
 
-@pytest.mark.parametrize("name", [PLAIN, GIANT])
+@pytest.mark.parametrize("name", [PLAIN, GIANT, "cradio_v3_tiny"])
 @torch.no_grad()
-def test_a_model_built_on_the_meta_device_is_filled(goldens: Path, name: str):
+def test_a_model_built_on_the_meta_device_is_filled(goldens: Path, tmp_path: Path, name: str):
+    """From the file, in either precision; LayerScale and tokens that the options do not say come from it too."""
     state, recorded = read(goldens, name)
-    with torch.device("meta"):
-        model = Radio(**OPTIONS[name]).to(torch.bfloat16).eval()
-    model.load_weights(state)
-    held = [*model.parameters(), *model.buffers()]
-    assert not any(value.is_meta for value in held)
-    assert {value.dtype for value in held} == {torch.bfloat16}
+    save_file(state, tmp_path / "model.safetensors")
+    usual, _, _ = radio(goldens, name)
+    unaware = OPTIONS[name] | {"layer_scale": False, "prefix_tokens": 8}
     size = next(key.removeprefix("input.") for key in recorded if key.startswith("input."))
-    found, expected = model(recorded[f"input.{size}"]), recorded[f"output.{size}"]
-    assert ((found.float() - expected).norm() / expected.norm()).item() < 0.05
+    expected = recorded[f"output.{size}"]
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.device("meta"):
+            model = Radio(**unaware)
+        assert stream_into(model, tmp_path / "model.safetensors", dtype, None, "test")
+        held = [*model.parameters(), *model.buffers()]
+        assert not any(value.is_meta for value in held)
+        found = model.eval()(recorded[f"input.{size}"])
+        if dtype == torch.float32:
+            assert torch.equal(found, usual(recorded[f"input.{size}"]))
+        else:
+            assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+            assert ((found.float() - expected).norm() / expected.norm()).item() < 0.05

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+from torch import nn
 
 import naf_hub
-from naf_hub.streaming import INDEX, shards
+from naf_hub.hub import INDEX
+from naf_hub.streaming import shards, stream_into
 
 # DINOv3-7B's architecture (RoPE, registers, LayerScale), shrunk to some 57 M parameters.
 TWIN = {"embed_dim": 768, "depth": 8, "num_heads": 12}
@@ -44,21 +47,108 @@ def test_sharded_weights_load_alike_streamed_or_not(sharded):
     assert (found - expected).norm() / expected.norm() < 0.03
 
 
-def test_peak_memory_stays_near_the_weights(sharded):
-    folder, parameters = sharded
+def peak_of_loading(name: str, weights: Path, options: dict[str, int], dtype: str | None = None) -> int:
+    """Bytes that loading takes at most, in a process that has imported all and loaded a small one before."""
+    small = {} if name == NAME else {**options, "depth": 1}
     code = (
         "import sys, timm, torch, naf_hub\n"
         "from naf_hub.bench import PeakMemory\n"
-        f"naf_hub.load_backbone({NAME!r}, weights=None)\n"  # imports and caches are not the model's
+        f"naf_hub.load_backbone({name!r}, weights=None, **{small!r})\n"
         "with PeakMemory('cpu') as peak:\n"
-        f"    model = naf_hub.load_backbone({NAME!r}, weights=sys.argv[1], dtype=torch.bfloat16, **{TWIN!r})\n"
+        f"    model = naf_hub.load_backbone({name!r}, weights=sys.argv[1], dtype={dtype}, **{options!r})\n"
         "print(peak.bytes)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=200, check=True
+        [sys.executable, "-c", code, str(weights)], capture_output=True, text=True, timeout=200, check=True
     )
-    weights = 2 * parameters
-    assert 0.9 * weights < int(done.stdout) < 1.3 * weights
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("torch.bfloat16", 2), (None, 4)])
+def test_peak_memory_stays_near_the_weights(sharded, dtype, size):
+    folder, parameters = sharded
+    weights = size * parameters
+    assert 0.9 * weights < peak_of_loading(NAME, folder, TWIN, dtype) < 1.3 * weights
+
+
+# The same depth and width for the others, which have key names, and some shapes, of their own.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("franca_b", {"rasa": False}),
+        ("capi_l14", {}),
+        ("radio_v2_5_b", {"position_grid": 32}),
+    ],
+)
+def test_other_families_are_streamed_too(tmp_path, name, options):
+    options = TWIN | options
+    with torch.device("meta"):
+        model = naf_hub.info(name).resolve()(**{**naf_hub.info(name).options, **options})
+    generator = torch.Generator().manual_seed(0)
+    state = {k: torch.randn(v.shape, generator=generator) for k, v in model.state_dict().items()}
+    file = tmp_path / "model.safetensors"
+    save_file(state, file)
+    loaded = naf_hub.load_backbone(name, weights=file, **options)
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert peak_of_loading(name, file, options) < 1.3 * file.stat().st_size
+    halved = naf_hub.load_backbone(name, weights=file, dtype=torch.bfloat16, **options)
+    assert all(torch.equal(v, state[k].bfloat16()) for k, v in halved.state_dict().items())
+    assert not any(p.requires_grad for p in halved.parameters())
+    file.unlink()
+    with torch.no_grad():  # what was loaded does not depend on the file any more
+        assert loaded(torch.rand(1, 3, 4 * loaded.patch_size, 3 * loaded.patch_size)).shape[1] == 768
+
+
+class Scaled(nn.Module):
+    """Holds a buffer that no file does, and computes it, or claims to."""
+
+    def __init__(self, honest: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.honest = honest
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("table", torch.empty(3, dtype=dtype), persistent=False)
+
+    def init_non_persistent_buffers(self) -> None:
+        if self.honest:
+            self.table.fill_(7)
+
+    def stream_plan(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, None]]:
+        return {name: (name, None) for name in shapes}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("honest", [True, False])
+def test_buffers_that_nobody_computes_are_noticed(tmp_path, honest, dtype):
+    save_file({"weight": torch.arange(3.0)}, tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        model = Scaled(honest, dtype)
+    assert stream_into(model, tmp_path / "a.safetensors", torch.float32, None, "test") is honest
+    if honest:
+        assert model.table.tolist() == [7, 7, 7]
+        assert model.weight.tolist() == [0, 1, 2]
+
+
+def test_a_tensor_outside_parameters_and_buffers_is_noticed(tmp_path):
+    save_file({"weight": torch.arange(3.0)}, tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        model = Scaled(True, torch.float32)
+        model.scale = torch.ones(1)
+    assert not stream_into(model, tmp_path / "a.safetensors", torch.float32, None, "test")
+
+
+def test_models_that_cannot_be_streamed_load_the_usual_way(tmp_path):
+    """timm converts these: positions of another size; in both precisions the result is that of load_weights."""
+    source = naf_hub.load_backbone("timm:test_vit", weights=None)
+    state = {k.removeprefix("model."): v + 0.1 for k, v in source.state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors")
+    usual = naf_hub.load_backbone("timm:test_vit", weights=None, img_size=96)
+    usual.load_weights(state)  # pyright: ignore[reportCallIssue]
+    for dtype in (None, torch.bfloat16):
+        loaded = naf_hub.load_backbone(
+            "timm:test_vit", weights=tmp_path / "a.safetensors", dtype=dtype, img_size=96
+        )
+        expected = usual.to(dtype or torch.float32).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize(

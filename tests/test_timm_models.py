@@ -214,6 +214,20 @@ def test_own_folder_round_trip(tmp_path: Path) -> None:
         assert torch.equal(again(image), model(image))
 
 
+def test_own_folder_of_a_model_with_a_norm_in_its_head(tmp_path: Path) -> None:
+    from naf_hub.weights import save_weights
+
+    shallow = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+    torch.manual_seed(3)
+    model = naf_hub.load_backbone("dinov3_cnx_t", weights=None, **shallow)
+    save_weights(tmp_path / "kept", model, name="dinov3_cnx_t", options=shallow)
+    image = torch.rand(1, 3, 64, 64)
+    for dtype, tolerance in ((None, 0), (torch.bfloat16, 0.2)):
+        again = naf_hub.load_backbone("dinov3_cnx_t", weights=tmp_path / "kept", dtype=dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(again(image), model(image), atol=tolerance, rtol=0)
+
+
 def test_positions_are_resampled_for_another_image_size(tmp_path: Path) -> None:
     state = random_weights("test_vit")
     model = naf_hub.load_backbone(VIT, weights=saved(tmp_path, state), img_size=96)

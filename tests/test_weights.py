@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import naf_hub
 from naf_hub.convert import convert
+from naf_hub.pickles import read_pickle
 from naf_hub.weights import read_state_dict, save_weights
 
 SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
@@ -213,6 +216,53 @@ def test_convert_keeps_every_bit(tmp_path: Path, small, wrap):
     written = load_file(out / "model.safetensors")
     assert all(torch.equal(written[k], v) for k, v in small.state_dict().items())
     assert naf_hub.load("naf", weights=out).kernel_size == 3  # pyright: ignore
+
+
+def test_convert_picks_the_tensors_out_of_training_state(tmp_path: Path, small):
+    state = small.state_dict()
+    checkpoint = {
+        "args": argparse.Namespace(lr=1e-3, layers=[1, 2]),
+        "model": {"teacher": {f"module.{k}": v for k, v in state.items()} | {"step": 3}, "ema": 0.9},
+        "best": np.float64(0.7),
+        "seed": np.int64(4),
+        "scaler": torch.ones(1),
+    }
+    torch.save(checkpoint, tmp_path / "a.pth")
+    torch.save(checkpoint, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("a", "old"):
+        out = convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL)
+        written = load_file(out / "model.safetensors")
+        assert written.keys() == state.keys()
+        assert all(torch.equal(written[k], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"a": Path("x")},
+            r"refused.*it holds pathlib\.\S+, and an object of a class of its own could run code$",
+        ),
+        ({"a": torch.nn.Linear(1, 1)}, r"refused.*it holds torch\.nn\.modules\.linear\.Linear"),
+        ({"epoch": 3, "model": {"lr": 0.1}}, "holds no state dict"),
+        ([torch.ones(1)], "holds no state dict"),
+        (3, "holds no state dict"),
+    ],
+)
+def test_pickles_without_a_state_dict_are_told_in_one_line(tmp_path: Path, content, message):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(naf_hub.WeightsError, match=message) as caught:
+        convert(tmp_path / "a.pth", tmp_path / "out", "naf")
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path):
+    whole = torch.arange(6.0)
+    state = {"whole": whole, "again": whole, "part": whole[2:4]}
+    torch.save(state, tmp_path / "a.pth")
+    save_weights(tmp_path / "w", read_pickle(tmp_path / "a.pth"), name="naf")
+    written = load_file(tmp_path / "w" / "model.safetensors")
+    assert all(torch.equal(written[key], value) for key, value in state.items())
 
 
 def test_convert_writes_nothing_when_it_cannot(tmp_path: Path, small):

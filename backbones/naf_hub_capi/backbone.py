@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from naf_hub import Backbone
+from naf_hub.streaming import Shape, Step
 from naf_hub.weights import load_into
 
 from .encoder import PATCH, REGISTERS, Encoder
@@ -15,6 +16,15 @@ RELEASED = "backbone."  # published files hold training state beside it
 OWN = "model."
 # Parts of the published backbone that dense features do not need.
 UNUSED = ("decoder.", "mask_token")
+
+
+def sources(names: Iterable[str]) -> dict[str, str]:
+    """Key of :class:`~naf_hub_capi.encoder.Encoder` -> which of ``names`` holds it."""
+    found = {name: name for name in names}
+    for prefix in (RELEASED, OWN):
+        inner = {key.removeprefix(prefix): name for key, name in found.items() if key.startswith(prefix)}
+        found = inner or found
+    return {key: name for key, name in found.items() if not key.startswith(UNUSED)}
 
 
 class Capi(Backbone):
@@ -52,10 +62,8 @@ class Capi(Backbone):
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.
         """
-        for prefix in (RELEASED, OWN):
-            inner = {
-                key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
-            }
-            if inner:
-                state = inner
-        load_into(self.model, {k: v for k, v in state.items() if not k.startswith(UNUSED)}, "CAPI weights")
+        load_into(self.model, {key: state[name] for key, name in sources(state).items()}, "CAPI weights")
+
+    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
+        """See :func:`naf_hub.streaming.stream_into`."""
+        return {OWN + key: (name, None) for key, name in sources(shapes).items()}

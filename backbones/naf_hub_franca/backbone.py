@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from naf_hub import Backbone, WeightsError
+from naf_hub.streaming import Shape, Step
 from naf_hub.weights import load_into
 
 from .keys import rasa_layers, split
@@ -72,7 +73,35 @@ class Franca(Backbone):
         Raises:
             WeightsError: names missing, unexpected and misshapen keys; or the weights have no RASA head.
         """
-        transformer, rasa = split(state)
+        transformer, rasa, head, table = self._suited({key: tuple(v.shape) for key, v in state.items()})
+        if head is not None:
+            values = {key: state[name] for key, name in rasa.items()}
+            load_into(head.train(self.training), values, "Franca RASA head weights")
+        before, self.model.pos_embed = self.model.pos_embed, table
+        try:
+            load_into(self.model, {key: state[name] for key, name in transformer.items()}, "Franca weights")
+        except WeightsError:
+            self.model.pos_embed = before
+            raise
+        self.rasa_head = head
+
+    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
+        """See :func:`naf_hub.streaming.stream_into`; adopts what :meth:`load_weights` does.
+
+        Raises:
+            WeightsError: no RASA head in the weights, or no table of positions.
+        """
+        transformer, rasa, self.rasa_head, self.model.pos_embed = self._suited(shapes)
+        plan: dict[str, Step] = {f"model.{key}": (name, None) for key, name in transformer.items()}
+        if self.rasa_head is not None:
+            plan |= {f"rasa_head.{key}": (name, None) for key, name in rasa.items()}
+        return plan
+
+    def _suited(
+        self, shapes: Mapping[str, Shape]
+    ) -> tuple[dict[str, str], dict[str, str], RasaHead | None, nn.Parameter]:
+        """What to read for transformer and RASA head, and a head and a table of positions of fitting size."""
+        transformer, rasa = split(shapes)
         head = self.rasa_head
         if head is not None:
             if not rasa:
@@ -81,28 +110,16 @@ class Franca(Backbone):
                     "or put the keys of the published RASA file beside them"
                 )
             like = head.pos_pred.weight
-            head = RasaHead(self.embed_dim, rasa_layers(rasa)).to(device=like.device, dtype=like.dtype)
-            load_into(head.train(self.training), rasa, "Franca RASA head weights")
-        table = transformer.get("pos_embed")
-        before = self.model.pos_embed
-        if table is not None:
-            if table.ndim != 3 or not table_side(table):
+            with torch.device(like.device):
+                head = RasaHead(self.embed_dim, rasa_layers(rasa)).to(like.dtype)
+        table = self.model.pos_embed
+        assert table is not None
+        if "pos_embed" in transformer:
+            shape = shapes[transformer["pos_embed"]]
+            if len(shape) != 3 or not table_side(shape[1]):
                 wanted = f"(1, 1 + M * M, {self.embed_dim})"
-                raise WeightsError(
-                    f"Franca weights: pos_embed has shape {tuple(table.shape)}, expected {wanted}"
-                )
-            self.model.pos_embed = self._table(table.shape[1])
-        try:
-            load_into(self.model, transformer, "Franca weights")
-        except WeightsError:
-            self.model.pos_embed = before
-            raise
-        self.rasa_head = head
-
-    def _table(self, entries: int) -> nn.Parameter:
-        present = self.model.pos_embed
-        assert present is not None
-        if entries == present.shape[1]:
-            return present
-        empty = torch.empty(1, entries, self.embed_dim, dtype=present.dtype, device=present.device)
-        return nn.Parameter(empty, requires_grad=present.requires_grad)
+                raise WeightsError(f"Franca weights: pos_embed has shape {shape}, expected {wanted}")
+            if shape[1] != table.shape[1]:
+                empty = table.new_empty(1, shape[1], self.embed_dim)
+                table = nn.Parameter(empty, requires_grad=table.requires_grad)
+        return transformer, rasa, head, table

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-
-from torch import Tensor
+from collections.abc import Iterable
 
 from naf_hub import WeightsError
 
@@ -20,8 +18,8 @@ BESIDE = ("rasa_head.", "pre_pos_layers.", "pos_pred.")
 PLANE = re.compile(r"pre_pos_layers\.(\d+)\.weight")
 
 
-def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(transformer, RASA head): released tensors under the names of the modules here.
+def split(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(transformer, RASA head): key of the modules here -> which of ``names`` holds it.
 
     Takes the released chunked layout, the same without chunks, timm's names, and this package's own state dicts;
     what only training needs is left out. A RASA head inside the backbone's own wrapper gives way to one beside it.
@@ -29,10 +27,10 @@ def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
     Raises:
         WeightsError: two keys mean the same tensor.
     """
-    transformer: dict[str, Tensor] = {}
-    rasa: dict[str, Tensor] = {}
-    embedded: dict[str, Tensor] = {}
-    for key, value in state.items():
+    transformer: dict[str, str] = {}
+    rasa: dict[str, str] = {}
+    embedded: dict[str, str] = {}
+    for key in names:
         name = WRAPPERS.sub("", key)
         if name.startswith(TRAINING):
             continue
@@ -45,10 +43,10 @@ def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
                 name = name.replace(released, ours)
         if name in group:
             raise WeightsError(f"Franca weights: {key} occurs twice once prefixes are dropped")
-        group[name] = value
+        group[name] = key
     return transformer, rasa or embedded
 
 
-def rasa_layers(rasa: Mapping[str, Tensor]) -> int:
+def rasa_layers(rasa: Iterable[str]) -> int:
     """How many ``pre_pos_layers`` a RASA head has: the released ones differ."""
     return len({match[1] for key in rasa if (match := PLANE.fullmatch(key))})

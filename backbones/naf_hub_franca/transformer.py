@@ -20,11 +20,10 @@ def swiglu_width(embed_dim: int) -> int:
     return (embed_dim * 4 * 2 // 3 + 7) // 8 * 8
 
 
-def table_side(table: Tensor) -> int:
-    """M of a position table (1, 1 + M * M, C); 0 if the number of entries is no square plus one."""
-    entries = table.shape[1] - 1
-    side = math.isqrt(max(entries, 0))
-    return side if side * side == entries else 0
+def table_side(entries: int) -> int:
+    """M of a position table (1, 1 + M * M, C) with so many entries; 0 if they are no square plus one."""
+    side = math.isqrt(max(entries - 1, 0))
+    return side if side * side == entries - 1 else 0
 
 
 def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -40,7 +39,7 @@ def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         (1, 1 + h * w, C), dtype of ``table``; ``table`` itself at its own grid.
     """
-    side = table_side(table)
+    side = table_side(table.shape[1])
     if grid == (side, side):
         return table
     first, patches = table[:, :1], table[:, 1:]

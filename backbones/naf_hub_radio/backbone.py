@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor, nn
 
 from naf_hub import Backbone
+from naf_hub.streaming import Shape, Step
 
 from .records import MEAN, STD
-from .released import convert, prefix_and_scale
+from .released import is_released, prefix_and_scale, rearrange, sources
 
 
 class InputConditioner(nn.Module):
@@ -51,6 +53,9 @@ class Radio(Backbone):
             and with ``False`` since (NVlabs/RADIO cb07f55), for the same weights; the copies of the code in their
             Hub repositories stayed as uploaded.
     """
+
+    prefix_tokens: int
+    layer_scale: bool
 
     def __init__(
         self,
@@ -131,7 +136,27 @@ class Radio(Backbone):
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.
         """
-        tokens, scale = prefix_and_scale(state)
+        network, steps = self._suited({key: tuple(value.shape) for key, value in state.items()})
+        weights = {
+            key: state[name] if change is None else change(state[name])
+            for key, (name, change) in steps.items()
+        }
+        self._adopt(network)
+        self.load_state_dict(weights)
+
+    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
+        """See :func:`naf_hub.streaming.stream_into`; takes from the weights what :meth:`load_weights` does.
+
+        Raises:
+            WeightsError: names missing, unexpected and misshapen keys.
+        """
+        network, steps = self._suited(shapes)
+        self._adopt(network)
+        return steps
+
+    def _suited(self, shapes: Mapping[str, Shape]) -> tuple[NaFlexVit, dict[str, Step]]:
+        """A network with the tokens and the LayerScale of the weights, and how to fill ``self`` with it."""
+        tokens, scale = prefix_and_scale(shapes)
         tokens, scale = tokens or self.prefix_tokens, scale or self.layer_scale
         network = self.network
         if (tokens, scale) != (self.prefix_tokens, self.layer_scale):
@@ -139,12 +164,18 @@ class Radio(Backbone):
             with torch.device(like.device):
                 network = self._build(tokens, scale).to(like.dtype)
             network.requires_grad_(like.requires_grad).train(self.training)
-        expected = {f"network.{key}": value for key, value in network.state_dict().items()}
-        expected |= {f"normalize.{key}": value for key, value in self.normalize.state_dict().items()}
-        weights = convert(state, expected, prefix_tokens=tokens, swiglu=self.swiglu)
-        self.network, self.prefix_tokens, self.layer_scale = network, tokens, scale
-        # On the meta device there is no storage to copy into: the given tensors become the weights.
-        assign = next(network.parameters()).is_meta
-        if assign:
-            weights = {key: value.to(expected[key].dtype).contiguous() for key, value in weights.items()}
-        self.load_state_dict(weights, assign=assign)
+        parts = {"network": network, "normalize": self.normalize}
+        own = {
+            f"{n}.{key}": tuple(v.shape) for n, part in parts.items() for key, v in part.state_dict().items()
+        }
+        names = sources(shapes, own, prefix_tokens=tokens, swiglu=self.swiglu)
+        released = is_released(shapes)
+        return network, {
+            key: (name, functools.partial(rearrange, key, own[key]) if released else None)
+            for key, name in names.items()
+        }
+
+    def _adopt(self, network: NaFlexVit) -> None:
+        self.network = network
+        self.prefix_tokens = network.num_prefix_tokens
+        self.layer_scale = any(".ls1." in key for key in network.state_dict())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from torch import Tensor
 
 from naf_hub import WeightsError
+from naf_hub.streaming import Shape
 
 ROOT = "radio_model."
 TOKENS = "patch_generator.cls_token.token"
@@ -38,11 +39,10 @@ def is_released(keys: Iterable[str]) -> bool:
     return any(key.startswith(ROOT) for key in keys)
 
 
-def source_key(key: str, state: Mapping[str, Tensor], *, swiglu: bool) -> str:
+def source_key(key: str, state: Container[str], *, inner: str, swiglu: bool) -> str:
     """Name in a released ``state`` of what ``Radio`` calls ``key``."""
     if key in FIXED:
         return ROOT + FIXED[key]
-    inner = "inner." if any(name.startswith(f"{ROOT}model.inner.") for name in state) else ""
     name = key.removeprefix("network.")
     for own, theirs in (*RENAMED, *(SWIGLU if swiglu else ())):
         name = name.replace(own, theirs)
@@ -51,7 +51,7 @@ def source_key(key: str, state: Mapping[str, Tensor], *, swiglu: bool) -> str:
     return plain if name not in state and plain in state else name
 
 
-def released_shape(key: str, own: tuple[int, ...], prefix_tokens: int) -> tuple[int, ...]:
+def released_shape(key: str, own: Shape, prefix_tokens: int) -> Shape:
     """Shape in a released file of the tensor that has shape ``own`` under ``key`` here."""
     if key == "network.embeds.pos_embed":
         return (1, own[1] * own[2], own[3])
@@ -60,7 +60,7 @@ def released_shape(key: str, own: tuple[int, ...], prefix_tokens: int) -> tuple[
     return own
 
 
-def rearrange(key: str, value: Tensor, own: tuple[int, ...]) -> Tensor:
+def rearrange(key: str, own: Shape, value: Tensor) -> Tensor:
     """A released tensor as this code stores it."""
     if key == "network.embeds.proj.weight":
         # A flattened patch is (channel, row, column) there and (row, column, channel) in timm.
@@ -73,46 +73,48 @@ def rearrange(key: str, value: Tensor, own: tuple[int, ...]) -> Tensor:
     return value.reshape(own)
 
 
-def prefix_and_scale(state: Mapping[str, Tensor]) -> tuple[int | None, bool]:
+def prefix_and_scale(shapes: Mapping[str, Shape]) -> tuple[int | None, bool]:
     """(class and register tokens, whether blocks have LayerScale), in either layout; tokens ``None`` if missing."""
-    scale = any(".ls1." in key for key in state)
-    for key, value in state.items():
-        if key.endswith(TOKENS) and value.ndim == 2:
-            return len(value), scale
-        if key == "network.embeds.reg_token" and value.ndim == 3:
-            return 1 + value.shape[1], scale
+    scale = any(".ls1." in key for key in shapes)
+    for key, shape in shapes.items():
+        if key.endswith(TOKENS) and len(shape) == 2:
+            return shape[0], scale
+        if key == "network.embeds.reg_token" and len(shape) == 3:
+            return 1 + shape[1], scale
     return None, scale
 
 
-def convert(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, prefix_tokens: int, swiglu: bool
-) -> dict[str, Tensor]:
-    """``state`` under the names, and in the shapes, of ``expected``.
+def sources(
+    shapes: Mapping[str, Shape], expected: Mapping[str, Shape], *, prefix_tokens: int, swiglu: bool
+) -> dict[str, str]:
+    """Which tensor of a file holds each of ``expected``.
 
     Args:
-        state: NVIDIA's names, or those of ``expected``.
-        expected: state dict of the model to fill.
+        shapes: those in the file, under NVIDIA's names or those of ``expected``.
+        expected: shapes of the state dict to fill.
         prefix_tokens: class and register tokens of that model.
         swiglu: whether its MLPs are gated.
 
     Raises:
-        WeightsError: names missing, unexpected and misshapen keys, as ``state`` calls them.
+        WeightsError: names missing, unexpected and misshapen keys, as the file calls them.
     """
-    released = is_released(state)
-    sources = {key: source_key(key, state, swiglu=swiglu) if released else key for key in expected}
-    used = set(sources.values())
-    missing = dict.fromkeys(f"missing {source}" for source in sources.values() if source not in state)
+    released = is_released(shapes)
+    inner = "inner." if any(name.startswith(f"{ROOT}model.inner.") for name in shapes) else ""
+    found = {
+        key: source_key(key, shapes, inner=inner, swiglu=swiglu) if released else key for key in expected
+    }
+    used = set(found.values())
+    missing = dict.fromkeys(f"missing {source}" for source in found.values() if source not in shapes)
     unexpected = [
         f"unexpected {key}"
-        for key in state
+        for key in shapes
         if key not in used and not UNUSED.fullmatch(key.removeprefix(ROOT))
     ]
     misshapen: dict[str, None] = {}
-    for key, source in sources.items():
-        own = tuple(expected[key].shape)
-        wanted = released_shape(key, own, prefix_tokens) if released else own
-        if source in state and tuple(state[source].shape) != wanted:
-            misshapen[f"{source} has shape {tuple(state[source].shape)}, expected {wanted}"] = None
+    for key, source in found.items():
+        wanted = released_shape(key, expected[key], prefix_tokens) if released else expected[key]
+        if source in shapes and shapes[source] != wanted:
+            misshapen[f"{source} has shape {shapes[source]}, expected {wanted}"] = None
     problems = (list(missing), unexpected, list(misshapen))
     if any(problems):
         named = [problem for kind in problems for problem in kind[:2]]
@@ -122,6 +124,4 @@ def convert(
             f"{f' and {more} more' if more else ''}; "
             "check the model name, or the options they were made with"
         )
-    if not released:
-        return {key: state[key] for key in expected}
-    return {key: rearrange(key, state[sources[key]], tuple(value.shape)) for key, value in expected.items()}
+    return found

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from naf_hub import Backbone, WeightsError
 from naf_hub.checks import check_image
+from naf_hub.streaming import Shape, Step
 
 # How timm lets a model of fixed input size take others: vision transformers, then windowed ones (Swin).
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 # Models whose forward_intermediates refuses norm=True instead of ignoring it.
 NO_NORM = ("Hiera", "HieraDet")
+OWN = "model."  # what state dicts of this class put before timm's names
 
 
 def create(
@@ -95,7 +97,7 @@ class TimmBackbone(Backbone):
         self.norm = norm and type(network).__name__ not in NO_NORM
         network.prune_intermediate_layers([index], prune_norm=not norm, prune_head=not head_norm)
         self.model: Any = network
-        self.head_norm = network.head.norm if head_norm else None
+        self.head_norm = head_norm
         self.fixed_size = None if any_size else self._fixed_size(config)
         self.strides = reductions(levels)
 
@@ -156,7 +158,7 @@ class TimmBackbone(Backbone):
                 f"timm model {self.name!r} gives {tuple(features.shape)} for {height}x{width} pixels, not "
                 f"one cell every {self.patch_size}: its cells do not tile the image"
             )
-        return features if self.head_norm is None else self.head_norm(features)
+        return self.model.head.norm(features) if self.head_norm else features
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict in timm's key names, or one that timm converts (original DINOv2 keys, say).
@@ -167,18 +169,27 @@ class TimmBackbone(Backbone):
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.
         """
+        weights = self._fitting(self._converted(state))
+        self.model.load_state_dict(weights, strict=False)
+
+    def _converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``state`` in the key names and shapes of ``self.model``, as far as timm can bring it there."""
         weights = dict(state)
-        if weights and all(key.startswith("model.") for key in weights):
-            weights = {key.removeprefix("model."): value for key, value in weights.items()}
+        if weights and all(key.startswith(OWN) for key in weights):
+            weights = {key.removeprefix(OWN): value for key, value in weights.items()}
         convert = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
-        if convert is not None:
-            try:
-                weights = convert(weights, self.model)
-            except (KeyError, IndexError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-                raise WeightsError(
-                    f"weights do not fit timm model {self.name!r}: timm cannot convert their keys "
-                    f"({type(error).__name__}: {error})"
-                ) from error
+        if convert is None:
+            return weights
+        try:
+            return convert(weights, self.model)
+        except (KeyError, IndexError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"weights do not fit timm model {self.name!r}: timm cannot convert their keys "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+    def _fitting(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of ``weights`` that ``self.model`` needs; strict about all else."""
         expected = self.model.state_dict()
         missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
         unexpected = [k for k in weights if k not in expected]
@@ -197,14 +208,24 @@ class TimmBackbone(Backbone):
                 f"weights do not fit timm model {self.name!r}: {'; '.join(problems[:4])}{more}; "
                 "check the model name and the options they were made with"
             )
-        self.model.load_state_dict({k: v for k, v in weights.items() if k in expected}, strict=False)
+        return {k: v for k, v in weights.items() if k in expected}
 
-    def stream_key(self, name: str) -> str | None:
-        """Key of the state dict that a tensor of timm's file fills, or ``None`` for one that is not needed."""
-        key = f"model.{name.removeprefix('model.')}"
-        if key in self.state_dict():
-            return key
-        return None if name in self._unused_keys() else name
+    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step] | None:
+        """See :func:`naf_hub.streaming.stream_into`; ``None`` where timm would convert names or values.
+
+        Raises:
+            WeightsError: names missing, unexpected and misshapen keys.
+        """
+        blank = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            weights = self._converted(blank)
+        except WeightsError:
+            return None  # some conversions look at values
+        weights = self._fitting(weights)
+        prefix = OWN if all(name.startswith(OWN) for name in shapes) else ""
+        if any(blank.get(prefix + key) is not value for key, value in weights.items()):
+            return None
+        return {OWN + key: (prefix + key, None) for key in weights}
 
     def _unused_keys(self) -> set[str]:
         """Keys of the whole timm model, classifier included; those not in ``self.model`` are not needed."""

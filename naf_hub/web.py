@@ -1,0 +1,160 @@
+"""Files from plain addresses outside the Hugging Face Hub: one downloader, with resume, into its asset cache."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import shlex
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+from .atomic import atomic_file
+from .checksums import CHUNK, sha256_of, verify
+from .errors import WeightsError
+from .records import Weights
+
+log = logging.getLogger("naf_hub")
+CONNECT_SECONDS = 10.0
+ATTEMPTS = 5
+
+
+def require_reachable(endpoint: str, message: str, again: str | None = None) -> None:
+    """Raise unless the server answers, with whatever status, within ``CONNECT_SECONDS``.
+
+    In a thread, because each address of a host gets the whole time limit of a socket.
+    """
+    outcome: list[object] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(endpoint, method="HEAD")
+            urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+            outcome.append(None)
+        except urllib.error.HTTPError:
+            outcome.append(None)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            outcome.append(getattr(error, "reason", error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    reason = outcome[0] if outcome else f"no answer in {CONNECT_SECONDS:g} s"
+    if reason is not None:
+        then = f"then run: {again}" if again else "then try again"
+        raise WeightsError(f"{message} ({reason}); check the connection, {then}")
+
+
+def web_cache(weights: Weights) -> Path:
+    """Where a file from outside the Hub is kept: one folder per address, in huggingface_hub's asset cache."""
+    from huggingface_hub import cached_assets_path
+
+    address = "\n".join((weights.source, *weights.parts, *map(" ".join, sorted(weights.also.items()))))
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
+    return Path(cached_assets_path("naf-hub", namespace="weights", subfolder=key))
+
+
+def web_file(weights: Weights) -> Path:
+    """Where ``fetch`` puts the file of a plain address."""
+    return web_cache(weights) / (Path(urlparse(weights.source).path).name or "weights")
+
+
+def from_web(weights: Weights, what: str) -> Path:
+    from filelock import FileLock
+
+    target = web_file(weights)
+    # Two processes that want one file: the second waits and finds it.
+    with FileLock(str(target.with_name(".lock"))):
+        if not target.is_file():
+            _download(weights, target, what)
+        _compare_with_first_use(weights, target, what)
+    return target
+
+
+def _compare_with_first_use(weights: Weights, target: Path, what: str) -> None:
+    """Where no checksum is published, what came first is recorded, said, and compared with from then on."""
+    if weights.sha256 is not None:
+        return
+    note = target.with_name(target.name + ".sha256")
+    if note.is_file():
+        size, _, digest = note.read_text(encoding="ascii").partition(" ")
+        verify(target, Weights(weights.source, int(size), digest.strip()), what)
+        return
+    digest = sha256_of(target)
+    with atomic_file(note) as temporary:
+        temporary.write_text(f"{target.stat().st_size} {digest}\n", encoding="ascii")
+    log.warning(
+        "%s: no checksum is published for %s; recorded sha256 %s on first use", what, weights.source, digest
+    )
+
+
+def _download(weights: Weights, target: Path, what: str) -> None:
+    import huggingface_hub.constants as constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"{what}: {weights.source} is not cached and HF_HUB_OFFLINE is set; with a connection load it once, or "
+            f"run: curl -L -o {shlex.quote(str(target))} {shlex.quote(weights.source)}"
+        )
+    address = urlparse(weights.source)
+    require_reachable(
+        f"{address.scheme}://{address.netloc}", f"{what}: cannot fetch {weights.source}: no connection"
+    )
+    part = target.with_name(target.name + ".part")
+    reason: object = "no attempt"
+    for _ in range(ATTEMPTS):
+        try:
+            if _resume(weights.source, part, weights.size):
+                break
+            reason = "the connection was closed early"
+        except urllib.error.HTTPError as error:
+            reason = f"HTTP {error.code}"
+            if error.code < 500 and error.code not in (408, 429):
+                raise WeightsError(f"{what}: {weights.source} answered {reason}") from error
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            if not part.exists() or part.stat().st_size == 0:
+                break  # nothing came at all: no use to insist
+    else:
+        raise WeightsError(f"{what}: download of {weights.source} failed ({reason}); load again to resume")
+    if not part.exists() or part.stat().st_size == 0:
+        raise WeightsError(
+            f"{what}: cannot fetch {weights.source} ({reason}); check the connection and try again"
+        )
+    try:
+        verify(part, weights, what)
+    except WeightsError:
+        part.unlink()
+        raise
+    os.replace(part, target)
+
+
+def _resume(address: str, part: Path, size: int | None) -> bool:
+    """Fetch what is missing of ``part``; whether it is complete now."""
+    from huggingface_hub.utils import tqdm  # silent under HF_HUB_DISABLE_PROGRESS_BARS
+
+    have = part.stat().st_size if part.exists() else 0
+    if size is not None and have == size:
+        return True
+    request = urllib.request.Request(address, headers={"User-Agent": "naf-hub"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as answer:
+        if answer.status != 206:
+            have = 0  # the server ignores Range and sends all of it again
+        length = answer.headers.get("Content-Length")
+        total = size if size is not None else (have + int(length) if length else None)
+        with (
+            part.open("ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
+        ):
+            while block := answer.read(CHUNK):
+                file.write(block)
+                bar.update(len(block))
+            file.flush()
+            os.fsync(file.fileno())
+            return total is None or file.tell() >= total
