@@ -46,6 +46,30 @@ def upsampler_rows() -> list[list[str]]:
     ]  # fmt: skip
 
 
+# Mean and standard deviation per RGB channel; what else there is, is spelled out.
+NORMALIZATIONS = {
+    (0.485, 0.456, 0.406, 0.229, 0.224, 0.225): "ImageNet",
+    (0.5, 0.5, 0.5, 0.5, 0.5, 0.5): "0.5 / 0.5",
+    (0.48145466, 0.4578275, 0.40821073, 0.26862954, 0.26130258, 0.27577711): "CLIP",
+}
+
+
+def normalization(record: BackboneRecord) -> str:
+    spelled = " / ".join(", ".join(f"{v:g}" for v in triple) for triple in (record.mean, record.std))
+    return NORMALIZATIONS.get((*record.mean, *record.std), spelled)
+
+
+def origin(record: Record) -> str:
+    """Where the default weights come from, with the revision where it is pinned."""
+    weights = record.weights.get("default")
+    if weights is None:
+        return "-"
+    if weights.repository:
+        tree = f"/tree/{weights.revision}" if weights.revision else ""
+        return f"[{weights.repository}](https://huggingface.co/{weights.repository}{tree})"
+    return "ships with naf-hub" if weights.source.startswith("package://") else f"[file]({weights.source})"
+
+
 def backbone_rows() -> list[list[str]]:
     rows = []
     for r in records(BackboneRecord):
@@ -63,6 +87,8 @@ def backbone_rows() -> list[list[str]]:
                 str(r.embed_dim),
                 str(r.patch_size),
                 str(r.native_size or "any"),
+                normalization(r),
+                origin(r),
                 terms,
             ]
         )
@@ -88,8 +114,22 @@ def registered() -> str:
             ),
             "## Backbones\n",
             "Besides these, any timm model with a spatial feature map works as `timm:<model name>`.",
-            "The licence is that of the weights; sizes are pixels.\n",
-            table(["name", "what it is", "channels", "patch", "native size", "licence"], backbone_rows()),
+            "The licence is that of the weights; sizes are pixels; the normalisation (mean and standard deviation of",
+            "RGB in [0, 1]) is applied inside. Weights are those of the `main` branch of their Hub repository unless a",
+            "link leads to a revision; [how to pin one](weights.md#pinned-revisions).\n",
+            table(
+                [
+                    "name",
+                    "what it is",
+                    "channels",
+                    "patch",
+                    "native size",
+                    "normalisation",
+                    "weights from",
+                    "licence",
+                ],
+                backbone_rows(),
+            ),
             "## Tasks\n",
             table(["name", "what it is"], [[f"`{r.name}`", r.summary] for r in records(TaskRecord)]),
             "## Hooks\n",

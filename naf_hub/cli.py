@@ -162,10 +162,13 @@ def info_command(name: str, as_json: bool) -> None:
         print_json(data)
         return
     weights = data.pop("weights")
+    data = {"code license" if key == "license" else key: value for key, value in data.items()}
     rows = [(key, str(value)) for key, value in data.items() if value not in (None, "", {}, [])]
     print_table(rows)
     for title, entry in weights.items():
         click.echo(f"weights {title!r}:")
+        if entry["repository"] and not entry["revision"]:
+            entry["revision"] = f"main (not pinned; pin with weights='hf://{entry['repository']}@COMMIT')"
         print_table(
             [(f"  {key}", str(value)) for key, value in entry.items() if value not in (None, "", {}, [])]
         )

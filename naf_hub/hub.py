@@ -10,10 +10,9 @@ from pathlib import Path
 
 from .checksums import sha256_of, verify
 from .errors import WeightsError
-from .records import Weights
+from .records import HUB, Weights
 from .web import from_web, require_reachable
 
-HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 FILE = "model.safetensors"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

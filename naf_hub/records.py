@@ -14,6 +14,7 @@ from typing import Any
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +47,23 @@ class Weights:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "also", MappingProxyType(dict(self.also)))
 
+    @property
+    def repository(self) -> str | None:
+        """``owner/repo`` on the Hub, or ``None`` for weights from elsewhere."""
+        match = HUB.fullmatch(self.source)
+        return match["repo"] if match else None
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, tag or branch ``source`` names; ``None`` where it names none, and for weights from elsewhere."""
+        match = HUB.fullmatch(self.source)
+        return match["revision"] if match else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return data | {"options": dict(self.options), "parts": list(self.parts), "also": dict(self.also)}
+        data |= {"options": dict(self.options), "parts": list(self.parts), "also": dict(self.also)}
+        return data | {"repository": self.repository, "revision": self.revision}
 
 
 @dataclasses.dataclass(frozen=True)

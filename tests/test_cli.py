@@ -49,6 +49,42 @@ def test_list_info_plugins():
     assert "naf-hub" in run("plugins").output
 
 
+def test_info_of_a_backbone_says_what_matters_for_choosing():
+    shown = {}
+    for line in run("info", "dinov3_b").output.splitlines():
+        key, _, value = line.strip().partition("  ")
+        shown[key] = value.strip()
+    assert shown["embed_dim"] == "768"
+    assert shown["patch_size"] == "16"
+    assert shown["native_size"] == "256"
+    assert (shown["mean"], shown["std"]) == ("[0.485, 0.456, 0.406]", "[0.229, 0.224, 0.225]")
+    assert (shown["gated"], shown["non_commercial"]) == ("False", "False")
+    assert shown["license"] == "DINOv3 License"  # of the weights; that of the code has a line of its own
+    assert shown["code license"] == "Apache-2.0"
+    assert shown["repository"] == "timm/vit_base_patch16_dinov3.lvd1689m"
+    assert shown["revision"].startswith("main (not pinned; pin with")
+    assert "non_commercial  True" in run("info", "mae_b").output
+
+
+def test_info_shows_a_pinned_revision(install_plugin):
+    install_plugin(
+        "pinned-naf",
+        """
+        from naf_hub import BackboneRecord, Weights, hookimpl
+
+        @hookimpl
+        def register_backbones(register):
+            weights = {"default": Weights("hf://me/mine@v1.2/model.safetensors")}
+            register(BackboneRecord(name="pinned", summary="Pinned.", target="a:B", weights=weights))
+        """,
+    )
+    text = run("info", "pinned").output
+    assert "revision    v1.2" in text
+    assert "not pinned" not in text
+    data = json.loads(run("info", "pinned", "--json").output)["weights"]["default"]
+    assert (data["repository"], data["revision"]) == ("me/mine", "v1.2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
