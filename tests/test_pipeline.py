@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -78,3 +79,59 @@ def test_bad_images_are_told(tmp_path):
 def test_options_that_do_not_exist_are_told():
     with pytest.raises(TypeError, match=r"'naf'.*colour"):
         naf_hub.load("naf", weights=None, colour=3)
+
+
+@pytest.fixture
+def choosy(install_plugin, tmp_path):
+    """An upsampler with weights for two backbones."""
+    from naf_hub.weights import save_weights
+
+    for name, value in (("pico", 2.0), ("dinov2_s", 3.0)):
+        save_weights(tmp_path / "choosy_weights" / "w" / name, {"gain": torch.tensor(value)}, name="choosy")
+    install_plugin(
+        "choosy-naf",
+        """
+        import torch
+        from naf_hub import Upsampler, UpsamplerRecord, Weights, hookimpl
+
+        class Choosy(Upsampler):
+            def __init__(self):
+                super().__init__()
+                self.gain = torch.nn.Parameter(torch.ones(()))
+
+            def upsample(self, image, features, output_size):
+                return self.gain * torch.nn.functional.interpolate(features, output_size)
+
+        @hookimpl
+        def register_upsamplers(register):
+            weights = {n: Weights(f"package://choosy_weights/w/{n}") for n in ("pico", "dinov2_s")}
+            register(UpsamplerRecord(name="choosy", summary="Made for two backbones.", target="choosy_naf:Choosy",
+                                     backbone_agnostic=False, weights=weights))
+        """,
+    )
+    (tmp_path / "choosy_weights" / "__init__.py").touch()
+    sys.path.insert(0, str(tmp_path))
+    yield
+    sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.usefixtures("choosy")
+def test_a_backbone_specific_upsampler_takes_the_weights_of_its_backbone(monkeypatch):
+    assert naf_hub.load("choosy", backbone="pico").upsampler.gain == 2  # pyright: ignore
+    assert naf_hub.load("choosy", weights="dinov2_s").gain == 3  # pyright: ignore
+    assert naf_hub.load("choosy", backbone="pico", weights=None).upsampler.gain == 1  # pyright: ignore
+    monkeypatch.setattr("naf_hub.loading.load_backbone", lambda *_, **__: pytest.fail("loaded for nothing"))
+    with pytest.raises(
+        naf_hub.WeightsError,
+        match=r"no weights for backbone 'franca_b'; it has them for: dinov2_s, pico; or pass",
+    ):
+        naf_hub.load("choosy", backbone="franca_b")
+    for unnamed in (None, Cells()):
+        with pytest.raises(naf_hub.WeightsError, match=r"per backbone \(dinov2_s, pico\); name the backbone"):
+            naf_hub.load("choosy", backbone=unnamed)
+
+
+def test_dense_features_in_one_line():
+    with torch.no_grad():
+        features = naf_hub.load_backbone("dinov2_reg_s", weights=None, depth=1)(torch.rand(1, 3, 56, 84))
+    assert tuple(features.shape) == (1, 384, 4, 6)
