@@ -27,6 +27,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "dino_s8": VIT,
     "dinov2_reg_s": VIT,
     "dinov3_b": VIT,
+    "dinov3_7b": VIT,
     "dinov3_cnx_t": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
     "siglip2_b16_256": VIT,
     "pe_core_t": VIT,
@@ -56,13 +57,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def timm_repository(name: str) -> dict[str, bytes]:
-    """Written by timm's own function for it: config.json and model.safetensors, classifier and all layers."""
+    """Written by timm's own function for it: config.json and model.safetensors, classifier and all layers; the
+    largest in shards."""
     torch.manual_seed(0)
     model = timm.create_model(naf_hub.info(name).options["model"], pretrained=False, **TIMM[name])
     state = {k: 1 + 0.1 * torch.randn_like(v) if v.ndim == 1 else v for k, v in model.state_dict().items()}
     model.load_state_dict(state)
     with tempfile.TemporaryDirectory() as folder:
         save_for_hf(model, folder, safe_serialization=True)
+        if name == "dinov3_7b":
+            Path(folder, "model.safetensors").unlink()
+            save_torch_state_dict(model.state_dict(), folder, max_shard_size="100KB")
         return files_of(Path(folder))
 
 
