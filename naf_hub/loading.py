@@ -67,7 +67,7 @@ def load(
     if backbone is None:
         return upsampler.to(device)
     if isinstance(backbone, str):
-        backbone = load_backbone(backbone, weights=backbone_weights)
+        backbone = load_backbone(backbone, weights=backbone_weights, device=device)
     return FeaturePipeline(backbone, upsampler).eval().to(device)
 
 

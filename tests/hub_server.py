@@ -22,7 +22,8 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         repos: repo id -> {file name: content}.
         plain: path -> content, for addresses outside the Hub.
-        gated: repo ids that answer 401 without, and 403 with, a token.
+        gated: repo ids that answer 401 without a token, and 403 with one that is not among ``accepted``.
+        accepted: tokens whose owner accepted all terms.
         failures: path -> list of HTTP statuses to answer first.
         damaged: paths whose last byte arrives changed.
         drop: path -> how often to close the connection after half of the body.
@@ -37,6 +38,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, dict[str, bytes]] = {}
         self.plain: dict[str, bytes] = {}
         self.gated: set[str] = set()
+        self.accepted: set[str] = set()
         self.failures: dict[str, list[int]] = {}
         self.damaged: set[str] = set()
         self.drop: dict[str, int] = {}
@@ -81,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404 if path != "/" else 200, b"")
             return
         _, revision, file = rest.split("/", 2)
-        if repo in self.server.gated:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if repo in self.server.gated and token not in self.server.accepted:
             self._send(403 if "Authorization" in self.headers else 401, b"", {"X-Error-Code": "GatedRepo"})
         elif repo not in self.server.repos:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})

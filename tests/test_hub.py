@@ -97,11 +97,18 @@ def test_server_errors_are_retried(hub, tmp_path, published):
     assert output.endswith("model.safetensors"), error
 
 
-def test_an_unreachable_hub_is_told_within_fifteen_seconds(hub, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (f"hf://{REPO}", "cannot reach http://127.0.0.1:9"),
+        ("http://127.0.0.1:9/naf.pth", "cannot fetch http://127.0.0.1:9/naf.pth: no connection"),
+    ],
+)
+def test_an_unreachable_host_is_told_within_fifteen_seconds(hub, tmp_path, source, message):
     began = time.monotonic()
-    _, error = run(FETCH, hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    _, error = run(f"fetch(Weights({source!r}), 'naf')", hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert time.monotonic() - began < 15
-    assert "cannot reach http://127.0.0.1:9" in error
+    assert message in error
 
 
 def test_a_host_of_many_silent_addresses_is_told_once(monkeypatch: pytest.MonkeyPatch):

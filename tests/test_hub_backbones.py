@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,8 @@ def test_refusals(hub, tmp_path):
     assert "has no file model.safetensors" in empty
     assert f"{hub.url}{CAPI} answered HTTP 404" in gone
     assert f"{hub.url}{FRANCA} answered HTTP 403" in forbidden
+    hub.accepted = {"hf_accepted"}
+    assert run(LOAD, hub, tmp_path, HF_TOKEN="hf_accepted") == ("48", "")
 
 
 def test_offline_and_not_cached_names_the_command(hub, tmp_path):
@@ -220,8 +223,13 @@ def test_dropped_connections_are_resumed(hub, tmp_path):
     large = f"/{repository('pe_spatial_t')}/resolve/main/model.safetensors"
     hub.drop = {large: 1, CAPI: 1}
     load = "print(naf_hub.load_backbone('pe_spatial_t').embed_dim)"
-    output, error = run(f"{load}\n{LOAD_CAPI}", hub, tmp_path)
-    assert output.split() == ["192", "64"], error
+    process = start(
+        f"{load}\n{LOAD_CAPI}", hub, tmp_path, HF_HUB_DISABLE_PROGRESS_BARS="0", TQDM_POSITION="-1"
+    )
+    output, errors = process.communicate(timeout=90)
+    assert output.split() == ["192", "64"], errors
+    for bar in ("model.safetensors", "capi_vitl14_lvd.pth"):
+        assert re.search(rf"{re.escape(bar)}:\s+\d+%", errors), errors
     for address in (large, CAPI):
         ranges = [ranged for verb, path, ranged in hub.log if (verb, path) == ("GET", address)]
         assert ranges == [False, True]
