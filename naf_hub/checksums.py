@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from .errors import WeightsError
+from .progress import progress
 from .records import Weights
 
 CHUNK = 1 << 20
@@ -14,9 +15,10 @@ CHUNK = 1 << 20
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open("rb") as file, progress(path.stat().st_size, f"checking {path.name}") as done:
         while block := file.read(CHUNK):
             digest.update(block)
+            done(len(block))
     return digest.hexdigest()
 
 

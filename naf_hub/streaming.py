@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import WeightsError
+from .progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -122,13 +123,16 @@ def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, w
             f"{what} do not fit this model: {'; '.join(problems[:3])}{more}; "
             "load them with the options they were made with"
         )
-    for key, (name, change) in plan.items():
-        try:
-            value = read(found[name][0], name, dtype, device)
-        except ValueError as error:
-            raise WeightsError(f"{what}: {error}") from error
-        value = value if change is None else change(value).contiguous()
-        model.load_state_dict({key: value}, strict=False, assign=True)
+    total = sum(file.stat().st_size for file in {found[name][0] for name, _ in plan.values()})
+    with progress(total, "loading") as done:
+        for key, (name, change) in plan.items():
+            try:
+                value = read(found[name][0], name, dtype, device)
+            except ValueError as error:
+                raise WeightsError(f"{what}: {error}") from error
+            value = value if change is None else change(value).contiguous()
+            model.load_state_dict({key: value}, strict=False, assign=True)
+            done(round(total / len(plan)))
     zero = torch.zeros((), dtype=torch.long, device=device)
     model.load_state_dict({key: zero.clone() for key in counters}, strict=False, assign=True)
     return fill_buffers(model, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import naf_hub
+from naf_hub import progress
+from naf_hub.checksums import sha256_of
 from naf_hub.hub import INDEX
 from naf_hub.streaming import shards, stream_into
 
@@ -126,6 +129,36 @@ def test_buffers_that_nobody_computes_are_noticed(tmp_path, honest, dtype):
     if honest:
         assert model.table.tolist() == [7, 7, 7]
         assert model.weight.tolist() == [0, 1, 2]
+
+
+class Table(nn.Module):
+    """Has such a buffer and nothing that computes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("table", torch.arange(3), persistent=False)
+
+    def stream_plan(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, None]]:
+        return {name: (name, None) for name in shapes}
+
+
+def test_buffers_without_a_way_to_compute_them_are_noticed(tmp_path):
+    save_file({"weight": torch.arange(3.0)}, tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        model = Table()
+    assert not stream_into(model, tmp_path / "a.safetensors", torch.float32, None, "test")
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_large_files_are_checked_and_loaded_behind_a_bar(sharded, monkeypatch, capsys, large):
+    monkeypatch.setattr(progress, "LARGE", 1000 if large else 1 << 30)
+    file = next(iter(sharded[0].glob("*-00002-*.safetensors")))
+    assert sha256_of(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    naf_hub.load_backbone(NAME, weights=sharded[0], **TWIN)
+    drawn = capsys.readouterr().err
+    assert (f"checking {file.name}:" in drawn) is large
+    assert ("loading:" in drawn) is large
 
 
 def test_a_tensor_outside_parameters_and_buffers_is_noticed(tmp_path):
