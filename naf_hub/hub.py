@@ -81,7 +81,7 @@ def _from_hub(source: str, what: str) -> Path:
     if file.endswith(".index.json"):
         for shard in sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())):
             hub_file(repo, str(Path(file).with_name(shard)), revision, what)
-    if file in (FILE, INDEX):
+    if file == FILE:
         # Not every publisher writes one; ours do, and it holds the options and the checksum.
         with contextlib.suppress(WeightsError):
             hub_file(repo, CONFIG, revision, what)
