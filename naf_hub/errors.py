@@ -21,3 +21,7 @@ class PluginError(NafHubError, RuntimeError):
 
 class ImageError(NafHubError, ValueError):
     """An image file cannot be read or is no image."""
+
+
+class MissingExtraError(NafHubError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""

@@ -54,6 +54,7 @@ TINY = {
     "batch": 2,
     "lr": 2e-3,
     "log_every": 1,
+    "preview_every": 0,
 }
 
 

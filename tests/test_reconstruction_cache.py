@@ -8,8 +8,9 @@ from reconstruction_world import BACKBONE, draw_pictures, same_state, settings
 
 import naf_hub
 from naf_hub_reconstruction.cache import fingerprint
-from naf_hub_reconstruction.config import ConfigError, build_config
+from naf_hub_reconstruction.config import ConfigError
 from naf_hub_reconstruction.features import resize
+from naf_hub_reconstruction.settings import build_config
 from naf_hub_reconstruction.trainer import Trainer
 
 
@@ -52,8 +53,8 @@ def test_cached_features_are_the_live_ones_rounded(pictures, tmp_path):
     )
     for run in (cached, live):
         run.samples = next(iter(run._loader()))
-    guidance, small, target = cached.teacher.batch(cached.samples)
-    expected = live.teacher.batch(live.samples)
+    guidance, small, target = cached.teachers["tiny_backbone"].batch(cached.samples)
+    expected = live.teachers["tiny_backbone"].batch(live.samples)
     assert torch.equal(small, expected[1].half().float())
     assert torch.equal(target, expected[2].half().float())
     assert (guidance - expected[0]).abs().max() <= 0.5 / 255 + 1e-6
@@ -63,7 +64,7 @@ def test_pooled_inputs_are_the_target_averaged(pictures, tmp_path):
     for cache in (None, tmp_path / "cache"):
         run = trainer(pictures, tmp_path / f"run{cache is None}", cache, pooled=1.0)
         for samples in (next(iter(run._loader())) for _ in range(2)):  # cold, then warm
-            _, small, target = run.teacher.batch(samples)
+            _, small, target = run.teachers["tiny_backbone"].batch(samples)
             assert torch.equal(small, torch.nn.functional.avg_pool2d(target, 2))
 
 
@@ -90,7 +91,7 @@ def test_changed_image_is_not_served_from_the_cache(pictures, tmp_path):
 def test_other_crops_have_a_cache_of_their_own(pictures, tmp_path, change):
     one = trainer(pictures, tmp_path / "a", tmp_path / "cache")
     other = trainer(pictures, tmp_path / "b", tmp_path / "cache", **change)
-    assert one.teacher.cache.folder != other.teacher.cache.folder
+    assert one.teachers["tiny_backbone"].cache.folder != other.teachers["tiny_backbone"].cache.folder
 
 
 def test_another_backbone_has_another_fingerprint(pictures):
@@ -108,7 +109,7 @@ def test_fresh_crops_cannot_be_cached(pictures, tmp_path):
 
 def test_features_beyond_float16_are_refused(pictures, tmp_path):
     run = trainer(pictures, tmp_path / "a", tmp_path / "cache")
-    run.teacher.backbone.mix.mul_(1e6)
+    run.teachers["tiny_backbone"].backbone.mix.mul_(1e6)
     with pytest.raises(ValueError, match="float16"):
         run.run()
 

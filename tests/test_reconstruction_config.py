@@ -6,16 +6,8 @@ import dataclasses
 
 import pytest
 
-from naf_hub_reconstruction.config import (
-    FREE_TO_CHANGE,
-    ConfigError,
-    TrainConfig,
-    build_config,
-    difference,
-    parse_set,
-    read_recipe,
-    recipes,
-)
+from naf_hub_reconstruction.config import FREE_TO_CHANGE, ConfigError, TrainConfig, difference
+from naf_hub_reconstruction.settings import build_config, parse_set, read_recipe, recipes
 
 
 def test_every_recipe_builds():
@@ -66,6 +58,9 @@ def test_recipe_may_be_a_file(tmp_path):
         ("schedule=one_cycle", "schedule", "one_cycle"),
         ("images=a=b.png", "images", ("a=b.png",)),
         ("upsampler_options.dim=32", "upsampler_options", {"dim": 32}),
+        ("backbone=pico", "backbone", ("pico",)),
+        ('backbone=["pico", "timm:resnet18=none"]', "backbone", ("pico", "timm:resnet18=none")),
+        ("backbone_options.timm:a.b.stride=8", "backbone_options", {"timm:a.b": {"stride": 8}}),
     ],
 )
 def test_set(assignment, key, value):
@@ -92,6 +87,10 @@ def test_tables_are_merged():
         ("down=[0.5, 2]", r"in \(0, 1\]"),
         ("down_range=[0.6, 0.25]", "low <= high"),
         ("guidance=[]", "positive"),
+        ("accumulate=0", "at least 1"),
+        ("ema=1", "0, 1"),
+        ("preview_every=-1", "negative"),
+        ("backbone=3", "a list"),
         ("pooled=2", "between 0 and 1"),
         ("schedule=cosine", "constant or one_cycle"),
         ("precision=fp16", "fp32 or bf16"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import resource
 import shutil
 import signal
@@ -60,8 +59,10 @@ def finish(process, status=0):
     return output, errors
 
 
-def test_killed_and_resumed_equals_straight(start, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_resumed_equals_straight(start, tmp_path, workers):
     options = ["--set", "steps=6", "--set", "checkpoint_every=3", "--set", "keep=9"]
+    options += ["--set", f"workers={workers}"]
     straight = start(tmp_path / "a", *options)
     killed = start(tmp_path / "b", *options)
     wait_for(lambda: newest(tmp_path / "b" / "checkpoints"), killed)
@@ -85,40 +86,49 @@ def save(folder, step, keep=2, values=1000):
     return save_checkpoint(folder, step, model, {"step": step}, {"seconds": 0.0}, keep)
 
 
-SAVE_FOR_EVER = """
-import sys, torch
+KILLED_TWENTY_TIMES = """
+import json, os, random, signal, sys, time
 from pathlib import Path
-from naf_hub_reconstruction.checkpoints import save_checkpoint
-folder, step = Path(sys.argv[1]), int(sys.argv[2])
-while True:
-    step += 1
+import torch
+from naf_hub_reconstruction.checkpoints import clean, newest, save_checkpoint
+
+torch.set_num_threads(1)  # a forked child of a process that has used torch's thread pool may hang in it
+folder, draw, reached = Path(sys.argv[1]), random.Random(0), 0
+
+def save(step):
     model = {"weight": torch.full((200_000,), float(step))}
     save_checkpoint(folder, step, model, {"step": step}, {"seconds": 0.0}, 1)
+
+save(0)
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        while True:
+            reached += 1
+            save(reached)
+    while not any(int(p.name[5:]) > reached for p in folder.glob("step-*")):
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, 0.05))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    half = len(list(folder.glob(".step-*")))
+    clean(folder)
+    left = newest(folder)
+    whole = left and left.training() == {"step": left.step} and bool((left.model()["weight"] == left.step).all())
+    print(json.dumps({"before": reached, "after": left and left.step, "whole": whole, "half": half}), flush=True)
+    reached = left.step
 """
 
 
-def test_killed_at_random_moments_a_valid_checkpoint_remains(tmp_path):
+def test_killed_at_twenty_random_moments_a_valid_checkpoint_remains(tmp_path):
     """A process that does nothing but save, one checkpoint kept: a kill nearly always hits a write."""
-    draw, reached, leftovers = random.Random(0), 0, 0
-    save(tmp_path, 0)
-    for _ in range(6):
-        # A process of its own: a forked child of one that has used torch's thread pool may hang in it.
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path), str(reached)], stderr=subprocess.PIPE
-        )
-        wait_for(lambda done=reached: any(int(p.name[5:]) > done for p in tmp_path.glob("step-*")), process)
-        time.sleep(draw.uniform(0, 0.05))
-        process.kill()
-        process.wait()
-        leftovers += len(list(tmp_path.glob(".step-*")))
-        clean(tmp_path)
-        left = newest(tmp_path)
-        assert left is not None
-        assert left.step > reached
-        assert left.training() == {"step": left.step}
-        assert (left.model()["weight"] == left.step).all()
-        reached = left.step
-    assert leftovers > 0, "no kill hit a write: the test shows nothing"
+    command = [sys.executable, "-c", KILLED_TWENTY_TIMES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    kills = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(kills) == 20
+    assert all(kill["whole"] and kill["after"] > kill["before"] for kill in kills), kills
+    assert sum(kill["half"] for kill in kills) > 0, "no kill hit a write: the test shows nothing"
 
 
 def test_ctrl_c_saves_once_and_exits_130(start, tmp_path):

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 import naf_hub
 from naf_hub_reconstruction import checkpoints
 from naf_hub_reconstruction.checkpoints import CheckpointError, newest
-from naf_hub_reconstruction.config import ConfigError, build_config
+from naf_hub_reconstruction.config import ConfigError
 from naf_hub_reconstruction.preparation import rate_factor
+from naf_hub_reconstruction.settings import build_config
 from naf_hub_reconstruction.trainer import Trainer, TrainingError
 
 
@@ -41,10 +42,10 @@ def stop_after(run, step, number=signal.SIGINT):
     """Deliver a signal in the middle of the given step."""
     work = run._train_step
 
-    def interrupted(samples):
+    def interrupted(*arguments):
         if run.step == step - 1:
             signal.raise_signal(number)
-        return work(samples)
+        return work(*arguments)
 
     run._train_step = interrupted
     return run
@@ -69,8 +70,9 @@ def test_trained_on_edges_it_beats_bilinear_on_others(pictures, tmp_path):
         held_out=[str(held_out)],
         log_every=50,
     ).run()
-    assert summary["held_out"]["ratio_to_bilinear"] <= 0.9
-    assert summary["held_out"]["images"] == 8
+    held_out = summary["held_out"]["tiny_backbone"]
+    assert held_out["ratio_to_bilinear"] <= 0.9
+    assert held_out["images"] == 8
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -97,7 +99,7 @@ def test_rope_rescale_is_drawn_every_step_and_restored(pictures, tmp_path):
     """Without the random state in the checkpoint, the resumed run would draw other factors."""
     run = trainer(pictures, tmp_path / "a", steps=2)
     samples = next(iter(run._loader()))
-    guidance, small, target = run.teacher.batch(samples)
+    guidance, small, target = run.teachers["tiny_backbone"].batch(samples)
     with torch.no_grad():
         first, second = (run.model(guidance, small, target.shape[-2:]) for _ in range(2))
     assert not torch.equal(first, second)
@@ -154,10 +156,10 @@ def test_second_signal_leaves_at_once(pictures, tmp_path):
     run = trainer(pictures, tmp_path / "a", steps=6)
     work = run._train_step
 
-    def twice(samples):
+    def twice(*arguments):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        return work(samples)
+        return work(*arguments)
 
     run._train_step = twice
     with pytest.raises(KeyboardInterrupt):
@@ -167,13 +169,13 @@ def test_second_signal_leaves_at_once(pictures, tmp_path):
 
 def test_nan_stops_with_the_step_and_keeps_good_weights(pictures, tmp_path):
     run = trainer(pictures, tmp_path / "a", steps=9)
-    batch = run.teacher.batch
+    batch = run.teachers["tiny_backbone"].batch
 
     def poisoned(samples):
         guidance, small, target = batch(samples)
         return guidance, small, target * (math.nan if run.step == 3 else 1)
 
-    run.teacher.batch = poisoned
+    run.teachers["tiny_backbone"].batch = poisoned
     with pytest.raises(TrainingError, match=r"nan at step 4 \(images .*png.*step-00000003"):
         run.run()
     kept = newest(tmp_path / "a" / "checkpoints")
@@ -199,10 +201,10 @@ def test_full_disk_keeps_the_old_checkpoint(pictures, tmp_path, monkeypatch):
 
     work = run._train_step
 
-    def step(samples):
+    def step(*arguments):
         if run.step == 3:
             monkeypatch.setattr(checkpoints.torch, "save", full)
-        return work(samples)
+        return work(*arguments)
 
     run._train_step = step
     with pytest.raises(CheckpointError, match=r"No space left.*newest is still .*step-00000002"):
@@ -252,7 +254,7 @@ def test_output_is_loadable_and_says_how_it_was_made(pictures, tmp_path):
     loaded = naf_hub.load("naf", weights=folder)  # options come with the weights
     assert same_state(dict(loaded.state_dict()), dict(run.model.state_dict()))
     config = json.loads((tmp_path / "a" / "weights" / "config.json").read_text())
-    assert config["provenance"]["config"]["backbone"] == "tiny_backbone"
+    assert config["provenance"]["config"]["backbone"] == ["tiny_backbone"]
     assert config["provenance"]["steps"] == 2
     card = (tmp_path / "a" / "weights" / "README.md").read_text()
     assert "tiny_backbone" in card

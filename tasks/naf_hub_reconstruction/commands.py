@@ -10,8 +10,13 @@ import click
 
 @click.command("reconstruction", context_settings={"show_default": True})
 @click.option("--upsampler", help="Registered trainable upsampler.  [default: naf]")
-@click.option("--backbone", help="Frozen teacher: a registered backbone or timm:<model>.")
-@click.option("--backbone-weights", help="Weights of the backbone: a named set, a path or hf://owner/repo.")
+@click.option(
+    "--backbone",
+    multiple=True,
+    metavar="NAME[=WEIGHTS]",
+    help="Frozen teacher: a registered backbone or timm:<model>; of several, one is drawn per step.",
+)
+@click.option("--backbone-weights", help="Weights of teachers named without: a named set, a path or hf://.")
 @click.option("--images", multiple=True, help="Image, folder or pattern to train on; repeatable.")
 @click.option(
     "--held-out", multiple=True, help="Image, folder or pattern to measure the error on; repeatable."
@@ -25,7 +30,8 @@ import click
     "--cache-features", type=click.Path(file_okay=False), help="Keep features here; needs views >= 1."
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
-@click.option("--device", help="cpu, cuda, ...  [default: cuda where there is one]")
+@click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
+@click.option("--device", help="cpu, cuda, ...  [default: what accelerate finds]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
@@ -34,8 +40,10 @@ def train(
     assignments: tuple[str, ...],
     cache_features: str | None,
     resume: bool,
+    tensorboard: bool,
     device: str | None,
     as_json: bool,
+    backbone: tuple[str, ...],
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     held_out: tuple[str, ...],
@@ -44,24 +52,36 @@ def train(
     """Train an upsampler to reconstruct the features of a larger image.
 
     IMAGES after the options are trained on too, so that a shell pattern works. Ctrl-C finishes the step,
-    saves and ends (130); --resume goes on from there as if nothing had happened.
+    saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
+    accelerate launch -m naf_hub.cli train reconstruction ...
     """
-    from .config import build_config, parse_set, read_recipe
+    from .settings import build_config, parse_set, read_recipe
     from .trainer import Trainer
 
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if backbone:
+        given["backbone"] = list(backbone)
     if images or more_images:
         given["images"] = [*images, *more_images]
     if held_out:
         given["held_out"] = list(held_out)
     config = build_config(read_recipe(recipe), given, parse_set(assignments))
-    summary = Trainer(config, out, resume=resume, cache_features=cache_features, device=device).run()
+    trainer = Trainer(
+        config, out, resume=resume, cache_features=cache_features, device=device, tensorboard=tensorboard
+    )
+    summary = trainer.run()
+    if not trainer.main:
+        return
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
     click.echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s; weights: {summary['weights']}")
-    if summary["held_out"]:
-        click.echo(f"held-out error: {summary['held_out']['ratio_to_bilinear']:.4f} of bilinear's")
+    for name, figures in (summary["held_out"] or {}).items():
+        click.echo(f"held-out error on {name}: {figures['ratio_to_bilinear']:.4f} of bilinear's")
+    if summary["best"]:
+        click.echo(
+            "least held-out error: {ratio_to_bilinear:.4f} at step {step}, in best/".format(**summary["best"])
+        )
     if summary["skipped"]:
         click.echo(f"{len(summary['skipped'])} images skipped; log.jsonl names them")
 
@@ -91,7 +111,7 @@ def evaluate(
     backbone_options: tuple[str, ...], as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's."""
-    from .config import parse_set
+    from .settings import parse_set
     from .task import evaluate as run
 
     figures = run(

@@ -43,11 +43,13 @@ class Crops(Dataset[Sample]):
     Args:
         config: see :class:`TrainConfig`.
         files: images, in a fixed order.
-        cache: where features of earlier epochs may be found, sparing the decoding.
+        caches: of each backbone, where features of earlier epochs may be found, sparing the decoding.
     """
 
-    def __init__(self, config: TrainConfig, files: Sequence[Path], cache: FeatureCache | None = None) -> None:
-        self.config, self.files, self.cache = config, files, cache
+    def __init__(
+        self, config: TrainConfig, files: Sequence[Path], caches: Sequence[FeatureCache | None] = (None,)
+    ) -> None:
+        self.config, self.files, self.caches = config, files, caches
 
     def __len__(self) -> int:
         return len(self.files)
@@ -59,9 +61,10 @@ class Crops(Dataset[Sample]):
             ImageError: not one of the files can be used.
         """
         skipped: dict[str, str] = {}
+        cache = self.caches[item.sizes.teacher]
         for offset in range(len(self.files)):
             path = self.files[(item.index + offset) % len(self.files)]
-            cached = self.cache.load(path, item) if self.cache else None
+            cached = cache.load(path, item) if cache else None
             if cached is not None:
                 return Sample(path, item, None, cached, skipped)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -35,9 +36,20 @@ class StopRequest:
         self.signal = number
         self._restore()
 
-    def leave(self) -> None:
+    def flags(self) -> tuple[bool, bool]:
+        """Whether this process got SIGINT, SIGTERM."""
+        return self.signal == signal.SIGINT, self.signal == signal.SIGTERM
+
+    @staticmethod
+    def signal_of(flags: Sequence[float]) -> int:
+        """The signal that any process got, by the sum or mean of their :meth:`flags`; 0 for none."""
+        interrupted, terminated = flags
+        return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+
+    @staticmethod
+    def leave(number: int) -> None:
         """Leave as the signal asked: ``KeyboardInterrupt`` (exit 130) or exit 143."""
-        if self.signal == signal.SIGTERM:
+        if number == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
 

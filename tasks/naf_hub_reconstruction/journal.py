@@ -10,22 +10,32 @@ from naf_hub.atomic import atomic_file
 
 
 class Journal:
-    """Appends events to ``path``; each line is on its way to the disk when :meth:`write` returns."""
+    """Appends events to ``path``; each line is on its way to the disk when :meth:`write` returns.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the file.
+        writes: whether this process writes it; of several, one does.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
 
     def write(self, event: str, **values: Any) -> None:
+        if not self.writes:
+            return
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, **values}) + "\n")
 
     def start(self, **values: Any) -> None:
         """Begin a new log, dropping an older one."""
-        self.path.write_text("", encoding="utf-8")
+        if self.writes:
+            self.path.write_text("", encoding="utf-8")
         self.write("start", step=0, **values)
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after ``step``, which a continued run will log again."""
+        if not self.writes:
+            return
         kept = [line for line in self.lines() if line.get("step", 0) <= step]
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

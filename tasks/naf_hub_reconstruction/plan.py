@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .config import TrainConfig
 
@@ -17,6 +17,7 @@ class Sizes:
     """Sides of the square images of one batch, in pixels, and of the target grid, in cells.
 
     With ``pooled`` the input features are the target's, averaged to the grid of the input image.
+    ``teacher`` is the place in the list of backbones of the one that gives the features.
     """
 
     crop: int
@@ -24,6 +25,7 @@ class Sizes:
     guidance: int
     grid: int
     pooled: bool = False
+    teacher: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,42 +63,59 @@ def guidance_side(grid: int, scale: float, largest: int) -> int:
 
 
 class Plan:
-    """Which items make up which step.
+    """Which items make up which step, and which of them a process works on.
 
     Args:
         config: see :class:`TrainConfig`.
         images: how many there are.
-        patch: image pixels per cell of the backbone.
+        patches: image pixels per cell, of each backbone.
+        processes, rank: how many processes train together, and which of them this is.
     """
 
-    def __init__(self, config: TrainConfig, images: int, patch: int) -> None:
-        self.config, self.images, self.patch = config, images, patch
-        self.crop = crop_side(config.crop, patch)
+    def __init__(
+        self, config: TrainConfig, images: int, patches: Sequence[int], processes: int = 1, rank: int = 0
+    ) -> None:
+        self.config, self.images, self.patches = config, images, tuple(patches)
+        self.rank = rank
+        self.share = config.batch * config.accumulate
+        self.batch = self.share * processes
         self._orders: dict[int, list[int]] = {}
+        for patch in self.patches:
+            crop_side(config.crop, patch)  # raises early
+
+    def crop(self, teacher: int) -> int:
+        """Side of the crops that a backbone gets, in pixels."""
+        return crop_side(self.config.crop, self.patches[teacher])
 
     def sizes(self, step: int) -> Sizes:
-        """The sizes drawn for ``step``."""
+        """The backbone and the sizes drawn for ``step``."""
         config = self.config
         draw = random.Random(f"{config.seed}/sizes/{step}")
         fraction = draw.uniform(*config.down_range) if config.down_range else draw.choice(config.down)
-        grid = self.crop // self.patch
-        guidance = guidance_side(grid, draw.choice(config.guidance), config.guidance_max)
+        scale = draw.choice(config.guidance)
         pooled = draw.random() < config.pooled
-        return Sizes(self.crop, input_side(self.crop, self.patch, fraction), guidance, grid, pooled)
+        teacher = draw.randrange(len(self.patches))
+        patch, crop = self.patches[teacher], self.crop(teacher)
+        grid = crop // patch
+        guidance = guidance_side(grid, scale, config.guidance_max)
+        return Sizes(crop, input_side(crop, patch, fraction), guidance, grid, pooled, teacher)
 
-    def sides(self) -> tuple[list[int], list[int]]:
+    def sides(self, teacher: int) -> tuple[list[int], list[int]]:
         """Sides of input images (none are listed for a ``down_range``) and of guidance images."""
-        config, grid = self.config, self.crop // self.patch
+        config, patch, crop = self.config, self.patches[teacher], self.crop(teacher)
         fractions = () if config.down_range else config.down
-        inputs = {input_side(self.crop, self.patch, fraction) for fraction in fractions}
-        guidance = {guidance_side(grid, scale, config.guidance_max) for scale in config.guidance}
+        inputs = {input_side(crop, patch, fraction) for fraction in fractions}
+        guidance = {guidance_side(crop // patch, scale, config.guidance_max) for scale in config.guidance}
         return sorted(inputs), sorted(guidance)
 
-    def batch(self, step: int) -> list[Item]:
-        """The items of ``step``; every image comes once an epoch, in a new order each time."""
+    def items(self, step: int) -> list[Item]:
+        """This process's items of ``step``, ``batch * accumulate`` of them.
+
+        Every image comes once an epoch, in a new order each time, whatever the number of processes.
+        """
         sizes = self.sizes(step)
-        start = step * self.config.batch
-        return [self._item(position, sizes) for position in range(start, start + self.config.batch)]
+        start = step * self.batch + self.rank * self.share
+        return [self._item(position, sizes) for position in range(start, start + self.share)]
 
     def _item(self, position: int, sizes: Sizes) -> Item:
         epoch, place = divmod(position, self.images)
@@ -109,7 +128,7 @@ class Plan:
 
 
 class Steps:
-    """The batches of steps ``start`` to ``stop - 1``, as a ``batch_sampler``."""
+    """This process's items of steps ``start`` to ``stop - 1``, as a ``batch_sampler``."""
 
     def __init__(self, plan: Plan, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
@@ -118,4 +137,4 @@ class Steps:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        return (self.plan.batch(step) for step in range(self.start, self.stop))
+        return (self.plan.items(step) for step in range(self.start, self.stop))

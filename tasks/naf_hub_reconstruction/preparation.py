@@ -1,11 +1,11 @@
-"""What a run needs before its first step: teacher, student, schedule and held-out pairs."""
+"""What a run needs before its first step: teachers, student, schedule and held-out pairs."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import naf_hub
 from naf_hub.images import find_images
-from naf_hub.interfaces import Upsampler
+from naf_hub.interfaces import Backbone, Upsampler
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
 
@@ -58,41 +58,79 @@ def prepare_pairs(config: TrainConfig, files: Sequence[Path], teacher: Teacher) 
     return list(found)
 
 
-def prepare_teacher(
+def load_backbones(config: TrainConfig) -> dict[str, Backbone]:
+    """The frozen teachers by name; a name that comes again is ``NAME#2`` (with options of its own, say).
+
+    Raises:
+        ConfigError: none named, or options for one that is not.
+    """
+    if not config.backbone:
+        raise ConfigError("no backbone given")
+    named = [text.partition("=") for text in config.backbone]
+    names: list[str] = []
+    for name, _, _ in named:
+        before = sum(name == earlier for earlier, _, _ in named[: len(names)])
+        names.append(f"{name}#{before + 1}" if before else name)
+    tables = {key: value for key, value in config.backbone_options.items() if isinstance(value, Mapping)}
+    strangers = tables.keys() - names
+    if strangers:
+        raise ConfigError(f"backbone_options.{min(strangers)}: no such backbone; given: {', '.join(names)}")
+    loaded: dict[str, Backbone] = {}
+    for label, (name, equals, own) in zip(names, named, strict=True):
+        weights = own if equals else config.backbone_weights
+        options = options_of(config, label)
+        loaded[label] = naf_hub.load_backbone(name, weights=None if weights in RANDOM else weights, **options)
+    return loaded
+
+
+def options_of(config: TrainConfig, label: str) -> dict[str, Any]:
+    """Constructor options of one backbone: those for all, and over them its own table."""
+    shared = {k: v for k, v in config.backbone_options.items() if not isinstance(v, Mapping)}
+    return {**shared, **config.backbone_options.get(label, {})}
+
+
+def prepare_teachers(
     config: TrainConfig,
     files: Sequence[Path],
     device: torch.device,
     cache_folder: str | os.PathLike[str] | None,
-) -> tuple[Teacher, Plan, dict[str, Any]]:
-    """The frozen backbone, the plan of the steps, and the facts a continued run must share.
+    processes: int = 1,
+    rank: int = 0,
+) -> tuple[dict[str, Teacher], Plan, dict[str, Any]]:
+    """The frozen backbones, the plan of the steps, and the facts a continued run must share.
 
     Raises:
-        ConfigError: no backbone named, or features to be cached without fixed views.
+        ConfigError: see :func:`load_backbones`; or features to be cached without fixed views.
     """
-    if not config.backbone:
-        raise ConfigError("no backbone given")
-    weights = None if config.backbone_weights in RANDOM else config.backbone_weights
-    backbone = naf_hub.load_backbone(config.backbone, weights=weights, **config.backbone_options)
-    plan = Plan(config, len(files), backbone.patch_size)
-    inputs, guidance = plan.sides()
-    digest = fingerprint(backbone)
-    cache = None
-    if cache_folder is not None:
-        if not config.views:
-            raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
-        keys = ("resize", "random_crop", "flip", "seed", "backbone", "backbone_options", "precision")
-        identity: dict[str, Any] = {key: config.to_dict()[key] for key in keys}
-        identity |= {"crop": plan.crop, "guidance": guidance, "backbone_sha256": digest}
-        cache = FeatureCache(cache_folder, identity)
+    if cache_folder is not None and not config.views:
+        raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
+    backbones = load_backbones(config)
+    plan = Plan(config, len(files), [b.patch_size for b in backbones.values()], processes, rank)
+    digests = {name: fingerprint(backbone) for name, backbone in backbones.items()}
+    teachers: dict[str, Teacher] = {}
+    for place, (name, backbone) in enumerate(backbones.items()):
+        inputs, guidance = plan.sides(place)
+        cache = None
+        if cache_folder is not None:
+            keys = ("resize", "random_crop", "flip", "seed", "precision")
+            identity: dict[str, Any] = {key: config.to_dict()[key] for key in keys}
+            # Options may change features without changing weights: how borders are padded, say.
+            identity |= {"backbone": name.partition("#")[0], "backbone_options": options_of(config, name)}
+            identity |= {"backbone_sha256": digests[name]}
+            identity |= {"crop": plan.crop(place), "guidance": guidance}
+            cache = FeatureCache(cache_folder, identity)
+        bf16 = config.precision == "bf16"
+        teachers[name] = Teacher(backbone, device, inputs, guidance, cache, bf16)
     names = "\n".join(str(path) for path in files)
     facts = {
         "config": config.to_dict(),
+        "processes": processes,
         "images": len(files),
         "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
-        "backbone_sha256": digest,
-        "cached": cache is not None,
+        "backbone_sha256": digests,
+        "cached": cache_folder is not None,
     }
-    return Teacher(backbone, device, inputs, guidance, cache, config.precision == "bf16"), plan, facts
+    return teachers, plan, facts
 
 
 def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:

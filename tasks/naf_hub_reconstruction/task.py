@@ -10,7 +10,7 @@ import naf_hub
 from naf_hub.images import find_images
 from naf_hub.interfaces import Backbone, Task, Upsampler
 
-from .config import build_config, read_recipe
+from .settings import build_config, read_recipe
 
 
 class Reconstruction(Task):
@@ -38,6 +38,7 @@ def train(
     resume: bool = False,
     cache_features: str | os.PathLike[str] | None = None,
     device: Any = None,
+    tensorboard: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def train(
     Args:
         out: folder of the run.
         recipe: a shipped recipe or a TOML file; settings go over it.
-        resume, cache_features, device, progress: see :class:`~naf_hub_reconstruction.trainer.Trainer`.
+        resume, cache_features, device, tensorboard, progress: see :class:`~naf_hub_reconstruction.trainer.Trainer`.
         settings: keys of :class:`~naf_hub_reconstruction.config.TrainConfig`.
 
     Returns:
@@ -56,7 +57,13 @@ def train(
 
     config = build_config(read_recipe(recipe) if recipe else {}, settings)
     return Trainer(
-        config, out, resume=resume, cache_features=cache_features, device=device, progress=progress
+        config,
+        out,
+        resume=resume,
+        cache_features=cache_features,
+        device=device,
+        tensorboard=tensorboard,
+        progress=progress,
     ).run()
 
 

@@ -1,0 +1,139 @@
+"""Several processes compute what one does: gloo on the CPU, started as users start them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from reconstruction_world import BACKBONE, command, draw_pictures, environment, same_state
+
+from naf_hub_reconstruction.checkpoints import newest
+from naf_hub_reconstruction.plan import Plan
+from naf_hub_reconstruction.settings import build_config
+
+# `accelerate launch` starts several processes on GPUs only; torchrun does on CPUs, and accelerate finds them.
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture
+def pictures(tmp_path, install_plugin):
+    install_plugin("tiny-plugin", BACKBONE)
+    return draw_pictures(tmp_path / "pictures", 5)
+
+
+@pytest.fixture
+def start(pictures, tmp_path):
+    """``start(out, *options, processes=1)``: the training command, by ``torchrun`` for two."""
+    started = []
+
+    def run(out, *more, processes=1):
+        line = command(pictures, out, *more)
+        if processes > 1:
+            line = [sys.executable, *LAUNCH, *line[1:]]
+        process = subprocess.Popen(
+            line,
+            env=environment(tmp_path / "tiny-plugin"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the launcher's children too
+        process.wait()
+
+
+def finish(process, status=0):
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == status, errors
+    return output, errors
+
+
+def logged(out, key="loss"):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if line["event"] == "train"]
+
+
+def assert_equal_runs(one, other, steps):
+    """Losses to 1e-5, gradients too: Adam divides by their size and would hide a wrong factor."""
+    assert len(logged(one)) == steps
+    assert logged(other) == pytest.approx(logged(one), rel=1e-5)
+    assert logged(other, "gradient_norm") == pytest.approx(logged(one, "gradient_norm"), rel=1e-3)
+
+
+# Adam turns rounding of gradients near zero into whole steps of either sign: small steps keep that small.
+GENTLE = {"lr": 3e-5}
+
+
+def options(**settings):
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
+def test_two_processes_equal_one_with_the_double_batch(start, tmp_path):
+    finish(start(tmp_path / "one", *options(steps=6, batch=4, **GENTLE)))
+    output, _ = finish(start(tmp_path / "two", *options(steps=6, batch=2, **GENTLE), processes=2))
+    assert output.count("6 steps in") == 1, "both processes report"
+    assert newest(tmp_path / "two" / "checkpoints").manifest["processes"] == 2
+    assert_equal_runs(tmp_path / "one", tmp_path / "two", 6)
+
+
+def test_two_processes_resume_and_name_what_each_skipped(start, pictures, tmp_path):
+    (pictures / "002.png").write_bytes(b"no picture")
+    straight = start(tmp_path / "a", *options(steps=6, batch=1), processes=2)
+    finish(straight)
+    first = start(tmp_path / "b", *options(steps=6, batch=1, checkpoint_every=3, keep=9), processes=2)
+    finish(first)
+    for folder in (tmp_path / "b" / "checkpoints").glob("step-00000006"):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    finish(start(tmp_path / "b", *options(steps=6, batch=1), "--resume", processes=2))
+    assert logged(tmp_path / "a") == pytest.approx(logged(tmp_path / "b"), abs=1e-6)
+    left = newest(tmp_path / "a" / "checkpoints")
+    assert list(left.manifest["skipped"]) == [str(pictures / "002.png")]
+    _, errors = finish(start(tmp_path / "a", *options(steps=6, batch=1), "--resume"), 1)
+    assert "number of processes (2 -> 1)" in errors
+
+
+def test_one_signal_stops_both_with_one_checkpoint(start, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, *options(steps=100000, checkpoint_every=100000), processes=2)
+    end = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() or '"train"' not in (out / "log.jsonl").read_text():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # the launcher passes it on to its processes
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    left = newest(out / "checkpoints")
+    assert left is not None
+    assert left.step == json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"]
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "processes"), [(4, 1, 1), (2, 1, 2), (1, 2, 2), (1, 4, 1)])
+def test_every_split_of_a_step_sees_the_same_crops(batch, accumulate, processes):
+    config = build_config({"batch": batch, "accumulate": accumulate, "views": 2})
+    plans = [Plan(config, 7, [16], processes, rank) for rank in range(processes)]
+    whole = Plan(build_config({"batch": 4, "views": 2}), 7, [16])
+    for step in range(5):
+        assert [item for plan in plans for item in plan.items(step)] == whole.items(step)
+
+
+def test_accumulation_equals_the_large_batch(start, tmp_path):
+    finish(start(tmp_path / "one", *options(steps=4, batch=4, **GENTLE)))
+    finish(start(tmp_path / "four", *options(steps=4, batch=1, accumulate=4, **GENTLE)))
+    assert_equal_runs(tmp_path / "one", tmp_path / "four", 4)
+    one, four = (newest(tmp_path / name / "checkpoints").model() for name in ("one", "four"))
+    assert not same_state(one, four), "rounding differs unless nothing was accumulated"
