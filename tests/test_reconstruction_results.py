@@ -206,3 +206,22 @@ def test_summary_says_speed_memory_and_hardware(pictures, tmp_path):
     provenance = json.loads((tmp_path / "a" / "weights" / "config.json").read_text())["provenance"]
     assert provenance["hardware"] == summary["hardware"]
     assert newest(tmp_path / "a" / "checkpoints").manifest["processes"] == 1
+
+
+def test_every_trainable_upsampler_trains(pictures, tmp_path):
+    """NAF++ is NAF with more channels and blocks; the learned joint bilateral upsampler is another method."""
+    for name, options in (("jbu", {}), ("naf_plus_plus", {"dim": 32, "num_blocks": 1, "kernel_size": 3})):
+        run = trainer(pictures, tmp_path / name, upsampler=name, upsampler_options=options, steps=2)
+        before = {key: value.clone() for key, value in run.model.state_dict().items()}
+        folder = run.run()["weights"]
+        assert not same_state(before, dict(run.model.state_dict()))
+        assert same_state(dict(naf_hub.load(name, weights=folder).state_dict()), dict(run.model.state_dict()))
+
+
+def test_bf16_is_near_float32(pictures, tmp_path):
+    changes = {"steps": 3, "lr": 3e-5}
+    trainer(pictures, tmp_path / "a", **changes).run()
+    trainer(pictures, tmp_path / "b", precision="bf16", **changes).run()
+    full, half = ([line["loss"] for line in log(tmp_path / run, "train")] for run in "ab")
+    assert half == pytest.approx(full, rel=0.02)
+    assert half != full
