@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -124,9 +125,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+HubKind = TypeVar("HubKind", bound=Hub)
+
+
 @contextmanager
-def serve() -> Iterator[Hub]:
-    hub = Hub()
+def serve(kind: type[HubKind] = Hub) -> Iterator[HubKind]:
+    hub = kind()
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()
     try:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +102,54 @@ def environment(plugins: Path) -> dict[str, str]:
     """For :func:`command`: one thread, and the folder of the tiny plugin on the path."""
     path = os.pathsep.join([str(plugins), *(p for p in sys.path if p)])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def training(pictures: Path, plugins: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Gives ``start(out, *options, launcher=[])``; what still runs at the end is killed, children included."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(out: Path, *more: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+        python, *arguments = command(pictures, out, *more)
+        process = subprocess.Popen(
+            [python, *launcher, *arguments],
+            env=environment(plugins),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    """stdout and stderr of a process that must end with ``status``."""
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == status, errors
+    return output, errors
+
+
+def has_trained(out: Path) -> bool:
+    """Whether the log tells of a step."""
+    log = out / "log.jsonl"
+    return log.exists() and '"train"' in log.read_text()
 
 
 def same_state(one: Any, other: Any) -> bool:

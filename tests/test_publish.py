@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hub_uploads import UploadHub, serve_uploads
+from hub_server import serve
+from hub_uploads import UploadHub
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 
@@ -44,7 +45,7 @@ SUMMARY: dict[str, Any] = {
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch):
-    with serve_uploads() as server:
+    with serve(UploadHub) as server:
         for name, value in (
             ("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True),
         ):  # fmt: skip

@@ -8,11 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from reconstruction_world import BACKBONE, command, draw_pictures, environment, same_state
+from reconstruction_world import (
+    BACKBONE,
+    draw_pictures,
+    finish,
+    has_trained,
+    same_state,
+    training,
+    wait_for,
+)
 
 from naf_hub_reconstruction.checkpoints import CheckpointError, clean, newest, save_checkpoint
 
@@ -25,38 +32,8 @@ def pictures(tmp_path, install_plugin):
 
 @pytest.fixture
 def start(pictures, tmp_path):
-    """``start(out, *options)``: the training command in another process."""
-    processes = []
-
-    def run(out, *more):
-        process = subprocess.Popen(
-            command(pictures, out, *more),
-            env=environment(tmp_path / "tiny-plugin"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def wait_for(condition, process, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-def finish(process, status=0):
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == status, errors
-    return output, errors
+    with training(pictures, tmp_path / "tiny-plugin") as start:
+        yield start
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -134,7 +111,7 @@ def test_killed_at_twenty_random_moments_a_valid_checkpoint_remains(tmp_path):
 def test_ctrl_c_saves_once_and_exits_130(start, tmp_path):
     out = tmp_path / "run"
     process = start(out, "--set", "steps=100000", "--set", "checkpoint_every=100000")
-    wait_for(lambda: (out / "log.jsonl").exists() and '"train"' in (out / "log.jsonl").read_text(), process)
+    wait_for(lambda: has_trained(out), process)
     process.send_signal(signal.SIGINT)
     _, errors = finish(process, 130)
     assert "Traceback" not in errors

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from reconstruction_world import BACKBONE, command, draw_pictures, environment, same_state
+from reconstruction_world import (
+    BACKBONE,
+    draw_pictures,
+    finish,
+    has_trained,
+    same_state,
+    training,
+    wait_for,
+)
 
 from naf_hub_reconstruction.checkpoints import newest
 from naf_hub_reconstruction.plan import Plan
@@ -29,35 +32,13 @@ def pictures(tmp_path, install_plugin):
 
 @pytest.fixture
 def start(pictures, tmp_path):
-    """``start(out, *options, processes=1)``: the training command, by ``torchrun`` for two."""
-    started = []
+    """``start(out, *options, processes=1)``."""
+    with training(pictures, tmp_path / "tiny-plugin") as start_one:
 
-    def run(out, *more, processes=1):
-        line = command(pictures, out, *more)
-        if processes > 1:
-            line = [sys.executable, *LAUNCH, *line[1:]]
-        process = subprocess.Popen(
-            line,
-            env=environment(tmp_path / "tiny-plugin"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
+        def start(out, *more, processes=1):
+            return start_one(out, *more, launcher=LAUNCH if processes > 1 else ())
 
-    yield run
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the launcher's children too
-        process.wait()
-
-
-def finish(process, status=0):
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == status, errors
-    return output, errors
+        yield start
 
 
 def logged(out, key="loss"):
@@ -109,11 +90,7 @@ def test_two_processes_resume_and_name_what_each_skipped(start, pictures, tmp_pa
 def test_one_signal_stops_both_with_one_checkpoint(start, tmp_path):
     out = tmp_path / "run"
     process = start(out, *options(steps=100000, checkpoint_every=100000), processes=2)
-    end = time.monotonic() + 120
-    while not (out / "log.jsonl").exists() or '"train"' not in (out / "log.jsonl").read_text():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
+    wait_for(lambda: has_trained(out), process)
     process.send_signal(signal.SIGTERM)  # the launcher passes it on to its processes
     process.communicate(timeout=120)
     assert process.returncode != 0

@@ -52,6 +52,13 @@ def start(device: str | torch.device | None = None) -> Accelerator:
     return accelerator
 
 
+def part(accelerator: Accelerator) -> None:
+    """Let go of the other processes, together: one that simply exits breaks what the others wait on."""
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
+
+
 def seed_step(seed: int, step: int) -> None:
     """Set every random generator to a state that ``seed`` and ``step`` alone decide.
 

@@ -29,7 +29,7 @@ from .interrupts import StopRequest, leave_signals_to_parent
 from .journal import Journal
 from .plan import Steps
 from .preparation import held_out_files, prepare_model, prepare_schedule, prepare_teachers
-from .processes import seed_step, start
+from .processes import part, seed_step, start
 from .results import Results, peak_memory
 
 log = logging.getLogger("naf_hub")
@@ -47,7 +47,8 @@ class Trainer:
     Building a trainer does everything that can fail early: it makes the folder, finds the images, loads the
     models and, with ``resume``, the newest valid checkpoint.
 
-    Under ``accelerate launch`` every process builds one; the first writes, all compute.
+    Of several processes every one builds its own; the first writes, all compute, and they part at the end: a
+    process of several trains once.
 
     Args:
         config: what to compute.
@@ -201,11 +202,12 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0 or last or stopping:
                     self.save()
                 if stopping and not last:
+                    part(self.accelerator)
                     stop.leave(stopping)
         summary = self._summary(loss)
         if self.main:
             summary = self.results.finish(self.shipped, summary)
-        self.accelerator.wait_for_everyone()
+        part(self.accelerator)
         return summary
 
     def _summary(self, loss: float) -> dict[str, Any]:
