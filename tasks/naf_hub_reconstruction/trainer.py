@@ -249,9 +249,9 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part, sync in self._passes(samples):
+        for crops, sync in self._passes(samples):
             with contextlib.nullcontext() if sync else self.accelerator.no_sync(self.net):
-                loss = self._loss(part) / self.config.accumulate
+                loss = self._loss(crops) / self.config.accumulate
                 self.accelerator.backward(loss)
             total = total + loss.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
