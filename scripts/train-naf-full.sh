@@ -34,7 +34,7 @@ from pathlib import Path
 out = Path(sys.argv[1])
 for stage in (1, 2):
     s = json.loads((out / f"summary{stage}.json").read_text())
-    print(f"stage {stage}: {s['steps']} steps in {s['seconds']:.0f} s, {s['steps'] / s['seconds']:.2f} steps/s, "
+    print(f"stage {stage}: {s['steps']} steps in {s['seconds']:.0f} s, {s['steps'] / max(s['seconds'], 0.1):.2f} steps/s, "
           f"{s['images_per_second']} images/s, peak {s['peak_memory_bytes'] / 2**30:.2f} GiB on {s['device']}")
     for backbone, figures in (s["held_out"] or {}).items():
         print(f"  {backbone}: {figures['ratio_to_bilinear']:.4f} of bilinear's held-out error")

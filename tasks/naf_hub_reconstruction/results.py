@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import torch
 from torch import nn
 
@@ -33,6 +33,11 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: most that torch held on a CUDA device, elsewhere most that this process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    held = psutil.Process().memory_info()
+    if hasattr(held, "peak_wset"):
+        return held.peak_wset
+    import resource  # Windows has none
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
