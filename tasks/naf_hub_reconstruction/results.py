@@ -33,10 +33,9 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: most that torch held on a CUDA device, elsewhere most that this process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    held = psutil.Process().memory_info()
-    if hasattr(held, "peak_wset"):
-        return held.peak_wset
-    import resource  # Windows has none
+    if sys.platform == "win32":  # which has no resource module
+        return psutil.Process().memory_info().peak_wset
+    import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
