@@ -8,10 +8,10 @@ PAPER = "https://arxiv.org/abs/2511.18452"
 WEIGHTS = {
     "default": Weights(
         source="package://naf_hub_naf/weights/default",
-        size=2654024,
-        sha256="80e5ba489bf5deb562dd573134d76d53756bf179f7dbf9cc1bfc363ea989a540",
+        size=2654000,
+        sha256="c159e6368d96a75d946b1733a21c94ea68473c61f8a177ab42a2bcdc613a399c",
         license="Apache-2.0",
-        summary="Trained by naf-hub on a CPU: features of MobileNetV1 on ImageNet pictures; see the card.",
+        summary="Trained by naf-hub on a CPU: two depths of MobileNetV1 on ImageNet pictures; see the card.",
     ),
     "official": Weights(
         source="https://github.com/valeoai/NAF/releases/download/model/naf_release.pth",
