@@ -140,7 +140,9 @@ def registered() -> str:
 
 
 def command_pages(command: click.Command, path: str, parent: click.Context | None = None) -> list[str]:
-    context = click.Context(command, parent, path if parent is None else path.split()[-1], terminal_width=100)
+    # As main() makes it: with the command's own settings, such as -h, which those below it inherit.
+    settings = {**command.context_settings, "terminal_width": 100}
+    context = click.Context(command, parent, path if parent is None else path.split()[-1], **settings)
     level = "##" if path.count(" ") < 2 else "###"
     parts = (
         [] if parent is None else [f"{level} {path}\n\n```text\n{command.get_help(context).strip()}\n```\n"]
