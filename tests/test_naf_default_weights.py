@@ -14,9 +14,12 @@ from naf_hub.cli import cli
 from naf_hub.demo import sample_photo
 
 
-@pytest.mark.parametrize("radius", [40, 70])
-def test_edges_follow_the_image(radius: int) -> None:
-    """A noisy disk, its mask averaged to 14x14 cells: the mask comes back with under 0.6 of bilinear's error."""
+@pytest.mark.parametrize(("radius", "share"), [(40, 0.6), (70, 0.6), (95, 1.0)])
+def test_edges_follow_the_image(radius: int, share: float) -> None:
+    """A noisy disk, its mask averaged to 14x14 cells: the mask comes back with under a share of bilinear's error.
+
+    The largest leaves a rim of half a cell at the border, where the weights are hardly better than bilinear.
+    """
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(224), torch.arange(224), indexing="ij")
     mask = ((y - 100) ** 2 + (x - 120) ** 2 < radius**2).float()[None, None]
@@ -27,12 +30,22 @@ def test_edges_follow_the_image(radius: int) -> None:
         F.mse_loss(naf_hub.load(name)(image, features, (224, 224))[:, :1], mask).item()
         for name in ("bilinear", "naf")
     )
-    assert naf < 0.6 * bilinear
+    assert naf < share * bilinear
+
+
+def ratio_to_bilinear(side: int, *photos: str) -> float:
+    command = ["eval", "reconstruction", "--upsampler", "naf", "--backbone", "pico", "--json"]
+    images = [part for photo in photos for part in ("--images", str(sample_photo(photo)))]
+    result = CliRunner().invoke(cli, [*command, *images, "--resize", str(side), "--crop", str(side)])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["methods"]["naf"]["ratio_to_bilinear"]
 
 
 def test_reconstructs_a_photo_better_than_bilinear_zero_shot() -> None:
-    photo = str(sample_photo("chelsea.png"))  # neither naf nor pico was trained on it
-    command = ["eval", "reconstruction", "--upsampler", "naf", "--backbone", "pico", "--images", photo]
-    result = CliRunner().invoke(cli, [*command, "--resize", "448", "--crop", "448", "--json"])
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["methods"]["naf"]["ratio_to_bilinear"] < 0.95
+    assert ratio_to_bilinear(448, "chelsea.png") < 0.95  # neither naf nor pico was trained on it
+
+
+def test_reconstructs_photos_better_than_bilinear_on_average() -> None:
+    """Not each of them: on the motorcycle bilinear is better."""
+    photos = "astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"
+    assert ratio_to_bilinear(512, *photos) < 0.97
