@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from naf_hub import hookspecs
-from naf_hub.cli import cli
+from naf_hub.commands.main import cli
 from naf_hub.records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
 from naf_hub.registry import registry
 

@@ -14,8 +14,8 @@ from .interfaces import Backbone, Task, Upsampler
 from .pipeline import FeaturePipeline
 from .records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
 from .registry import registry
-from .streaming import stream_into
-from .weights import load_into, locate, read_state_dict
+from .weights.files import load_into, locate, read_state_dict
+from .weights.fill import stream_into
 
 WeightsLike = str | os.PathLike[str] | None
 

@@ -18,7 +18,7 @@ mkdir -p "$out"
 train() {  # recipe, steps, folder of the run, summary, more options
   local recipe=$1 steps=$2 run=$3 summary=$4
   shift 4
-  $launch -m naf_hub.cli train reconstruction --recipe "$recipe" --upsampler naf --backbone "$backbone" \
+  $launch -m naf_hub train reconstruction --recipe "$recipe" --upsampler naf --backbone "$backbone" \
     --images "$images" --held-out "$held_out" --out "$run" --resume --json \
     --set "steps=$steps" --set "workers=${WORKERS:-8}" "$@" > "$summary.part"
   mv "$summary.part" "$summary"

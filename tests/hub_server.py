@@ -147,7 +147,8 @@ def start(code: str, hub: Hub, tmp_path: Path, **environment: str) -> subprocess
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment,
     }  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-c", f"import naf_hub; from naf_hub.hub import fetch; from naf_hub import Weights\n{code}"],
+        [sys.executable, "-c",
+         f"import naf_hub\nfrom naf_hub.weights.hub import fetch\nfrom naf_hub import Weights\n{code}"],
         env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ def command(images: Path, out: Path, *more: str) -> list[str]:
         else:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ["--set", f"{key}={text}"]
-    return [sys.executable, "-m", "naf_hub.cli", "train", "reconstruction", *arguments, *more]
+    return [sys.executable, "-m", "naf_hub", "train", "reconstruction", *arguments, *more]
 
 
 def environment(plugins: Path) -> dict[str, str]:

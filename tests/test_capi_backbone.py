@@ -12,7 +12,7 @@ from torch import Tensor
 import naf_hub_capi
 from naf_hub import BackboneRecord, WeightsError
 from naf_hub.testing import BACKBONE_CHECKS, Subject
-from naf_hub.weights import read_state_dict, save_weights
+from naf_hub.weights.files import read_state_dict, save_weights
 from naf_hub_capi import rope
 from naf_hub_capi.backbone import Capi
 from naf_hub_capi.encoder import REGISTERS

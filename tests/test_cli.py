@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import naf_hub
-from naf_hub.cli import cli
+from naf_hub.commands.main import cli
 
 TINY = ["--upsampler", "bilinear", "--backbone", "pico", "--size", "64"]
 
@@ -248,7 +248,7 @@ def test_control_c_exits_130(tmp_path):
     for i in range(400):
         picture(tmp_path / "in" / f"{i}.png", 16, 16)
     process = subprocess.Popen(
-        [sys.executable, "-m", "naf_hub.cli", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY,
+        [sys.executable, "-m", "naf_hub", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY,
          "--size", "512"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60

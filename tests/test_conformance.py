@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import naf_hub
-from naf_hub import testing
+from naf_hub.testing import upsamplers as testing
 from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, check_backbone, check_upsampler
 
 # Full-size constructor options would only make the same promises slower to check.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import naf_hub_filters.joint_bilateral_upsampling as kopf
-import naf_hub_filters.windows as windows
+import naf_hub_filters.window_average as windows
 from naf_hub_filters.bilateral import Bilateral, bilateral_filter, joint_bilateral_filter
 from naf_hub_filters.borders import pad
 from naf_hub_filters.guided import FastGuidedFilter, GuidedFilter, box_mean, guided_filter

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import naf_hub
-import naf_hub_filters.assembly as assembly
+import naf_hub.parts.pieces as assembly
 import naf_hub_filters.joint_bilateral_upsampling as kopf
-import naf_hub_filters.windows as windows
+import naf_hub_filters.window_average as windows
 from naf_hub_filters import RECORDS
 from naf_hub_filters.bilateral import joint_bilateral_filter
 from naf_hub_filters.guided import guided_filter

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from naf_hub import BackboneRecord, Weights, WeightsError
 from naf_hub.testing import BACKBONE_CHECKS, Subject
-from naf_hub.web import web_cache
-from naf_hub.weights import load_into, read_state_dict, safetensors_of, save_weights
+from naf_hub.weights.files import load_into, read_state_dict, safetensors_of, save_weights
+from naf_hub.weights.web import web_cache
 from naf_hub_franca.backbone import Franca
 from naf_hub_franca.releases import records
 

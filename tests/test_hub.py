@@ -12,9 +12,9 @@ import torch
 from hub_server import COMMIT, run, serve, start
 
 import naf_hub
-from naf_hub import web
-from naf_hub.hub import parse_hub
-from naf_hub.weights import save_weights
+from naf_hub.weights import web
+from naf_hub.weights.files import save_weights
+from naf_hub.weights.hub import parse_hub
 
 SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
 REPO = "me/naf-small"

@@ -23,8 +23,8 @@ from hub_server import COMMIT, run, serve, start
 from safetensors.torch import load_file, save_file
 
 import naf_hub
-from naf_hub.hub import INDEX
-from naf_hub.weights import read_state_dict
+from naf_hub.weights.files import read_state_dict
+from naf_hub.weights.hub import INDEX
 
 OPTIONS = TIMM | {name: options for name, (_, options) in RADIO.items()}
 # Any socket at all ends the process, whoever opens it.

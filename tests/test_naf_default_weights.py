@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 
 import naf_hub
-from naf_hub.cli import cli
-from naf_hub.demo import sample_photo
+from naf_hub.commands.demo import sample_photo
+from naf_hub.commands.main import cli
 
 
 @pytest.mark.parametrize(("radius", "share"), [(40, 0.6), (70, 0.6), (95, 1.0)])

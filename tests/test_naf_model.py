@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from naf_reference import released_state
 
 import naf_hub
-from naf_hub_naf.budget import parse_bytes
+from naf_hub.parts.budget import parse_bytes
 from naf_hub_naf.model import NAF
 
 

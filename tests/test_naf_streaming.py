@@ -11,7 +11,7 @@ from torch import nn
 
 from naf_hub_naf.encoder import GuidanceEncoder
 from naf_hub_naf.model import NAF
-from naf_hub_naf.streaming import Moments, stream_guidance
+from naf_hub_naf.strips import Moments, stream_guidance
 
 SHAPES = [
     ((40, 37), (40, 37)),  # guidance at image size

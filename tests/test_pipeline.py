@@ -84,7 +84,7 @@ def test_options_that_do_not_exist_are_told():
 @pytest.fixture
 def choosy(install_plugin, tmp_path):
     """An upsampler with weights for two backbones."""
-    from naf_hub.weights import save_weights
+    from naf_hub.weights.files import save_weights
 
     for name, value in (("pico", 2.0), ("dinov2_s", 3.0)):
         save_weights(tmp_path / "choosy_weights" / "w" / name, {"gain": torch.tensor(value)}, name="choosy")

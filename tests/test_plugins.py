@@ -168,7 +168,7 @@ def test_eight_threads_load_once(install_plugin):
 def test_commands_of_a_broken_plugin_do_not_take_the_others(install_plugin, caplog):
     from click.testing import CliRunner
 
-    from naf_hub.cli import Cli, _add_commands, cli
+    from naf_hub.commands.main import Cli, _add_commands, cli
 
     install_plugin(
         "aa-broken",
@@ -190,7 +190,8 @@ def test_commands_of_a_broken_plugin_do_not_take_the_others(install_plugin, capl
 
 def test_listing_imports_neither_torch_nor_timm():
     code = (
-        "import sys, naf_hub; from naf_hub.cli import cli; naf_hub.list_upsamplers(); naf_hub.list_backbones();"
+        "import sys, naf_hub; from naf_hub.commands.main import cli; naf_hub.list_upsamplers();"
+        "naf_hub.list_backbones();"
         "naf_hub.info('naf'); cli.list_commands(None);"
         "cli.main(['list', '--json'], standalone_mode=False); cli.main(['plugins'], standalone_mode=False);"
         "bad = {'torch', 'timm', 'torchvision', 'kornia', 'huggingface_hub'} & set(sys.modules); assert not bad, bad"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import naf_hub
 from naf_hub import Backbone
-from naf_hub.cli import cli
+from naf_hub.commands.main import cli
 from naf_hub_probing.segmentation import Segmentation, load_upsampler
 from naf_hub_probing.training import Recipe
 

@@ -20,9 +20,9 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 
 import naf_hub
-from naf_hub.cards import base_models, complete_card, local_paths, missing_facts
-from naf_hub.cli import cli
-from naf_hub.weights import save_weights
+from naf_hub.commands.main import cli
+from naf_hub.publishing.cards import base_models, complete_card, local_paths, missing_facts
+from naf_hub.weights.files import save_weights
 from naf_hub_reconstruction.card import model_card
 from naf_hub_reconstruction.config import TrainConfig
 
@@ -121,7 +121,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_what_goes_up_comes_back_bit_for_bit(hub, run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    done = elsewhere(hub, tmp_path / "home", "-m", "naf_hub.cli", "publish", str(run), REPO, "--json")
+    done = elsewhere(hub, tmp_path / "home", "-m", "naf_hub", "publish", str(run), REPO, "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     report = json.loads(done.stdout)
@@ -510,7 +510,7 @@ def test_files_that_the_repository_ignores_are_missed(hub, run):
 
 def test_help_and_import_without_torch():
     code = (
-        "import sys; from naf_hub.cli import cli; cli(['publish', '--help'], standalone_mode=False); "
+        "import sys; from naf_hub.commands.main import cli; cli(['publish', '--help'], standalone_mode=False); "
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from test_radio_goldens import OPTIONS, TOLERANCE, radio, read
 
 import naf_hub
-from naf_hub.streaming import stream_into
-from naf_hub.weights import load_into, read_state_dict, save_weights
+from naf_hub.weights.files import load_into, read_state_dict, save_weights
+from naf_hub.weights.fill import stream_into
 from naf_hub_radio.backbone import Radio
 
 PLAIN, GIANT = "radio_v25_tiny", "radio_v25_g_tiny"

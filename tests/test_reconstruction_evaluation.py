@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from reconstruction_world import BACKBONE, draw_picture, draw_pictures
 
 import naf_hub
-from naf_hub.cli import cli
+from naf_hub.commands.main import cli
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
 from naf_hub_reconstruction.evaluate import Pair, bilinear, score
@@ -113,7 +113,7 @@ def test_pooled_input_loses_detail_alone(pictures):
 
 def test_untrained_and_own_weights_side_by_side(pictures, tmp_path):
     naf = naf_hub.load("naf", weights=None, dim=32, num_blocks=1)
-    from naf_hub.weights import save_weights
+    from naf_hub.weights.files import save_weights
 
     folder = save_weights(tmp_path / "mine", naf, name="naf", options={"dim": 32, "num_blocks": 1})
     names = ["naf=none", f"naf={folder}"]
@@ -125,7 +125,7 @@ def test_untrained_and_own_weights_side_by_side(pictures, tmp_path):
 
 def test_weights_option_is_for_those_without_their_own(tmp_path):
     naf = naf_hub.load("naf", weights=None, dim=32, num_blocks=1)
-    from naf_hub.weights import save_weights
+    from naf_hub.weights.files import save_weights
 
     folder = save_weights(tmp_path / "mine", naf, name="naf", options={"dim": 32, "num_blocks": 1})
     name, loaded = load_named("naf", str(folder))

@@ -21,7 +21,7 @@ from reconstruction_world import (
     wait_for,
 )
 
-from naf_hub_reconstruction.checkpoints import CheckpointError, clean, newest, save_checkpoint
+from naf_hub.training.checkpoints import CheckpointError, clean, newest, save_checkpoint
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ KILLED_TWENTY_TIMES = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from naf_hub_reconstruction.checkpoints import clean, newest, save_checkpoint
+from naf_hub.training.checkpoints import clean, newest, save_checkpoint
 
 torch.set_num_threads(1)  # a forked child of a process that has used torch's thread pool may hang in it
 folder, draw, reached = Path(sys.argv[1]), random.Random(0), 0

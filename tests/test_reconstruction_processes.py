@@ -16,7 +16,7 @@ from reconstruction_world import (
     wait_for,
 )
 
-from naf_hub_reconstruction.checkpoints import newest
+from naf_hub.training.checkpoints import newest
 from naf_hub_reconstruction.plan import Plan
 from naf_hub_reconstruction.settings import build_config
 

@@ -12,7 +12,7 @@ from reconstruction_world import BACKBONE, draw_pictures, same_state, settings
 from safetensors.torch import load_file
 
 import naf_hub
-from naf_hub_reconstruction.checkpoints import newest
+from naf_hub.training.checkpoints import newest
 from naf_hub_reconstruction.config import ConfigError
 from naf_hub_reconstruction.settings import build_config
 from naf_hub_reconstruction.trainer import Trainer

@@ -12,8 +12,8 @@ from reconstruction_world import BACKBONE, draw_picture, draw_pictures, same_sta
 from safetensors.torch import load_file
 
 import naf_hub
-from naf_hub_reconstruction import checkpoints
-from naf_hub_reconstruction.checkpoints import CheckpointError, newest
+from naf_hub.training import checkpoints
+from naf_hub.training.checkpoints import CheckpointError, newest
 from naf_hub_reconstruction.config import ConfigError
 from naf_hub_reconstruction.preparation import rate_factor
 from naf_hub_reconstruction.settings import build_config

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import naf_hub
-from naf_hub import progress
-from naf_hub.checksums import sha256_of
-from naf_hub.hub import INDEX
-from naf_hub.streaming import shards, stream_into
+from naf_hub.weights import progress
+from naf_hub.weights.checksums import sha256_of
+from naf_hub.weights.fill import shards, stream_into
+from naf_hub.weights.hub import INDEX
 
 # DINOv3-7B's architecture (RoPE, registers, LayerScale), shrunk to some 57 M parameters.
 TWIN = {"embed_dim": 768, "depth": 8, "num_heads": 12}
@@ -55,7 +55,7 @@ def peak_of_loading(name: str, weights: Path, options: dict[str, int], dtype: st
     small = {} if name == NAME else {**options, "depth": 1}
     code = (
         "import sys, timm, torch, naf_hub\n"
-        "from naf_hub.bench import PeakMemory\n"
+        "from naf_hub.commands.bench import PeakMemory\n"
         f"naf_hub.load_backbone({name!r}, weights=None, **{small!r})\n"
         "with PeakMemory('cpu') as peak:\n"
         f"    model = naf_hub.load_backbone({name!r}, weights=sys.argv[1], dtype={dtype}, **{options!r})\n"

@@ -10,7 +10,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 import naf_hub
-from naf_hub.streaming import fill_buffers
+from naf_hub.weights.fill import fill_buffers
 from naf_hub_timm.backbone import TimmBackbone
 from naf_hub_timm.table import FAMILIES, alias_records
 

@@ -203,7 +203,7 @@ def test_truncated_convolutional_checkpoint(tmp_path: Path) -> None:
 
 
 def test_own_folder_round_trip(tmp_path: Path) -> None:
-    from naf_hub.weights import save_weights
+    from naf_hub.weights.files import save_weights
 
     torch.manual_seed(3)
     model = naf_hub.load_backbone(VIT, weights=None, layer=1)
@@ -215,7 +215,7 @@ def test_own_folder_round_trip(tmp_path: Path) -> None:
 
 
 def test_own_folder_of_a_model_with_a_norm_in_its_head(tmp_path: Path) -> None:
-    from naf_hub.weights import save_weights
+    from naf_hub.weights.files import save_weights
 
     shallow = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
     torch.manual_seed(3)

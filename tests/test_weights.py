@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import naf_hub
-from naf_hub.convert import convert
-from naf_hub.pickles import read_pickle
-from naf_hub.weights import read_state_dict, save_weights
+from naf_hub.weights.convert import convert
+from naf_hub.weights.files import read_state_dict, save_weights
+from naf_hub.weights.pickles import read_pickle
 
 SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from naf_hub import Backbone
-from naf_hub.streaming import Shape, Step
-from naf_hub.weights import load_into
+from naf_hub.weights.files import load_into
+from naf_hub.weights.fill import Shape, Step
 
 from .encoder import PATCH, REGISTERS, Encoder
 
@@ -65,5 +65,5 @@ class Capi(Backbone):
         load_into(self.model, {key: state[name] for key, name in sources(state).items()}, "CAPI weights")
 
     def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
-        """See :func:`naf_hub.streaming.stream_into`."""
+        """See :func:`naf_hub.weights.fill.stream_into`."""
         return {OWN + key: (name, None) for key, name in sources(shapes).items()}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from naf_hub import Backbone, WeightsError
-from naf_hub.streaming import Shape, Step
-from naf_hub.weights import load_into
+from naf_hub.weights.files import load_into
+from naf_hub.weights.fill import Shape, Step
 
 from .keys import rasa_layers, split
 from .rasa import RasaHead
@@ -86,7 +86,7 @@ class Franca(Backbone):
         self.rasa_head = head
 
     def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
-        """See :func:`naf_hub.streaming.stream_into`; adopts what :meth:`load_weights` does.
+        """See :func:`naf_hub.weights.fill.stream_into`; adopts what :meth:`load_weights` does.
 
         Raises:
             WeightsError: no RASA head in the weights, or no table of positions.

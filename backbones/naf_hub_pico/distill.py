@@ -23,7 +23,7 @@ from tqdm import tqdm
 import naf_hub
 from naf_hub.atomic import atomic_file
 from naf_hub.images import find_images
-from naf_hub.weights import save_weights
+from naf_hub.weights.files import save_weights
 
 from .network import Pico
 from .views import ViewPool

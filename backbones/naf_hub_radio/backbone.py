@@ -12,7 +12,7 @@ from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor, nn
 
 from naf_hub import Backbone
-from naf_hub.streaming import Shape, Step
+from naf_hub.weights.fill import Shape, Step
 
 from .records import MEAN, STD
 from .released import is_released, prefix_and_scale, rearrange, sources
@@ -145,7 +145,7 @@ class Radio(Backbone):
         self.load_state_dict(weights)
 
     def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
-        """See :func:`naf_hub.streaming.stream_into`; takes from the weights what :meth:`load_weights` does.
+        """See :func:`naf_hub.weights.fill.stream_into`; takes from the weights what :meth:`load_weights` does.
 
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from naf_hub import Backbone, WeightsError
 from naf_hub.checks import check_image
-from naf_hub.streaming import Shape, Step
+from naf_hub.weights.fill import Shape, Step
 
 # How timm lets a model of fixed input size take others: vision transformers, then windowed ones (Swin).
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
@@ -211,7 +211,7 @@ class TimmBackbone(Backbone):
         return {k: v for k, v in weights.items() if k in expected}
 
     def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step] | None:
-        """See :func:`naf_hub.streaming.stream_into`; ``None`` where timm would convert names or values.
+        """See :func:`naf_hub.weights.fill.stream_into`; ``None`` where timm would convert names or values.
 
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from naf_hub import Upsampler
+from naf_hub.parts.pieces import Range, assemble, split_channels
+from naf_hub.parts.precision import without_autocast, working_dtype
 
-from .assembly import Range, assemble, split_channels
 from .borders import pad
-from .checks import check_same_grid, check_window
 from .interpolation import BilinearBlocks
-from .precision import without_autocast, working_dtype
-from .windows import gaussian, window_average
+from .parameters import check_same_grid, check_window
+from .window_average import gaussian, window_average
 
 
 def bilateral_filter(

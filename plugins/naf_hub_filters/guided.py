@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub import Upsampler
+from naf_hub.parts.pieces import Range, assemble, split_channels
+from naf_hub.parts.precision import without_autocast, working_dtype
 
-from .assembly import Range, assemble, split_channels
 from .borders import BORDERS, pad
-from .checks import check_same_grid
 from .interpolation import resize
-from .precision import without_autocast, working_dtype
+from .parameters import check_same_grid
 
 
 def _check(radius: int, eps: float, border: str, factor: int = 1) -> None:

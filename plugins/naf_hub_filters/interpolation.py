@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub import Upsampler
-
-from .assembly import Range, assemble, split_channels
-from .precision import without_autocast, working_dtype
+from naf_hub.parts.pieces import Range, assemble, split_channels
+from naf_hub.parts.precision import without_autocast, working_dtype
 
 MODES = ("nearest-exact", "nearest", "bilinear", "bicubic", "lanczos")
 

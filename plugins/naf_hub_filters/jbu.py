@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub import Normalize, Upsampler
+from naf_hub.parts.precision import without_autocast, working_dtype
 
 from .borders import take
 from .interpolation import BilinearBlocks, resize
-from .precision import without_autocast, working_dtype
-from .windows import window_average
+from .window_average import window_average
 
 DROPOUT = 0.1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from naf_hub import Normalize, Upsampler
+from naf_hub.parts.pieces import Range, assemble, split_channels
+from naf_hub.parts.precision import without_autocast, working_dtype
 
-from .assembly import Range, assemble, split_channels
 from .bilateral import tap_average, tap_weights
-from .checks import check_window
 from .interpolation import resize
-from .precision import without_autocast, working_dtype
+from .parameters import check_window
 
 
 class JointBilateral(Upsampler):

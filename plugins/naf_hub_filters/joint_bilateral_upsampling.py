@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub import Upsampler
+from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble
+from naf_hub.parts.precision import without_autocast, working_dtype
 
-from .assembly import WORKING_BYTES, Range, assemble
 from .borders import take
 from .interpolation import resize
-from .precision import without_autocast, working_dtype
 
 CELL_GUIDANCE = ("pooled", "nearest")
 

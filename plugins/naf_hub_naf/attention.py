@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .budget import spans
+from naf_hub.parts.budget import spans
+
 from .spatial import DistanceWeight
 from .windows import AxisTiles, plan_tiles
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from naf_hub import Normalize, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size
+from naf_hub.parts.budget import parse_bytes, working_memory
 
 from .attention import CrossScaleAttention
-from .budget import parse_bytes, working_memory
 from .encoder import GuidanceEncoder, needs_gradient
 from .rope import RoPE
 from .spatial import DistanceWeight
-from .streaming import CACHE_STRIP, stream_guidance
+from .strips import CACHE_STRIP, stream_guidance
 
 POOLINGS = ("average", "max", "bilinear", "average_conv")
 SPATIAL = ("rope", "none", "gaussian", "manhattan")

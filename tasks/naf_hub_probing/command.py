@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from naf_hub import info
-from naf_hub.cli import parse_options, parse_weights, print_json
+from naf_hub.commands.options import parse_options, parse_weights, print_json
 
 
 @click.command()

@@ -9,9 +9,9 @@ from naf_hub import __version__
 from naf_hub.errors import UnknownNameError
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
+from naf_hub.training.hardware import describe_hardware
 
 from .config import TrainConfig
-from .hardware import describe_hardware
 
 
 def model_card(config: TrainConfig, summary: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def train(
 
     IMAGES after the options are trained on too, so that a shell pattern works. Ctrl-C finishes the step,
     saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
-    accelerate launch -m naf_hub.cli train reconstruction ...
+    accelerate launch -m naf_hub.commands.main train reconstruction ...
     """
     from .settings import build_config, parse_set, read_recipe
     from .trainer import Trainer

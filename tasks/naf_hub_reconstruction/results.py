@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from naf_hub.interfaces import Upsampler
-from naf_hub.weights import save_weights
+from naf_hub.training.board import Board
+from naf_hub.training.hardware import describe_hardware
+from naf_hub.training.journal import Journal
+from naf_hub.weights.files import save_weights
 
-from .board import Board
 from .card import model_card
 from .config import TrainConfig
 from .evaluate import Pair, score
 from .features import Teacher
-from .hardware import describe_hardware
-from .journal import Journal
 from .preparation import prepare_pairs
 from .preview import draw_preview
 

@@ -20,16 +20,16 @@ from tqdm import tqdm
 
 from naf_hub.errors import NafHubError
 from naf_hub.images import find_images
+from naf_hub.training.board import Board
+from naf_hub.training.checkpoints import Checkpoint, clean, newest, save_checkpoint
+from naf_hub.training.interrupts import StopRequest, leave_signals_to_parent
+from naf_hub.training.journal import Journal
+from naf_hub.training.processes import part, seed_step, start
 
-from .board import Board
-from .checkpoints import Checkpoint, clean, newest, save_checkpoint
 from .config import ConfigError, TrainConfig, difference
 from .data import Crops, Sample
-from .interrupts import StopRequest, leave_signals_to_parent
-from .journal import Journal
 from .plan import Steps
 from .preparation import held_out_files, prepare_model, prepare_schedule, prepare_teachers
-from .processes import part, seed_step, start
 from .results import Results, peak_memory
 
 log = logging.getLogger("naf_hub")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli import parse_options, parse_weights, print_json
+from .options import parse_options, parse_weights, print_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .pipeline import FeaturePipeline
+    from ..pipeline import FeaturePipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def upsample_file(
     import torch
     import torch.nn.functional as F
 
-    from .images import read_image
+    from ..images import read_image
 
     image = read_image(source)[None]
     patch = getattr(model.backbone, "patch_size", 1)
@@ -101,7 +101,7 @@ def write_features(stem: Path, features: Tensor, low: Tensor, settings: Settings
     """Write features (C, H, W), and in safetensors the low-resolution (C, h, w) ones beside them."""
     import torch
 
-    from .atomic import atomic_file
+    from ..atomic import atomic_file
 
     dtype = {"float16": torch.float16, "float32": torch.float32}[settings.dtype]
     path = stem.with_name(f"{stem.name}.{settings.format}")
@@ -120,8 +120,8 @@ def write_features(stem: Path, features: Tensor, low: Tensor, settings: Settings
 
 
 def _write_picture(stem: Path, image: Tensor, low: Tensor, features: Tensor, title: str) -> Path:
-    from .atomic import atomic_file
-    from .picture import PcaBasis, photo, side_by_side
+    from ..atomic import atomic_file
+    from ..picture import PcaBasis, photo, side_by_side
 
     basis = PcaBasis.fit(low)
     backbone, upsampler = title.split("|")
@@ -196,7 +196,7 @@ def upsample_command(
     colours from one PCA basis) and the features. A broken image is named and skipped; existing results are
     kept unless --force. Exit status 1 when any image failed.
     """
-    from .images import find_images
+    from ..images import find_images
 
     image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
     found = find_images(images)
@@ -207,7 +207,7 @@ def upsample_command(
 
     from tqdm import tqdm
 
-    from .loading import load, load_backbone
+    from ..loading import load, load_backbone
 
     model = load(
         upsampler, load_backbone(backbone, weights=backbone_weights, **backbone_options), weights=weights,

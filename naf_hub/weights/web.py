@@ -13,10 +13,10 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
-from .atomic import atomic_file
+from ..atomic import atomic_file
+from ..errors import WeightsError
+from ..records import Weights
 from .checksums import CHUNK, sha256_of, verify
-from .errors import WeightsError
-from .records import Weights
 
 log = logging.getLogger("naf_hub")
 CONNECT_SECONDS = 10.0

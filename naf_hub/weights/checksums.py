@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .errors import WeightsError
+from ..errors import WeightsError
+from ..records import Weights
 from .progress import progress
-from .records import Weights
 
 CHUNK = 1 << 20
 

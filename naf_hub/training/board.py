@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from naf_hub.errors import MissingExtraError
+from ..errors import MissingExtraError
 
 
 class Board:

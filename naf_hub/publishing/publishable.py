@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .errors import UnknownNameError, WeightsError
-from .hub import CONFIG, FILE, HUB
-from .records import UpsamplerRecord
-from .registry import registry
-from .weights import PICKLES, read_config
+from ..errors import UnknownNameError, WeightsError
+from ..records import UpsamplerRecord
+from ..registry import registry
+from ..weights.files import PICKLES, read_config
+from ..weights.hub import CONFIG, FILE, HUB
 
 BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LICENSES = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -103,7 +103,7 @@ def check_weights(folder: Path) -> tuple[dict[str, Any], UpsamplerRecord]:
         record = registry().find(str(config["name"]), UpsamplerRecord)
     except UnknownNameError as error:
         raise WeightsError(f"{folder / CONFIG}: {error}") from error
-    from .loading import load
+    from ..loading import load
 
     try:
         load(record.name, weights=folder.absolute())

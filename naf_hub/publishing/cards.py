@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from . import __version__
-from .errors import UnknownNameError
-from .records import BackboneRecord, UpsamplerRecord
-from .registry import registry
+from ..errors import UnknownNameError
+from ..records import BackboneRecord, UpsamplerRecord
+from ..registry import registry
+from ..version import __version__
 
 LICENSE = "apache-2.0"
 # What a reader needs in order to trust weights, and words without which a card does not say it.

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from naf_hub.atomic import atomic_folder
-from naf_hub.errors import NafHubError
+from ..atomic import atomic_folder
+from ..errors import NafHubError
 
 log = logging.getLogger("naf_hub")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import WeightsError
+from ..errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor

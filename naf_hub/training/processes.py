@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from naf_hub.errors import MissingExtraError
+from ..errors import MissingExtraError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

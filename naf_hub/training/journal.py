@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from naf_hub.atomic import atomic_file
+from ..atomic import atomic_file
 
 
 class Journal:

@@ -34,7 +34,7 @@ def demo_command(out: str, image: str | None) -> None:
     """Upsample the features of a photo, offline, and write the picture and the features."""
     import torch
 
-    from .loading import load
+    from ..loading import load
     from .upsample import Settings, upsample_file
 
     source = Path(image) if image else sample_photo("chelsea.png")

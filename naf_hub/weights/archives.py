@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from .errors import WeightsError
+from ..errors import WeightsError
+from ..records import Weights
 from .hub import fetch
 from .pickles import read_pickle
-from .records import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .assembly import WORKING_BYTES, Range, assemble, split
+from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble, split
+
 from .borders import positions
 
 TILE = 8

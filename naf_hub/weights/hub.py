@@ -8,9 +8,9 @@ import json
 import re
 from pathlib import Path
 
+from ..errors import WeightsError
+from ..records import HUB, Weights
 from .checksums import sha256_of, verify
-from .errors import WeightsError
-from .records import HUB, Weights
 from .web import from_web, require_reachable
 
 FILE = "model.safetensors"
@@ -116,7 +116,7 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> Path:
     import huggingface_hub.constants as constants
     from huggingface_hub import errors
 
-    from . import __version__
+    from ..version import __version__
 
     cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
     have = isinstance(cached, str)

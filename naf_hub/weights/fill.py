@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import WeightsError
+from ..errors import WeightsError
 from .progress import progress
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from . import __version__
-from .assembly import assemble
-from .atomic import atomic_folder
+from ..atomic import atomic_folder
+from ..errors import WeightsError
+from ..records import Record, Weights
+from ..version import __version__
+from .archives import assemble
 from .checksums import sha256_of, verify
-from .errors import WeightsError
+from .fill import shards
 from .hub import CONFIG, FILE, INDEX, fetch
 from .pickles import PICKLES, read_pickle
-from .records import Record, Weights
-from .streaming import shards
 from .web import web_cache, web_file
 
 if TYPE_CHECKING:

@@ -1,31 +1,19 @@
-"""The conformance suite: what every upsampler and backbone must do, for plugin authors to call from pytest.
-
-    import pytest
-    from naf_hub.testing import UPSAMPLER_CHECKS, check_upsampler
-
-    @pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
-    def test_conformance(check):
-        check_upsampler("my_upsampler", checks=[check])
-
-Models are made with random weights (``weights=None``) by registered name, so that names, targets and options
-are tested too. A failure is an ``AssertionError`` that says which promise was broken.
-"""
+"""What every upsampler must do."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from .interfaces import Backbone, Upsampler
-from .loading import load, load_backbone
-from .records import BackboneRecord, UpsamplerRecord
-from .registry import registry
+from ..interfaces import Upsampler
+from ..loading import load
+from ..records import UpsamplerRecord
+from ..registry import registry
+from .subject import Subject, assert_close
 
 # (channels, h, w, image H, image W, output H, output W): square, non-square, non-integer ratio, image of
 # another size than the output, a single row, a single cell, ratio 1, and an output smaller than the features.
@@ -39,30 +27,6 @@ SIZES = (
     (8, 11, 12, 44, 48, 11, 12),
     (8, 12, 12, 24, 24, 5, 7),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What a check works on: a way to make the model, its record, and the channels to feed it."""
-
-    make: Callable[[], Any]
-    record: Any
-    channels: int | None = None
-
-    def inputs(self, batch: int, size: tuple[int, ...], seed: int = 0, **kind: Any) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        c, h, w, height, width = size[:5]
-        image = torch.rand(batch, 3, height, width, generator=generator)
-        features = torch.randn(batch, self.channels or c, h, w, generator=generator)
-        return image.to(**kind), features.to(**kind)
-
-
-def _close(found: Tensor, wanted: Tensor, atol: float, promise: str) -> None:
-    assert found.shape == wanted.shape, (
-        f"{promise}: shape {tuple(found.shape)}, expected {tuple(wanted.shape)}"
-    )
-    gap = (found.double() - wanted.double()).abs().max().item()
-    assert gap <= atol, f"{promise}: differs by {gap:.3g}, allowed {atol:.3g}"
 
 
 def shapes(subject: Subject) -> None:
@@ -103,7 +67,7 @@ def batch_independence(subject: Subject) -> None:
     with torch.no_grad():
         both = model(image, features)
         each = torch.cat([model(image[i : i + 1], features[i : i + 1]) for i in range(2)])
-    _close(both, each, 2e-5, "batch independence")
+    assert_close(both, each, 2e-5, "batch independence")
 
 
 def constant_features(subject: Subject) -> None:
@@ -113,7 +77,7 @@ def constant_features(subject: Subject) -> None:
     image, features = subject.inputs(1, SIZES[1])
     with torch.no_grad():
         output = subject.make()(image, torch.full_like(features, 1.5))
-    _close(output, torch.full_like(output, 1.5), 2e-5, "constant in, constant out")
+    assert_close(output, torch.full_like(output, 1.5), 2e-5, "constant in, constant out")
 
 
 def feature_range(subject: Subject) -> None:
@@ -165,7 +129,7 @@ def gradient_agreement(subject: Subject) -> None:
     inputs = subject.inputs(1, SIZES[2])
     with torch.no_grad():
         without = model(*inputs)
-    _close(model(*inputs).detach(), without, 2e-5, "with and without gradients")
+    assert_close(model(*inputs).detach(), without, 2e-5, "with and without gradients")
 
 
 def copies(subject: Subject) -> None:
@@ -199,7 +163,7 @@ def export(subject: Subject) -> None:
     inputs = subject.inputs(1, SIZES[0])
     program = torch.export.export(model, inputs)
     with torch.no_grad():
-        _close(program.module()(*inputs), model(*inputs), 2e-5, "torch.export")
+        assert_close(program.module()(*inputs), model(*inputs), 2e-5, "torch.export")
 
 
 def bad_input(subject: Subject) -> None:
@@ -263,129 +227,3 @@ def check_upsampler(
     subject = Subject(make, registry().find(name, UpsamplerRecord), channels)
     for check in checks or UPSAMPLER_CHECKS:
         UPSAMPLER_CHECKS[check](subject)
-
-
-def _image(batch: int, height: int, width: int) -> Tensor:
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
-
-
-def _sides(model: Backbone) -> tuple[int, int]:
-    return 6 * model.patch_size, 4 * model.patch_size
-
-
-def backbone_shapes(subject: Subject) -> None:
-    """(B, embed_dim, h, w) on the stated grid, also for sides that are no multiple of the patch."""
-    model = subject.make()
-    height, width = _sides(model)
-    record = subject.record
-    if record.embed_dim:
-        assert model.embed_dim == record.embed_dim, (
-            f"record says dim {record.embed_dim}, model {model.embed_dim}"
-        )
-    if record.patch_size:
-        assert model.patch_size == record.patch_size, "record and model differ in patch_size"
-    with torch.no_grad():
-        assert tuple(model(_image(2, height, width)).shape) == (2, model.embed_dim, 6, 4)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            odd = model(_image(1, height + 1, width - 1))
-    assert tuple(odd.shape[-2:]) == model.grid(height + 1, width - 1), "odd sizes miss the stated grid"
-    if model.patch_size > 1:
-        assert any("resized" in str(w.message) for w in caught), "an image was resized without saying so"
-
-
-def backbone_frozen(subject: Subject) -> None:
-    """In eval mode, without trainable parameters, deterministic, inputs unmodified; gradients reach the image."""
-    model = subject.make()
-    assert not model.training, "not in eval mode"
-    assert not any(p.requires_grad for p in model.parameters()), "parameters require gradients"
-    image = _image(1, *_sides(model))
-    kept = image.clone()
-    with torch.no_grad():
-        assert torch.equal(model(image), model(image)), "two calls differ"
-    assert torch.equal(image, kept), "the image was modified"
-    image.requires_grad_()
-    model(image).square().mean().backward()
-    assert image.grad is not None, "no gradient at the image"
-    assert torch.isfinite(image.grad).all(), "gradient at the image is not finite"
-
-
-def backbone_batch_independence(subject: Subject) -> None:
-    """A batch of two is two batches of one."""
-    model = subject.make()
-    image = _image(2, *_sides(model))
-    with torch.no_grad():
-        both, each = model(image), torch.cat([model(image[:1]), model(image[1:])])
-    _close(both, each, 1e-4 * max(1.0, float(both.abs().max())), "batch independence")
-
-
-def backbone_copies(subject: Subject) -> None:
-    """deepcopy and a state_dict round trip give the same model."""
-    model, fresh = subject.make(), subject.make()
-    image = _image(1, *_sides(model))
-    nn.Module.load_state_dict(fresh, model.state_dict())
-    with torch.no_grad():
-        expected = model(image)
-        assert torch.equal(copy.deepcopy(model)(image), expected), "a deepcopy computes something else"
-        assert torch.equal(fresh(image), expected), "a state_dict round trip computes something else"
-
-
-def backbone_export(subject: Subject) -> None:
-    """torch.export captures the model and the captured program agrees."""
-    model = subject.make()
-    image = _image(1, *_sides(model))
-    with torch.no_grad():
-        expected = model(image)
-        found = torch.export.export(model, (image,)).module()(image)
-    _close(found, expected, 1e-4 * max(1.0, float(expected.abs().max())), "torch.export")
-
-
-def backbone_bad_input(subject: Subject) -> None:
-    """Wrong input raises; values outside [0, 1] warn."""
-    model = subject.make()
-    image = _image(1, *_sides(model))
-    for what, wrong in (
-        ("grey", image[:, :1]),
-        ("8-bit", (image * 255).byte()),
-        ("NaN", image * float("nan")),
-    ):
-        try:
-            model(wrong)
-        except (ValueError, TypeError) as error:
-            assert str(error), f"{what}: error without a message"
-        else:
-            raise AssertionError(f"a {what} image was accepted")
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
-        warnings.simplefilter("always")
-        model(image * 255)
-    assert any("[0, 1]" in str(w.message) for w in caught), "0-255 images pass silently"
-
-
-BACKBONE_CHECKS: dict[str, Callable[[Subject], None]] = {
-    check.__name__: check
-    for check in (
-        backbone_shapes, backbone_frozen, backbone_batch_independence, backbone_copies, backbone_export,
-        backbone_bad_input,
-    )
-}  # fmt: skip
-
-
-def check_backbone(name: str, *, checks: Iterable[str] | None = None, **options: Any) -> None:
-    """Run the conformance suite on a registered backbone (random weights).
-
-    Args:
-        name: registered name or ``"timm:<model>"``.
-        checks: names out of ``BACKBONE_CHECKS``; default all.
-        options: constructor options.
-
-    Raises:
-        AssertionError: says which promise is broken.
-    """
-
-    def make() -> Backbone:
-        torch.manual_seed(0)
-        return load_backbone(name, weights=None, **options)
-
-    subject = Subject(make, registry().find(name, BackboneRecord))
-    for check in checks or BACKBONE_CHECKS:
-        BACKBONE_CHECKS[check](subject)

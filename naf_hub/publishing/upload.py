@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .errors import NafHubError, WeightsError
+from ..errors import NafHubError, WeightsError
+from ..version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -32,7 +32,7 @@ def connect(token: str | None, again: str) -> HfApi:
     import huggingface_hub
     from huggingface_hub import constants
 
-    from .web import require_reachable
+    from ..weights.web import require_reachable
 
     if constants.HF_HUB_OFFLINE:
         raise PublishError("HF_HUB_OFFLINE is set; unset it to publish")

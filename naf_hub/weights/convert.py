@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..errors import WeightsError
+from ..registry import info
 from .checksums import sha256_of
-from .errors import WeightsError
+from .files import load_into, save_weights
 from .pickles import read_pickle
-from .registry import info
-from .weights import load_into, save_weights
 
 
 def convert(

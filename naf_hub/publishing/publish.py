@@ -1,4 +1,4 @@
-"""``naf-hub publish``: a trained upsampler to the Hugging Face Hub, checked first and committed in one piece."""
+"""A trained upsampler to the Hugging Face Hub: checked first, committed in one piece."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
-from . import __version__
+from ..errors import NafHubError, WeightsError
+from ..records import UpsamplerRecord
+from ..version import __version__
+from ..weights.hub import CONFIG, FILE, sha256_of
 from .cards import complete_card, local_paths, missing_facts
-from .cli import print_json
-from .errors import NafHubError, WeightsError
-from .hub import CONFIG, FILE, sha256_of
-from .publish_checks import check_branch, check_license, check_repo, check_weights, weights_folder
-from .records import UpsamplerRecord
+from .publishable import check_branch, check_license, check_repo, check_weights, weights_folder
 from .upload import CARD, PublishError, connect, explain, upload
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"})
@@ -142,61 +139,3 @@ def _doubts(card: str, config: dict[str, Any]) -> list[str]:
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
         doubts.append(f"{CONFIG} and perhaps the card name local paths: {', '.join(paths[:3])}{more}")
     return doubts
-
-
-def _usage(check: Any) -> Any:
-    def callback(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-        try:
-            return value if value is None else check(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-
-    return callback
-
-
-@click.command("publish")
-@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
-@click.argument("repo", metavar="OWNER/NAME", callback=_usage(check_repo))
-@click.option("--private", is_flag=True, help="Make the repository private.")
-@click.option(
-    "--revision",
-    default="main",
-    show_default=True,
-    callback=_usage(check_branch),
-    help="Branch to commit to.",
-)
-@click.option("--message", help="Of the commit.  [default: name and checksum of the weights]")
-@click.option(
-    "--license", callback=_usage(check_license),
-    help="Licence of the weights, as the Hub names it.  [default: the card's own, else apache-2.0]",
-)  # fmt: skip
-@click.option(
-    "--dataset", "datasets", multiple=True, metavar="OWNER/NAME",
-    help="Training data on the Hub, for the card. Repeatable.",
-)  # fmt: skip
-@click.option("--token", help="Access token.  [default: HF_TOKEN, or that of `hf auth login`]")
-@click.option("--dry-run", is_flag=True, help="Check, print the card and the list of files, send nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def publish_command(folder: str, repo: str, as_json: bool, **options: Any) -> None:
-    """Publish the upsampler in DIR, a training run or a weights folder, on the Hugging Face Hub.
-
-    The weights are checked and loaded first. The model card is completed with address, licence and checksums
-    (DIR itself is left as it is), and everything goes up as one commit. Publish again to update.
-    """
-    report = publish(folder, repo, **options)
-    for doubt in report["warnings"]:
-        click.echo(f"naf-hub: {doubt}", err=True)
-    if as_json:
-        print_json(report)
-        return
-    if report["dry_run"]:
-        click.echo(report["card"])
-    for file in report["files"]:
-        click.echo(f"{file['path']:<20} {file['size']:>12,} bytes  sha256 {file['sha256'][:16]}")
-    if report["left_out"]:
-        click.echo(f"left out: {', '.join(report['left_out'])}")
-    if report["dry_run"]:
-        click.echo(f"dry run: nothing was sent; this and the card above would go to {report['address']}")
-        return
-    click.echo(f"published {report['url']}")
-    click.echo(f'load it with weights="{report["address"]}", or pinned: "{report["pinned"]}"')

@@ -1,0 +1,26 @@
+"""``naf-hub convert``: a pickle to a folder of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import parse_options
+
+
+@click.command("convert")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write.")
+@click.option("--name", required=True, help="Registered name the weights belong to; they must fit it.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
+              help="Constructor option the weights need, e.g. dim=96. Repeatable.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace an existing folder.")
+def convert_command(file: str, out: str, name: str, options: dict[str, Any], force: bool) -> None:
+    """Convert a pickle (.pth, .pt, .bin) FILE to a folder with model.safetensors and config.json.
+
+    The pickle is read with weights_only=True: no code in it can run.
+    """
+    from ..weights.convert import convert
+
+    click.echo(f"wrote {convert(file, out, name, options, force=force)}")

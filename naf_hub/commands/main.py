@@ -1,0 +1,125 @@
+"""The ``naf-hub`` command. Light at import: torch is imported by the commands that compute."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from .. import registry
+from ..errors import NafHubError, UnknownNameError
+from ..plugins import one_line
+from ..version import __version__
+
+# What a user can cause and mend: told in one line. Anything else is told as unexpected, with --debug hinted.
+EXPECTED = (NafHubError, ValueError, TypeError, OSError, NotImplementedError, MemoryError)
+
+
+class Cli(click.Group):
+    """A group whose failures are one line: exit 2 for bad usage, 1 for a failed job, 130 on Ctrl-C.
+
+    The plugins' commands are added when the first command is looked up, inside the same error handling.
+    """
+
+    complete = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._complete()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        self._complete()
+        return super().get_command(ctx, cmd_name)
+
+    def _complete(self) -> None:
+        if not self.complete:
+            self.complete = True
+            _add_commands()
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("naf-hub: interrupted", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output left; Python would complain again at exit
+            sys.exit(1)
+        except UnknownNameError as error:
+            self._tell(error, str(error))
+            sys.exit(2)
+        except EXPECTED as error:
+            self._tell(error, str(error) or one_line(error))
+            sys.exit(1)
+        except Exception as error:
+            self._tell(error, f"unexpected {one_line(error)} (run `naf-hub --debug ...` for the traceback)")
+            sys.exit(1)
+        sys.exit(status if isinstance(status, int) else 0)
+
+    @staticmethod
+    def _tell(error: Exception, message: str) -> None:
+        if _DEBUG["on"]:
+            raise error
+        click.echo("naf-hub: " + " ".join(message.split()), err=True)
+
+
+_DEBUG = {"on": False}
+
+
+def _set_debug(_: click.Context, __: click.Parameter, value: bool) -> None:
+    _DEBUG["on"] = value
+    if value:
+        logging.getLogger("naf_hub").setLevel(logging.DEBUG)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", prog_name="naf-hub")
+@click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_set_debug,
+              help="Show Python tracebacks and debug messages.")  # fmt: skip
+def cli() -> None:
+    """Per-pixel features from frozen vision backbones: any backbone, any upsampler, any resolution."""
+
+
+@cli.group("train")
+def train_group() -> None:
+    """Train a model; each task adds its command."""
+
+
+@cli.group("eval")
+def eval_group() -> None:
+    """Evaluate a model; each task adds its command."""
+
+
+def _add_commands() -> None:
+    from . import bench, convert, demo, publish, registered, upsample
+
+    for command in (
+        registered.list_command,
+        registered.info_command,
+        registered.plugins_command,
+        upsample.upsample_command,
+        bench.bench_command,
+        demo.demo_command,
+        convert.convert_command,
+        publish.publish_command,
+    ):
+        cli.add_command(command)
+    for plugin, add in registry.plugin_hooks():
+        try:
+            add(cli=cli)
+        except Exception as error:  # a plugin's commands must not take the others down
+            message = f"commands of plugin {plugin.name!r} ({plugin.distribution}) failed: {one_line(error)}"
+            logging.getLogger("naf_hub").warning("%s", message)
+
+
+def main() -> None:
+    """Entry point of the ``naf-hub`` script."""
+    logging.basicConfig(format="naf-hub: %(message)s", level=logging.WARNING)
+    cli()

@@ -1,0 +1,69 @@
+"""``naf-hub publish``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..publishing.publish import publish
+from ..publishing.publishable import check_branch, check_license, check_repo
+from .options import print_json
+
+
+def _usage(check: Any) -> Any:
+    def callback(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+        try:
+            return value if value is None else check(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+@click.command("publish")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.argument("repo", metavar="OWNER/NAME", callback=_usage(check_repo))
+@click.option("--private", is_flag=True, help="Make the repository private.")
+@click.option(
+    "--revision",
+    default="main",
+    show_default=True,
+    callback=_usage(check_branch),
+    help="Branch to commit to.",
+)
+@click.option("--message", help="Of the commit.  [default: name and checksum of the weights]")
+@click.option(
+    "--license", callback=_usage(check_license),
+    help="Licence of the weights, as the Hub names it.  [default: the card's own, else apache-2.0]",
+)  # fmt: skip
+@click.option(
+    "--dataset", "datasets", multiple=True, metavar="OWNER/NAME",
+    help="Training data on the Hub, for the card. Repeatable.",
+)  # fmt: skip
+@click.option("--token", help="Access token.  [default: HF_TOKEN, or that of `hf auth login`]")
+@click.option("--dry-run", is_flag=True, help="Check, print the card and the list of files, send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def publish_command(folder: str, repo: str, as_json: bool, **options: Any) -> None:
+    """Publish the upsampler in DIR, a training run or a weights folder, on the Hugging Face Hub.
+
+    The weights are checked and loaded first. The model card is completed with address, licence and checksums
+    (DIR itself is left as it is), and everything goes up as one commit. Publish again to update.
+    """
+    report = publish(folder, repo, **options)
+    for doubt in report["warnings"]:
+        click.echo(f"naf-hub: {doubt}", err=True)
+    if as_json:
+        print_json(report)
+        return
+    if report["dry_run"]:
+        click.echo(report["card"])
+    for file in report["files"]:
+        click.echo(f"{file['path']:<20} {file['size']:>12,} bytes  sha256 {file['sha256'][:16]}")
+    if report["left_out"]:
+        click.echo(f"left out: {', '.join(report['left_out'])}")
+    if report["dry_run"]:
+        click.echo(f"dry run: nothing was sent; this and the card above would go to {report['address']}")
+        return
+    click.echo(f"published {report['url']}")
+    click.echo(f'load it with weights="{report["address"]}", or pinned: "{report["pinned"]}"')

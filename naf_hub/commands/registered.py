@@ -1,0 +1,69 @@
+"""``naf-hub list``, ``info`` and ``plugins``: what is registered, without importing torch."""
+
+from __future__ import annotations
+
+import click
+
+from .. import registry
+from ..errors import UnknownNameError
+from ..records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from .options import print_json, print_table
+
+
+@click.command("list")
+@click.argument("pattern", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+def list_command(pattern: str | None, as_json: bool) -> None:
+    """List what is registered; PATTERN is a shell pattern such as 'naf*'."""
+    found = registry.registry()
+    kinds: list[tuple[str, type[Record]]] = [
+        ("upsamplers", UpsamplerRecord), ("backbones", BackboneRecord), ("tasks", TaskRecord),
+    ]  # fmt: skip
+    tables = {title: [found.records[n] for n in found.names(kind, pattern)] for title, kind in kinds}
+    if as_json:
+        print_json({title: [record.to_dict() for record in records] for title, records in tables.items()})
+        return
+    if not any(tables.values()):
+        raise UnknownNameError(f"nothing registered matches {pattern!r}; naf-hub list shows all")
+    for title, records in tables.items():
+        if records:
+            click.echo(f"{title}:")
+            print_table([(f"  {r.name}", ", ".join(r.weights) or "-", r.summary) for r in records])
+    if pattern is None and found.prefixes:
+        click.echo("also: " + ", ".join(f"{p}:<model name>" for p in sorted(found.prefixes)))
+
+
+@click.command("info")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def info_command(name: str, as_json: bool) -> None:
+    """Show all that is recorded of one upsampler, backbone or task."""
+    data = registry.info(name).to_dict()
+    if as_json:
+        print_json(data)
+        return
+    weights = data.pop("weights")
+    data = {"code license" if key == "license" else key: value for key, value in data.items()}
+    rows = [(key, str(value)) for key, value in data.items() if value not in (None, "", {}, [])]
+    print_table(rows)
+    for title, entry in weights.items():
+        click.echo(f"weights {title!r}:")
+        if entry["repository"] and not entry["revision"]:
+            entry["revision"] = f"main (not pinned; pin with weights='hf://{entry['repository']}@COMMIT')"
+        print_table(
+            [(f"  {key}", str(value)) for key, value in entry.items() if value not in (None, "", {}, [])]
+        )
+
+
+@click.command("plugins")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def plugins_command(as_json: bool) -> None:
+    """List the plugins found, what they provide, and which failed to load."""
+    plugins = registry.registry().loader.plugins
+    if as_json:
+        print_json([plugin.to_dict() for plugin in plugins])
+        return
+    print_table(
+        [(p.name, f"{p.distribution} {p.version}", f"FAILED: {p.error}" if p.error else ", ".join(p.hooks))
+         for p in plugins]
+    )  # fmt: skip

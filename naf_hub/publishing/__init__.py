@@ -1,0 +1,1 @@
+"""Weights and their cards to the Hugging Face Hub."""

@@ -1,0 +1,17 @@
+"""The conformance suite: what every upsampler and backbone must do, for plugin authors to call from pytest.
+
+    import pytest
+    from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
+
+    @pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
+    def test_conformance(check):
+        check_upsampler("my_upsampler", checks=[check])
+
+Models are made with random weights (``weights=None``) by registered name, so that names, targets and options
+are tested too. A failure is an ``AssertionError`` that says which promise was broken.
+"""
+
+from .backbones import BACKBONE_CHECKS, check_backbone
+from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
+
+__all__ = ["BACKBONE_CHECKS", "UPSAMPLER_CHECKS", "check_backbone", "check_upsampler"]
