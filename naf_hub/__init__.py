@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .errors import ImageError, NafHubError, PluginError, UnknownNameError, WeightsError
+    from .errors import ImageError, MapError, NafHubError, PluginError, UnknownNameError, WeightsError
     from .hookspecs import hookimpl
     from .interfaces import Backbone, Normalize, Task, Upsampler
     from .loading import load, load_backbone, load_task
     from .pipeline import FeaturePipeline
+    from .promises import Promises
     from .records import BackboneRecord, TaskRecord, UpsamplerRecord, Weights
     from .registry import info, list_backbones, list_tasks, list_upsamplers
+    from .wants import Want
 
 _HOME = {
     "ImageError": "errors",
+    "MapError": "errors",
     "NafHubError": "errors",
     "PluginError": "errors",
     "UnknownNameError": "errors",
@@ -37,6 +40,7 @@ _HOME = {
     "load_backbone": "loading",
     "load_task": "loading",
     "FeaturePipeline": "pipeline",
+    "Promises": "promises",
     "BackboneRecord": "records",
     "TaskRecord": "records",
     "UpsamplerRecord": "records",
@@ -45,6 +49,7 @@ _HOME = {
     "list_backbones": "registry",
     "list_tasks": "registry",
     "list_upsamplers": "registry",
+    "Want": "wants",
 }
 
 __all__ = [
@@ -52,14 +57,17 @@ __all__ = [
     "BackboneRecord",
     "FeaturePipeline",
     "ImageError",
+    "MapError",
     "NafHubError",
     "Normalize",
     "PluginError",
+    "Promises",
     "Task",
     "TaskRecord",
     "UnknownNameError",
     "Upsampler",
     "UpsamplerRecord",
+    "Want",
     "Weights",
     "WeightsError",
     "__version__",

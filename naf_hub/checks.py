@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 # How far outside [0, 1] resampling and rounding may take an image before a caller is told.
 RANGE_TOLERANCE = 0.05
+
+# Frames of these packages are not where a warning should point: the caller's line is.
+_INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_told: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("told", default=None)
+
+
+@contextlib.contextmanager
+def tell_once() -> Iterator[None]:
+    """Within this context each warning of :func:`warn_caller` is given once: one call of a user, one telling."""
+    token = _told.set(set())
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def warn_caller(message: str) -> None:
+    """Warn (``UserWarning``) at the line outside torch and naf-hub that led here; silent while a graph is traced."""
+    if torch.compiler.is_compiling():
+        return
+    told = _told.get()
+    if told is not None:
+        if message in told:
+            return
+        told.add(message)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level - 1)
 
 
 def check_image(image: Tensor) -> None:
@@ -33,11 +67,8 @@ def check_image(image: Tensor) -> None:
         raise ValueError("image contains NaN or infinite values")
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         cause = "divide 0-255 images by 255" if high > 16 else "pass it before any mean/std normalisation"
-        warnings.warn(
-            f"image values span [{low:.3g}, {high:.3g}] but must be RGB in [0, 1]: {cause}; "
-            "naf-hub normalises inside",
-            UserWarning,
-            stacklevel=4,
+        warn_caller(
+            f"image values span [{low:.3g}, {high:.3g}] but must be RGB in [0, 1]: {cause}; naf-hub normalises inside"
         )
 
 

@@ -23,5 +23,9 @@ class ImageError(NafHubError, ValueError):
     """An image file cannot be read or is no image."""
 
 
+class MapError(NafHubError, ValueError):
+    """A backbone does not have a map that was asked of it; the message says what it has."""
+
+
 class MissingExtraError(NafHubError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""

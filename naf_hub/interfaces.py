@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_features, check_image, check_output_size
+from .checks import check_features, check_image, check_output_size, warn_caller
+from .errors import MapError
+from .promises import Promises
+from .records import Origin
+from .wants import Want
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What an upsampler gathers of a backbone: one map, or several by name.
+Features: TypeAlias = "Tensor | Mapping[str, Tensor]"
 
 
 class Normalize(nn.Module):
@@ -52,15 +58,21 @@ class Normalize(nn.Module):
 class Backbone(nn.Module):
     """A frozen vision backbone: ``forward(image) -> (B, C, h, w)`` dense features.
 
-    A subclass implements :meth:`extract`. The base class checks the image, resizes it where its sides
-    are no multiples of the patch, and applies the backbone's own normalisation.
+    A subclass implements :meth:`extract`, and :meth:`extract_maps` if it has more than its last map to give. The
+    base class checks the image, resizes it where its sides are no multiples of the patch, and applies the
+    backbone's own normalisation.
 
     Args:
         embed_dim: channels C of the features.
         patch_size: image pixels per feature cell.
         mean: of RGB values in [0, 1], per channel, subtracted first.
         std: what is then divided by.
+
+    Attributes:
+        origin: record and weights, where it was loaded by name.
     """
+
+    origin: Origin | None = None
 
     def __init__(
         self,
@@ -92,26 +104,56 @@ class Backbone(nn.Module):
         Raises:
             TypeError, ValueError: see :func:`naf_hub.checks.check_image`.
         """
+        return self.maps(image)[0]
+
+    def maps(self, image: Tensor, *wants: Want) -> tuple[Tensor, ...]:
+        """The maps that are wanted of ``image``, in one pass of the network.
+
+        Args:
+            image: as for :meth:`forward`.
+            wants: which maps; none means the one that :meth:`forward` gives.
+
+        Returns:
+            A (B, C, h, w) map for each want, in the dtype of ``image``; a class token is a map of one cell,
+            (B, C, 1, 1).
+
+        Raises:
+            MapError: this backbone has no such map; says what it has.
+            TypeError, ValueError: as for :meth:`forward`.
+        """
         check_image(image)
+        # Weights in half precision are common for large models; what callers see stays theirs.
+        dtype = next((p.dtype for p in self.parameters()), image.dtype)
+        ready = self.normalize(self.fit(image)).to(dtype)
+        return tuple(found.to(image.dtype) for found in self.extract_maps(ready, wants or (Want(),)))
+
+    def fit(self, image: Tensor) -> Tensor:
+        """A checked image (B, 3, H, W) at a size the network takes; a resize is told in a warning."""
         height, width = image.shape[-2:]
         h, w = self.grid(height, width)
         size = (h * self.patch_size, w * self.patch_size)
-        if size != (height, width):
-            if not torch.compiler.is_compiling():
-                warnings.warn(
-                    f"image resized from {height}x{width} to {size[0]}x{size[1]}: "
-                    f"{type(self).__name__} needs multiples of {self.patch_size} pixels",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            image = F.interpolate(image, size, mode="bilinear", antialias=True)
-        # Weights in half precision are common for large models; what callers see stays theirs.
-        dtype = next((p.dtype for p in self.parameters()), image.dtype)
-        return self.extract(self.normalize(image).to(dtype)).to(image.dtype)
+        if size == (height, width):
+            return image
+        warn_caller(
+            f"image resized from {height}x{width} to {size[0]}x{size[1]}: "
+            f"{type(self).__name__} needs multiples of {self.patch_size} pixels"
+        )
+        return F.interpolate(image, size, mode="bilinear", antialias=True)
 
     def extract(self, image: Tensor) -> Tensor:
         """Features (B, embed_dim, h, w) of a checked, normalised image whose sides fit the patch."""
         raise NotImplementedError(f"{type(self).__name__} must implement extract(image)")
+
+    def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        """The wanted maps of an image as :meth:`extract` gets it; here only what :meth:`extract` gives.
+
+        Raises:
+            MapError: for a map that this backbone does not have.
+        """
+        for want in wants:
+            if want != Want():
+                raise MapError(f"{type(self).__name__} has no {want.name}: it gives its last map only")
+        return (self.extract(image),) * len(wants)
 
 
 class Upsampler(nn.Module):
@@ -121,24 +163,67 @@ class Upsampler(nn.Module):
     image, where a method needs one, happens inside ``upsample``.
 
     Attributes:
-        linear_groups: number of contiguous channel groups (cut as ``torch.tensor_split``) such that each
-            output channel is a sum of the features of that same channel weighted by factors that
-            depend on the image, the sizes and the group only: 1 for interpolation and joint filters,
-            the attention heads for NAF. Linear maps of the features (class scores, projections) then
-            commute with upsampling, which tasks use to upsample a few scores instead of all channels.
-            ``None``: not linear, or not known to be. Set it in the constructor where it depends on options.
+        promises: what tasks may rely on; set it in the constructor where it depends on options.
+        wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
+        origin: record and weights, where it was loaded by name.
     """
 
-    linear_groups: int | None = None
+    promises: Promises = Promises()
+    wants: tuple[Want, ...] = (Want(),)
+    origin: Origin | None = None
+
+    def gather(self, image: Tensor, backbone: nn.Module) -> Features:
+        """What :meth:`forward` takes as features, from a backbone: by default the maps in :attr:`wants`.
+
+        This is the only place where an upsampler meets a backbone. A method that needs more than maps of the
+        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`.
+
+        Args:
+            image: (B, 3, H, W), RGB in [0, 1]; may have another size than the image that guides later.
+            backbone: a :class:`Backbone`; for a method that only wants the last map, any module that maps
+                images to (B, C, h, w).
+
+        Returns:
+            (B, C, h, w) if one map is wanted, else the maps by ``Want.name``.
+
+        Raises:
+            MapError: the backbone does not have a map that is wanted.
+        """
+        if isinstance(backbone, Backbone):
+            found = backbone.maps(image, *self.wants)
+        elif all(want == Want() for want in self.wants):
+            found = (backbone(image),) * len(self.wants)
+        else:
+            names = ", ".join(want.name for want in self.wants)
+            raise MapError(
+                f"{type(self).__name__} wants {names}; {type(backbone).__name__} is no naf_hub.Backbone"
+            )
+        if len(self.wants) == 1:
+            return found[0]
+        return {want.name: features for want, features in zip(self.wants, found, strict=True)}
+
+    @property
+    def gather_key(self) -> tuple[Any, ...]:
+        """What decides the result of :meth:`gather` besides image and backbone: features are cached under it."""
+        if type(self).gather is Upsampler.gather:
+            return (self.wants,)
+        return (self.wants, f"{type(self).__module__}.{type(self).__qualname__}", self.extra_repr())
+
+    def reference(self, features: Features) -> Tensor:
+        """Features (B, C, h, w) in the space of the output, to compare it with; by default the first map, unchanged.
+
+        A method whose output lives in another space (layer-normed, say) takes its low-resolution features there.
+        """
+        return features if isinstance(features, Tensor) else next(iter(features.values()))
 
     def forward(
-        self, image: Tensor, features: Tensor, output_size: int | tuple[int, int] | None = None
+        self, image: Tensor, features: Features, output_size: int | tuple[int, int] | None = None
     ) -> Tensor:
         """Upsample ``features`` under the guidance of ``image``.
 
         Args:
             image: (B, 3, H_img, W_img), RGB in [0, 1].
-            features: (B, C, h, w) of any backbone.
+            features: (B, C, h, w) of any backbone; where several maps are wanted, all of them by name.
             output_size: an int (square) or (H, W); default the image's size.
 
         Returns:
@@ -149,17 +234,26 @@ class Upsampler(nn.Module):
             TypeError, ValueError: see :mod:`naf_hub.checks`.
         """
         check_image(image)
-        check_features(features, image)
+        if isinstance(features, Mapping):
+            missing = [want.name for want in self.wants if want.name not in features]
+            if missing and type(self).gather is Upsampler.gather:
+                raise ValueError(
+                    f"features lack {', '.join(missing)}; take them from gather(image, backbone)"
+                )
+            for tensor in features.values():
+                check_features(tensor, image)
+        else:
+            check_features(features, image)
         return self.upsample(image, features, check_output_size(output_size, image))
 
-    def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
         """The method itself, on checked arguments; see :meth:`forward`."""
         raise NotImplementedError(
             f"{type(self).__name__} must implement upsample(image, features, output_size)"
         )
 
     def bench_floor(
-        self, image: Tensor, features: Tensor, output_size: tuple[int, int]
+        self, image: Tensor, features: Any, output_size: tuple[int, int]
     ) -> tuple[str, Callable[[], Any]] | None:
         """What ``naf-hub bench`` times in the same run to compare with: a label and a callable doing the
         arithmetic that this method cannot avoid (for example its bare convolutions), or ``None``."""

@@ -12,7 +12,7 @@ from torch import nn
 from .errors import WeightsError
 from .interfaces import Backbone, Task, Upsampler
 from .pipeline import FeaturePipeline
-from .records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from .records import BackboneRecord, Origin, Record, TaskRecord, UpsamplerRecord
 from .registry import registry
 from .weights.files import load_into, locate, read_state_dict
 from .weights.fill import stream_into
@@ -57,18 +57,36 @@ def load(
         WeightsError: weights missing, damaged or for another model.
         TypeError: an option the upsampler does not have.
     """
-    record = registry().find(name, UpsamplerRecord)
-    if not record.backbone_agnostic and weights == "default":
-        weights = _weights_for(record, backbone)
-    upsampler = _build(record, weights, options)
-    if not isinstance(upsampler, Upsampler):
-        raise TypeError(f"{record.target} is no naf_hub.Upsampler")
-    upsampler.requires_grad_(False)
+    upsampler = load_upsampler(name, weights=weights, made_for=backbone, device=device, **options)
     if backbone is None:
-        return upsampler.to(device)
+        return upsampler
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, weights=backbone_weights, device=device)
     return FeaturePipeline(backbone, upsampler).eval().to(device)
+
+
+def load_upsampler(
+    name: str, *, weights: WeightsLike = "default", made_for: str | nn.Module | None = None, device: Any = None,
+    **options: Any,
+) -> Upsampler:  # fmt: skip
+    """An upsampler alone, in eval mode and frozen, with the weights made for a backbone that is loaded elsewhere.
+
+    Args:
+        name, weights, device, options: as for :func:`load`.
+        made_for: the backbone it will stand behind: its name, or the module; decides the default weights where
+            they are made per backbone.
+
+    Raises:
+        UnknownNameError, WeightsError, TypeError: as for :func:`load`.
+    """
+    record = registry().find(name, UpsamplerRecord)
+    if not record.backbone_agnostic and weights == "default":
+        weights = _weights_for(record, made_for)
+    upsampler = _build(record, weights, options)
+    if not isinstance(upsampler, Upsampler):
+        raise TypeError(f"{record.target} is no naf_hub.Upsampler")
+    upsampler.origin = Origin(record, None if weights is None else os.fspath(weights))
+    return upsampler.requires_grad_(False).to(device)
 
 
 def load_backbone(
@@ -98,6 +116,7 @@ def load_backbone(
         backbone = _build(record, weights, options).to(device, dtype)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"{record.target} is no naf_hub.Backbone")
+    backbone.origin = Origin(record, None if weights is None else os.fspath(weights))
     return backbone.requires_grad_(False)
 
 
@@ -112,6 +131,8 @@ def load_task(name: str) -> Task:
 
 def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | None) -> str:
     have = ", ".join(sorted(record.weights)) or "none yet"
+    if isinstance(backbone, Backbone) and backbone.origin is not None:
+        backbone = backbone.origin.record.name
     if not isinstance(backbone, str):
         raise WeightsError(
             f"{record.name} has weights per backbone ({have}); name the backbone, or pass weights= or weights=None"

@@ -88,7 +88,7 @@ def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: i
     side = image_side or size
     image = torch.rand(1, 3, side, side, device=device)
     features = torch.randn(1, *shape, device=device)
-    with torch.inference_mode():
+    with torch.no_grad():
         # The first call, with nothing cached by the allocator, is the one whose memory is honest.
         with PeakMemory(device) as peak:
             model(image, features, size)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .checks import tell_once
 from .images import as_batch
 from .interfaces import Upsampler
 
@@ -37,11 +40,15 @@ class FeaturePipeline(nn.Module):
             TypeError, ValueError, ImageError: the image is not one; each says why.
         """
         batch = self._batch(image)
-        return self.upsampler(batch, self.backbone(batch), output_size)
+        # Both halves check the image; what is odd about it is told once.
+        with nullcontext() if torch.compiler.is_compiling() else tell_once():
+            return self.upsampler(batch, self.upsampler.gather(batch, self.backbone), output_size)
 
     def low_res(self, image: Any) -> Tensor:
-        """The backbone's own (B, C, h, w) features of ``image``, before upsampling."""
-        return self.backbone(self._batch(image))
+        """The (B, C, h, w) features of ``image`` before upsampling, in the space of the upsampled ones."""
+        batch = self._batch(image)
+        with nullcontext() if torch.compiler.is_compiling() else tell_once():
+            return self.upsampler.reference(self.upsampler.gather(batch, self.backbone))
 
     def _batch(self, image: Any) -> Tensor:
         batch = as_batch(image)

@@ -6,6 +6,7 @@ Nothing here imports torch, so that ``naf-hub list`` and ``info`` stay fast.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import re
 from collections.abc import Mapping
@@ -17,8 +18,17 @@ TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
 
+class Picklable:
+    """Frozen data whose mappings are read-only views, which can neither be pickled nor copied: models carry it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # pyright: ignore
+        plain = {k: dict(v) if isinstance(v, MappingProxyType) else v for k, v in fields.items()}
+        return functools.partial(type(self), **plain), ()
+
+
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class Weights(Picklable):
     """One named set of weights.
 
     Attributes:
@@ -67,7 +77,7 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Record(Picklable):
     """What all records share.
 
     Attributes:
@@ -127,15 +137,11 @@ class UpsamplerRecord(Record):
             backbone names.
         ratios: what output sizes it can make, in words (``"any"``, ``"x16"``).
         trainable: whether ``naf-hub train reconstruction`` can train it.
-        constant_preserving: constant features give the same constant (weights that sum to one).
-        range_preserving: every output value lies within the range of the input features.
     """
 
     backbone_agnostic: bool = True
     ratios: str = "any"
     trainable: bool = False
-    constant_preserving: bool = True
-    range_preserving: bool = False
 
     kind = "upsampler"
 
@@ -174,3 +180,23 @@ class TaskRecord(Record):
     learned: bool = False
 
     kind = "task"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a loaded model comes from.
+
+    Attributes:
+        record: what was loaded.
+        weights: which set, path or address; ``None`` is random initialisation, or a method without weights.
+    """
+
+    record: Record
+    weights: str | None
+
+    @property
+    def label(self) -> str:
+        """``NAME`` for the default weights and for methods without, else ``NAME=WEIGHTS`` (``none``: random)."""
+        if not self.record.learned or self.weights == "default":
+            return self.record.name
+        return f"{self.record.name}={self.weights or 'none'}"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import naf_hub
-from naf_hub.testing import upsamplers as testing
 from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, check_backbone, check_upsampler
+from naf_hub.testing.subject import Subject
 
 # Full-size constructor options would only make the same promises slower to check.
 SMALL: dict[str, dict[str, int]] = {
@@ -34,6 +34,8 @@ def test_backbone(name: str, check: str):
 
 
 class Good(naf_hub.Upsampler):
+    promises = naf_hub.Promises(linear_groups=1, range=True)
+
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         return torch.nn.functional.interpolate(features, output_size, mode="bilinear")
 
@@ -111,6 +113,14 @@ class NotExportable(Good):
         return super().upsample(image, features, output_size) * float(image.mean() > -1)
 
 
+class GroupsMixed(Good):
+    """Linear, but each channel takes from its neighbour: not what ``linear_groups`` means."""
+
+    def upsample(self, image, features, output_size):
+        output = super().upsample(image, features, output_size)
+        return 0.5 * (output + output.roll(1, 1))
+
+
 class Unchecked(Good):
     def forward(self, image, features, output_size=None):
         return super().upsample(image, features, output_size or tuple(image.shape[-2:]))
@@ -120,6 +130,7 @@ BROKEN = {
     "shapes": WrongShape,
     "dtypes": WrongDtype,
     "batch_independence": MixesBatch,
+    "linear_groups": GroupsMixed,
     "constant_features": Scales,
     "feature_range": Overshoots,
     "determinism": Random,
@@ -132,11 +143,9 @@ BROKEN = {
 }
 
 
-def subject(cls: type[naf_hub.Upsampler]) -> testing.Subject:
-    record = naf_hub.UpsamplerRecord(
-        name="t", summary="t", target="a:B", trainable=False, range_preserving=True
-    )
-    return testing.Subject(lambda: cls().eval(), record)
+def subject(cls: type[naf_hub.Upsampler]) -> Subject:
+    record = naf_hub.UpsamplerRecord(name="t", summary="t", target="a:B", trainable=False)
+    return Subject(lambda: cls().eval(), record)
 
 
 def test_every_check_has_a_method_it_must_refuse():
@@ -153,3 +162,69 @@ def test_each_check_notices(check: str):
 def test_modified_inputs_are_noticed():
     with pytest.raises(AssertionError, match=r"differ|modified"):
         UPSAMPLER_CHECKS["determinism"](subject(WritesInput))
+
+
+class Squares(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features.square(), output_size)
+
+
+class WeighsByFeatures(Good):
+    """A range-preserving average, but its weights follow the features."""
+
+    def upsample(self, image, features, output_size):
+        share = torch.sigmoid(features.mean())
+        nearest = torch.nn.functional.interpolate(features, output_size, mode="nearest")
+        return share * super().upsample(image, features, output_size) + (1 - share) * nearest
+
+
+class HeadsByPosition(Good):
+    """Two channel groups under weights of their own, of which one is promised."""
+
+    def upsample(self, image, features, output_size):
+        first, second = features.tensor_split(2, 1)
+        smooth = super().upsample(image, first, output_size)
+        sharp = torch.nn.functional.interpolate(second, output_size, mode="nearest")
+        return torch.cat([smooth, sharp], 1)
+
+
+@pytest.mark.parametrize("cls", [Squares, WeighsByFeatures, HeadsByPosition])
+def test_a_false_promise_of_linear_groups_is_noticed(cls):
+    with pytest.raises(AssertionError, match="linear_groups=1"):
+        UPSAMPLER_CHECKS["linear_groups"](subject(cls))
+
+
+def test_true_groups_pass():
+    HeadsByPosition.promises = naf_hub.Promises(linear_groups=2)
+    try:
+        UPSAMPLER_CHECKS["linear_groups"](subject(HeadsByPosition))
+    finally:
+        HeadsByPosition.promises = Good.promises
+
+
+def test_what_is_not_promised_is_not_checked():
+    class Promisesless(MixesBatch, Detaches):
+        promises = naf_hub.Promises(None, False, False, False, False, False)
+
+    for check in (
+        "batch_independence",
+        "linear_groups",
+        "constant_features",
+        "feature_range",
+        "gradients",
+        "export",
+    ):
+        UPSAMPLER_CHECKS[check](subject(Promisesless))
+
+
+def test_the_random_backbone_is_one():
+    from naf_hub.testing.random_backbone import RandomBackbone
+
+    image = torch.rand(2, 3, 24, 36)
+    backbone = RandomBackbone(5, (4, 6), (24, 36))
+    last, key, token = backbone.maps(image, naf_hub.Want(), naf_hub.Want(-1, "key"), naf_hub.Want(0, "class"))
+    assert last.shape == key.shape == (2, 5, 4, 6)
+    assert token.shape == (2, 5, 1, 1)
+    assert not torch.equal(last, key)
+    assert torch.equal(backbone(image), last)
+    assert backbone(image[..., :12, :18]).shape == (2, 5, 2, 3)

@@ -166,7 +166,7 @@ def record(hub, data: bytes, **changes: object) -> str:
 def test_a_published_pickle_is_converted_once(hub, tmp_path, pickle_bytes):
     hub.plain["/naf.pth"] = pickle_bytes
     code = (
-        "import dataclasses; from naf_hub.weights import locate, read_state_dict\n"
+        "import dataclasses; from naf_hub.weights.files import locate, read_state_dict\n"
         f"w = dataclasses.replace({record(hub, pickle_bytes)}, options={SMALL!r})\n"
         "r = dataclasses.replace(naf_hub.info('naf'), weights={'official': w})\n"
         "options, path = locate(r, 'official'); print(path.name, options['dim'], len(read_state_dict(path)))"

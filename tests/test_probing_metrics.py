@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from naf_hub import Backbone, Normalize, Upsampler
+from naf_hub import Backbone, Normalize, Promises, Upsampler
 from naf_hub_probing.head import upsampled_scores
 from naf_hub_probing.metrics import Confusion, predict
 
@@ -53,7 +53,7 @@ def golden_scores(index: int, upsampler: Upsampler) -> tuple[Tensor, Tensor]:
 def test_forward_pass_matches_golden(groups: int | None) -> None:
     for index in range(3):
         upsampler = Recorder()
-        upsampler.linear_groups = groups
+        upsampler.promises = Promises(linear_groups=groups)
         scores, label = golden_scores(index, upsampler)
         torch.testing.assert_close(scores, GOLDEN[f"logits_{index}"], atol=1e-4, rtol=0)
         torch.testing.assert_close(upsampler.seen[0], GOLDEN[f"guidance_{index}"], atol=1e-6, rtol=1e-6)

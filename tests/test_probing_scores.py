@@ -11,7 +11,8 @@ from torch import Tensor
 
 import naf_hub
 from naf_hub import Upsampler
-from naf_hub_probing.head import group_scores, upsampled_scores
+from naf_hub.parts.linear_groups import project_groups
+from naf_hub_probing.head import upsampled_scores
 
 NAF: dict[str, Any] = {"dim": 32, "num_blocks": 1, "num_heads": 4, "rope_heads": 2, "kernel_size": 3}
 
@@ -32,7 +33,7 @@ def test_upsampled_scores_equal_scores_of_upsampled_features(
     name: str, channels: int, size: tuple[int, int]
 ) -> None:
     upsampler = make(name)
-    assert upsampler.linear_groups == (4 if name == "naf" else 1)
+    assert upsampler.promises.linear_groups == (4 if name == "naf" else 1)
     torch.manual_seed(1)
     image, features = torch.rand(2, 3, 28, 36), torch.randn(2, channels, 7, 9)
     weight, bias = torch.randn(2, channels, requires_grad=True), torch.randn(2, requires_grad=True)
@@ -55,14 +56,14 @@ def test_one_group_too_few_is_wrong_for_naf() -> None:
     image, features = torch.rand(1, 3, 28, 36), torch.randn(1, 24, 7, 9)
     head = (torch.randn(2, 24), torch.zeros(2))
     right = next(upsampled_scores(upsampler, image, features, (28, 36), [head]))
-    upsampler.linear_groups = 1
+    upsampler.promises = naf_hub.Promises(linear_groups=1)
     wrong = next(upsampled_scores(upsampler, image, features, (28, 36), [head]))
     assert (right - wrong).abs().max() > 1e-2
 
 
 def test_group_scores_sum_to_the_head_even_with_empty_groups() -> None:
     features, weight = torch.randn(2, 3, 4, 5), torch.randn(7, 3)
-    scores = group_scores(features, weight, 5)  # five groups of three channels: two are empty
+    scores = project_groups(features, weight, 5)  # five groups of three channels: two are empty
     assert scores.shape == (2, 35, 4, 5)
     expected = F.conv2d(features, weight[:, :, None, None])
     torch.testing.assert_close(scores.unflatten(1, (5, 7)).sum(1), expected)
@@ -73,7 +74,7 @@ class Counting(Upsampler):
 
     def __init__(self, groups: int | None, factor: int = 1) -> None:
         super().__init__()
-        self.linear_groups = groups
+        self.promises = naf_hub.Promises(linear_groups=groups)
         self.factor = factor
         self.calls: list[int] = []
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from test_radio_goldens import OPTIONS
 
-from naf_hub import BackboneRecord, testing
+from naf_hub import BackboneRecord
 from naf_hub.interfaces import Backbone
+from naf_hub.testing import BACKBONE_CHECKS
+from naf_hub.testing.subject import Subject
 from naf_hub_radio import register_backbones
 from naf_hub_radio.backbone import Radio
 from naf_hub_radio.records import records
@@ -107,7 +109,7 @@ SMALL = {
 }
 
 
-def subject(kind: str) -> testing.Subject:
+def subject(kind: str) -> Subject:
     options = SMALL[kind]
     record = BackboneRecord(
         name="radio_tiny",
@@ -122,13 +124,13 @@ def subject(kind: str) -> testing.Subject:
         torch.manual_seed(0)
         return record.resolve()(**record.options).eval().requires_grad_(False)
 
-    return testing.Subject(make, record)
+    return Subject(make, record)
 
 
-@pytest.mark.parametrize("check", testing.BACKBONE_CHECKS)
+@pytest.mark.parametrize("check", BACKBONE_CHECKS)
 @pytest.mark.parametrize("kind", SMALL)
 def test_conformance(kind: str, check: str):
-    testing.BACKBONE_CHECKS[check](subject(kind))
+    BACKBONE_CHECKS[check](subject(kind))
 
 
 @pytest.mark.parametrize("kind", SMALL)

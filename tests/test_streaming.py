@@ -55,7 +55,7 @@ def peak_of_loading(name: str, weights: Path, options: dict[str, int], dtype: st
     small = {} if name == NAME else {**options, "depth": 1}
     code = (
         "import sys, timm, torch, naf_hub\n"
-        "from naf_hub.commands.bench import PeakMemory\n"
+        "from naf_hub.measuring import PeakMemory\n"
         f"naf_hub.load_backbone({name!r}, weights=None, **{small!r})\n"
         "with PeakMemory('cpu') as peak:\n"
         f"    model = naf_hub.load_backbone({name!r}, weights=sys.argv[1], dtype={dtype}, **{options!r})\n"

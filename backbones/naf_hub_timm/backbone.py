@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub import Backbone, WeightsError
-from naf_hub.checks import check_image
+from naf_hub.checks import warn_caller
 from naf_hub.weights.fill import Shape, Step
 
 # How timm lets a model of fixed input size take others: vision transformers, then windowed ones (Swin).
@@ -118,27 +117,28 @@ class TimmBackbone(Backbone):
                 return (height, width)
         return None
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Dense features of ``image``; see :meth:`naf_hub.Backbone.forward`."""
-        if self.fixed_size is not None:
-            check_image(image)
-            if any(side % self.patch_size for side in self.fixed_size):
-                strides = [n for n in self.strides if not any(side % n for side in self.fixed_size)]
-                raise ValueError(
-                    f"timm model {self.name!r} takes {'x'.join(map(str, self.fixed_size))} images only, not "
-                    f"divisible by its stride {self.patch_size}; pass stride={' or '.join(map(str, strides))}"
-                )
-            if tuple(image.shape[-2:]) != self.fixed_size:
-                if not torch.compiler.is_compiling():
-                    given, size = ("x".join(map(str, s)) for s in (image.shape[-2:], self.fixed_size))
-                    warnings.warn(
-                        f"image resized from {given} to {size}, the only size that timm model "
-                        f"{self.name!r} takes; build it for another with img_size=",
-                        UserWarning,
-                        stacklevel=2,
-                    )
-                image = F.interpolate(image, self.fixed_size, mode="bilinear", antialias=True)
-        return super().forward(image)
+    def fit(self, image: Tensor) -> Tensor:
+        """See :meth:`naf_hub.Backbone.fit`; a model of one input size gets the image resized to that.
+
+        Raises:
+            ValueError: the stride does not divide that size.
+        """
+        if self.fixed_size is None:
+            return super().fit(image)
+        if any(side % self.patch_size for side in self.fixed_size):
+            strides = [n for n in self.strides if not any(side % n for side in self.fixed_size)]
+            raise ValueError(
+                f"timm model {self.name!r} takes {'x'.join(map(str, self.fixed_size))} images only, not "
+                f"divisible by its stride {self.patch_size}; pass stride={' or '.join(map(str, strides))}"
+            )
+        if tuple(image.shape[-2:]) == self.fixed_size:
+            return image
+        given, size = ("x".join(map(str, s)) for s in (image.shape[-2:], self.fixed_size))
+        warn_caller(
+            f"image resized from {given} to {size}, the only size that timm model "
+            f"{self.name!r} takes; build it for another with img_size="
+        )
+        return F.interpolate(image, self.fixed_size, mode="bilinear", antialias=True)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Feature grid (h, w) for an image of ``height`` x ``width`` pixels."""

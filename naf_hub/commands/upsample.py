@@ -78,9 +78,10 @@ def upsample_file(
     if size != tuple(image.shape[-2:]):
         image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
     start = time.perf_counter()
-    with torch.inference_mode():
-        low = model.low_res(image)
-        features = model.upsampler(image.to(low.device), low)
+    with torch.no_grad():
+        image = image.to(next((t.device for t in (*model.parameters(), *model.buffers())), image.device))
+        gathered = model.upsampler.gather(image, model.backbone)
+        low, features = model.upsampler.reference(gathered), model.upsampler(image, gathered)
     seconds = time.perf_counter() - start
     written = []
     if settings.format != "none":

@@ -28,8 +28,3 @@ def working_memory(memory: int | None, device: str) -> int:
     if memory is not None:
         return memory
     return 2**26 if device == "cpu" else 2**31  # CPUs gain from caches, accelerators from large launches
-
-
-def spans(total: int, step: int) -> list[slice]:
-    """Consecutive slices of at most ``step`` covering ``range(total)``."""
-    return [slice(start, min(start + step, total)) for start in range(0, total, step)]

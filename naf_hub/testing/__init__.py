@@ -1,7 +1,8 @@
 """The conformance suite: what every upsampler and backbone must do, for plugin authors to call from pytest.
 
     import pytest
-    from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
+    from .subject import Subject
+from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
 
     @pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
     def test_conformance(check):
@@ -12,6 +13,7 @@ are tested too. A failure is an ``AssertionError`` that says which promise was b
 """
 
 from .backbones import BACKBONE_CHECKS, check_backbone
+from .subject import Subject
 from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
 
-__all__ = ["BACKBONE_CHECKS", "UPSAMPLER_CHECKS", "check_backbone", "check_upsampler"]
+__all__ = ["BACKBONE_CHECKS", "UPSAMPLER_CHECKS", "Subject", "check_backbone", "check_upsampler"]

@@ -11,9 +11,10 @@ import torch
 
 from ..interfaces import Upsampler
 from ..loading import load
+from ..parts.linear_groups import project_groups
 from ..records import UpsamplerRecord
 from ..registry import registry
-from .subject import Subject, assert_close
+from .subject import Subject, assert_close, each, maps_of
 
 # (channels, h, w, image H, image W, output H, output W): square, non-square, non-integer ratio, image of
 # another size than the output, a single row, a single cell, ratio 1, and an output smaller than the features.
@@ -41,7 +42,7 @@ def shapes(subject: Subject) -> None:
             assert str(error), f"{size}: ValueError without a message"
             continue
         made += 1
-        expected = (2, features.shape[1], *size[5:])
+        expected = (2, model.reference(features).shape[1], *size[5:])
         assert tuple(output.shape) == expected, f"{size}: shape {tuple(output.shape)}, expected {expected}"
         assert torch.isfinite(output).all(), f"{size}: output is not finite"
     assert made >= 2, "refuses nearly every size"
@@ -57,37 +58,45 @@ def dtypes(subject: Subject) -> None:
         image, features = subject.inputs(1, SIZES[0], dtype=dtype)
         output = model(image, features, 40)
         assert output.dtype == dtype, f"{dtype} features gave {output.dtype}"
-        assert output.device == features.device, "output is on another device than the features"
+        assert output.device == image.device, "output is on another device than the features"
 
 
 def batch_independence(subject: Subject) -> None:
-    """A batch of two is two batches of one."""
+    """A batch of two is two batches of one, where that is promised."""
     model = subject.make()
+    if not model.promises.batch_independent:
+        return
     image, features = subject.inputs(2, SIZES[1])
+
+    def alone(i: int) -> torch.Tensor:
+        return model(image[i : i + 1], each(features, lambda found: found[i : i + 1]))
+
     with torch.no_grad():
-        both = model(image, features)
-        each = torch.cat([model(image[i : i + 1], features[i : i + 1]) for i in range(2)])
-    assert_close(both, each, 2e-5, "batch independence")
+        assert_close(model(image, features), torch.cat([alone(0), alone(1)]), 2e-5, "batch independence")
 
 
 def constant_features(subject: Subject) -> None:
-    """Constant features give the same constant, where the record says so."""
-    if not subject.record.constant_preserving:
+    """Constant features give the same constant, where that is promised."""
+    model = subject.make()
+    if not model.promises.constant:
         return
     image, features = subject.inputs(1, SIZES[1])
     with torch.no_grad():
-        output = subject.make()(image, torch.full_like(features, 1.5))
+        output = model(image, each(features, lambda found: torch.full_like(found, 1.5)))
     assert_close(output, torch.full_like(output, 1.5), 2e-5, "constant in, constant out")
 
 
 def feature_range(subject: Subject) -> None:
-    """Every value lies within the range of its input channel, where the record says so."""
-    if not subject.record.range_preserving:
+    """Every value lies within the range of its input channel, where that is promised."""
+    model = subject.make()
+    if not model.promises.range:
         return
     image, features = subject.inputs(1, SIZES[1])
     with torch.no_grad():
-        output = subject.make()(image, features)
-    low, high = (getattr(features.flatten(2), f)(-1).values[..., None, None] for f in ("min", "max"))
+        output = model(image, features)
+    low, high = (
+        getattr(model.reference(features).flatten(2), f)(-1).values[..., None, None] for f in ("min", "max")
+    )
     assert (output >= low - 1e-5).all(), "an output value is below its channel's least input"
     assert (output <= high + 1e-5).all(), "an output value is above its channel's greatest input"
 
@@ -97,24 +106,30 @@ def determinism(subject: Subject) -> None:
     model = subject.make()
     state = copy.deepcopy(model.state_dict())
     inputs = subject.inputs(1, SIZES[0])
-    kept = [t.clone() for t in inputs]
+    given = [inputs[0], *maps_of(inputs[1])]
+    kept = [t.clone() for t in given]
     with torch.no_grad():
         first, second = model(*inputs), model(*inputs)
     assert torch.equal(first, second), "two calls in eval mode differ"
-    assert all(torch.equal(a, b) for a, b in zip(inputs, kept, strict=True)), "the inputs were modified"
+    assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True)), "the inputs were modified"
     after = model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in state.items()), "a parameter or buffer was modified"
 
 
 def gradients(subject: Subject) -> None:
-    """Gradients reach the features and, in a trainable method, every used parameter."""
+    """Gradients reach the features and, in a trainable method, every used parameter, where that is promised."""
     model = subject.make()
+    if not model.promises.gradients:
+        return
     image, features = subject.inputs(1, SIZES[0])
-    features.requires_grad_()
+    given = maps_of(features)
+    for found in given:
+        found.requires_grad_()
     model(image, features).square().mean().backward()
-    assert features.grad is not None, "no gradient at the features"
-    assert torch.isfinite(features.grad).all(), "gradient at the features is not finite"
-    assert features.grad.abs().sum() > 0, "gradient at the features is zero"
+    reached = [found.grad for found in given if found.grad is not None]
+    assert reached, "no gradient at the features"
+    assert all(torch.isfinite(g).all() for g in reached), "gradient at the features is not finite"
+    assert any(g.abs().sum() > 0 for g in reached), "gradient at the features is zero"
     if subject.record.trainable:
         model.requires_grad_(True)
         model(image, features).square().mean().backward()
@@ -158,8 +173,10 @@ def autocast(subject: Subject) -> None:
 
 
 def export(subject: Subject) -> None:
-    """torch.export captures the model and the captured program agrees."""
+    """torch.export captures the model and the captured program agrees, where that is promised."""
     model = subject.make()
+    if not model.promises.export:
+        return
     inputs = subject.inputs(1, SIZES[0])
     program = torch.export.export(model, inputs)
     with torch.no_grad():
@@ -170,14 +187,16 @@ def bad_input(subject: Subject) -> None:
     """Wrong input raises ValueError or TypeError; values outside [0, 1] warn."""
     model = subject.make()
     image, features = subject.inputs(2, SIZES[0])
+    flat = each(features, lambda found: found[0])
+    poisoned = each(features, lambda found: found * float("nan"))
     wrong: list[tuple[str, tuple[Any, ...]]] = [
         ("an image of 4 channels", (image.repeat(1, 2, 1, 1)[:, :4], features)),
         ("another batch size", (image[:1], features)),
-        ("features without a batch", (image, features[0])),
+        ("features without a batch", (image, flat)),
         ("an empty image", (image[..., :0], features)),
         ("an 8-bit image", ((image * 255).byte(), features)),
         ("NaN in the image", (image * float("nan"), features)),
-        ("NaN in the features", (image, features * float("nan"))),
+        ("NaN in the features", (image, poisoned)),
         ("output size 0", (image, features, 0)),
         ("an output size of three", (image, features, (4, 4, 4))),
     ]
@@ -196,10 +215,31 @@ def bad_input(subject: Subject) -> None:
     )
 
 
+def linear_groups(subject: Subject) -> None:
+    """Class scores may be upsampled instead of features, group by group, where that is promised."""
+    model = subject.make()
+    groups = model.promises.linear_groups
+    if groups is None:
+        return
+    for size in (SIZES[1], SIZES[2]):
+        image, features = subject.inputs(1, size)
+        assert isinstance(features, torch.Tensor), "linear_groups is for methods that want one map"
+        # A number of channels that the groups do not divide: they are cut as torch.tensor_split cuts.
+        features = (
+            torch.cat([features, features[:, :1].square()], dim=1) if subject.channels is None else features
+        )
+        weight = torch.randn(3, features.shape[1], generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            whole = torch.einsum("bchw,kc->bkhw", model(image, features, size[5:]), weight)
+            scores = model(image, project_groups(features, weight, groups), size[5:])
+            apart = scores.unflatten(1, (groups, 3)).sum(1)
+        assert_close(apart, whole, 1e-4 * max(1.0, float(whole.abs().max())), f"linear_groups={groups}")
+
+
 UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
-        shapes, dtypes, batch_independence, constant_features, feature_range, determinism, gradients,
+        shapes, dtypes, batch_independence, linear_groups, constant_features, feature_range, determinism, gradients,
         gradient_agreement, copies, autocast, export, bad_input,
     )
 }  # fmt: skip

@@ -22,7 +22,6 @@ RECORDS = (
         target=INTERPOLATION,
         options={"mode": "nearest-exact"},
         learned=False,
-        range_preserving=True,
     ),
     UpsamplerRecord(
         name="bilinear",
@@ -30,7 +29,6 @@ RECORDS = (
         target=INTERPOLATION,
         options={"mode": "bilinear"},
         learned=False,
-        range_preserving=True,
     ),
     UpsamplerRecord(
         name="bicubic",
@@ -54,7 +52,6 @@ RECORDS = (
         target="naf_hub_filters.bilateral:Bilateral",
         paper=TOMASI,
         learned=False,
-        range_preserving=True,
     ),
     UpsamplerRecord(
         name="joint_bilateral",
@@ -62,7 +59,6 @@ RECORDS = (
         target="naf_hub_filters.joint_bilateral:JointBilateral",
         paper=PETSCHNIGG,
         learned=False,
-        range_preserving=True,
     ),
     UpsamplerRecord(
         name="joint_bilateral_upsampling",
@@ -70,7 +66,6 @@ RECORDS = (
         target="naf_hub_filters.joint_bilateral_upsampling:JointBilateralUpsampling",
         paper=KOPF,
         learned=False,
-        range_preserving=True,
     ),
     UpsamplerRecord(
         name="jbu",
@@ -78,7 +73,6 @@ RECORDS = (
         target="naf_hub_filters.jbu:JBU",
         paper=FEATUP,
         trainable=True,
-        range_preserving=True,
     ),
     UpsamplerRecord(
         name="guided_filter",

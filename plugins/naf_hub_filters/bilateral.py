@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from naf_hub import Upsampler
+from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import Range, assemble, split_channels
 from naf_hub.parts.precision import without_autocast, working_dtype
 
@@ -117,6 +117,8 @@ class Bilateral(Upsampler):
     Raises:
         ValueError: an even ``kernel_size``, or a sigma that is not positive.
     """
+
+    promises = Promises(range=True)
 
     def __init__(self, kernel_size: int = 5, sigma_color: float = 0.1, sigma_spatial: float = 1.5) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub import Upsampler
+from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import Range, assemble, split_channels
 from naf_hub.parts.precision import without_autocast, working_dtype
 
@@ -198,7 +198,7 @@ class GuidedFilter(Upsampler):
         ValueError: see :func:`guided_upsample`.
     """
 
-    linear_groups = 1
+    promises = Promises(linear_groups=1)
 
     def __init__(self, radius: int = 1, eps: float = 1e-2, border: str = "shrink") -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class FastGuidedFilter(Upsampler):
         ValueError: see :func:`guided_filter`.
     """
 
-    linear_groups = 1
+    promises = Promises(linear_groups=1)
 
     def __init__(self, radius: int = 16, eps: float = 1e-2, factor: int = 4, border: str = "shrink") -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub import Upsampler
+from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import Range, assemble, split_channels
 from naf_hub.parts.precision import without_autocast, working_dtype
 
@@ -121,8 +121,6 @@ class Interpolation(Upsampler):
         ValueError: an unknown mode, ``align_corners`` with a mode that has none, or ``lobes`` below 1.
     """
 
-    linear_groups = 1
-
     def __init__(self, mode: str = "bilinear", align_corners: bool = False, lobes: int = 3) -> None:
         super().__init__()
         if mode not in MODES:
@@ -134,6 +132,8 @@ class Interpolation(Upsampler):
         self.mode = mode
         self.align_corners = align_corners
         self.lobes = lobes
+        # The kernels of the other two have negative lobes.
+        self.promises = Promises(linear_groups=1, range=mode not in ("bicubic", "lanczos"))
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from naf_hub import Normalize, Upsampler
+from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.parts.precision import without_autocast, working_dtype
 
 from .borders import take
@@ -68,7 +68,7 @@ class JBU(Upsampler):
         ValueError: ``dim`` no positive multiple of 4, or ``radius`` below 1.
     """
 
-    linear_groups = 1
+    promises = Promises(linear_groups=1, range=True)
 
     def __init__(self, dim: int = 256, radius: int = 5) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from naf_hub import Normalize, Upsampler
+from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.parts.pieces import Range, assemble, split_channels
 from naf_hub.parts.precision import without_autocast, working_dtype
 
@@ -32,7 +32,7 @@ class JointBilateral(Upsampler):
 
     FACTOR = 4
 
-    linear_groups = 1
+    promises = Promises(linear_groups=1, range=True)
 
     def __init__(
         self,

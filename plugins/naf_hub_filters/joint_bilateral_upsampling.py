@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub import Upsampler
+from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble
 from naf_hub.parts.precision import without_autocast, working_dtype
 
@@ -39,7 +39,7 @@ class JointBilateralUpsampling(Upsampler):
         ValueError: a negative radius, a sigma that is not positive, or an unknown ``cell_guidance``.
     """
 
-    linear_groups = 1
+    promises = Promises(linear_groups=1, range=True)
 
     def __init__(
         self,

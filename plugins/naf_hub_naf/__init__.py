@@ -33,7 +33,6 @@ def register_upsamplers(register):
             paper=PAPER,
             weights=WEIGHTS,
             trainable=True,
-            range_preserving=True,
         )
     )
     register(
@@ -44,6 +43,5 @@ def register_upsamplers(register):
             options={"dim": 768, "num_blocks": 5},
             paper=PAPER,
             trainable=True,
-            range_preserving=True,
         )
     )

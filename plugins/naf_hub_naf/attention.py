@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub.parts.budget import spans
+from naf_hub.parts.pieces import split
 
 from .spatial import DistanceWeight
 from .windows import AxisTiles, plan_tiles
@@ -35,6 +35,10 @@ class _Axis:
         self.slots = torch.tensor(plan.slots, device=device)
         self.bias = None if plan.bias is None else torch.tensor(plan.bias, device=device, dtype=dtype)
         self.offset = torch.tensor(plan.offset, device=device, dtype=dtype)
+
+
+def _slices(total: int, step: int) -> list[slice]:
+    return [slice(*piece) for piece in split(total, step)]
 
 
 def _split_heads(values: Tensor, heads: int) -> tuple[Tensor, Tensor | None]:
@@ -112,9 +116,9 @@ class CrossScaleAttention:
         numbers = self.heads * (2 * pixels * (cells + dims) + cells * (dims + 2))
         count = self.memory // (numbers * self.queries.element_size())
         count = max(1, min(count, _LARGEST_BATCH // self.heads))
-        columns = spans(x.tiles, min(x.tiles, count))
-        rows = spans(y.tiles, max(1, min(y.tiles, count // x.tiles)))
-        samples = spans(batch, max(1, min(batch, count // (x.tiles * y.tiles))))
+        columns = _slices(x.tiles, min(x.tiles, count))
+        rows = _slices(y.tiles, max(1, min(y.tiles, count // x.tiles)))
+        samples = _slices(batch, max(1, min(batch, count // (x.tiles * y.tiles))))
         return [[[(b, i, j) for j in columns] for i in rows] for b in samples]
 
     def region(self, chunk: Chunk) -> Chunk:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from naf_hub import Normalize, Upsampler
+from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size
 from naf_hub.parts.budget import parse_bytes, working_memory
+from naf_hub.parts.precision import autocast_off
 
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
@@ -22,13 +22,6 @@ from .strips import CACHE_STRIP, stream_guidance
 
 POOLINGS = ("average", "max", "bilinear", "average_conv")
 SPATIAL = ("rope", "none", "gaussian", "manhattan")
-
-
-def _float32(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off: it would do the attention in half precision, the published model does not."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 class NAF(Upsampler):
@@ -93,7 +86,7 @@ class NAF(Upsampler):
             raise ValueError(f"spatial must be one of {', '.join(SPATIAL)}; got {spatial!r}")
         self.dim = dim
         self.num_heads = num_heads
-        self.linear_groups = num_heads
+        self.promises = Promises(linear_groups=num_heads, range=True)
         self.kernel_size = kernel_size
         self.pooling = pooling
         self.memory = None if memory is None else parse_bytes(memory)
@@ -120,7 +113,7 @@ class NAF(Upsampler):
             (B, D, H, W), channels last in memory.
         """
         queries, keys, values = self.operands(image, features, output_size)
-        with _float32(image.device):
+        with autocast_off(image.device):
             return self._attention(queries, keys, values).output().permute(0, 3, 1, 2)
 
     def filter_with_logits(
@@ -128,7 +121,7 @@ class NAF(Upsampler):
     ) -> tuple[Tensor, Tensor]:
         """:meth:`filter`, and the attention logits of :meth:`attention_logits`."""
         queries, keys, values = self.operands(image, features, output_size)
-        with _float32(image.device):
+        with autocast_off(image.device):
             output, logits = self._attention(queries, keys, values).output_and_logits()
         return output.permute(0, 3, 1, 2), logits
 
@@ -203,7 +196,7 @@ class NAF(Upsampler):
         if (h, w) != features.shape[-2:]:
             features = F.adaptive_avg_pool2d(features, (h, w))
         maps = self.guidance(image, output_size).permute(0, 2, 3, 1)
-        with _float32(image.device):
+        with autocast_off(image.device):
             rope = self.image_encoder.rope
             if rope is not None:
                 queries = rope(maps, overwrite=not maps.requires_grad)

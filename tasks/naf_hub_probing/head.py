@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub import Upsampler
+from naf_hub.parts.linear_groups import project_groups
 
 Weights = tuple[Tensor, Tensor]
 """Weight (K, C) and bias (K,) of a head, acting on raw features."""
@@ -65,13 +66,13 @@ def upsampled_scores(
 ) -> Iterator[Tensor]:
     """Class scores of each head on upsampled features: (B, K, H, W) with (H, W) = ``size``, in turn.
 
-    Where the upsampler is linear in the features (``linear_groups``), the head and the upsampling commute:
+    Where the upsampler is linear in the features (it promises ``linear_groups``), the head and the upsampling commute:
     the low-resolution scores of each channel group are upsampled and summed, K channels a group in place
     of C. All heads share one call of the upsampler, whichever way takes fewer channels. The scores are
     differentiable in the heads. An output of another size (fixed-ratio upsamplers) is brought to ``size``
     bilinearly.
     """
-    groups = upsampler.linear_groups
+    groups = upsampler.promises.linear_groups
     rows = sum(len(weight) for weight, _ in heads)
     if groups is None or groups * rows >= features.shape[1]:
         with torch.no_grad():  # the heads do not reach back through the features
@@ -80,20 +81,11 @@ def upsampled_scores(
             yield _fit(F.conv2d(upsampled, weight[:, :, None, None], bias), size)
         return
     stacked = torch.cat([weight for weight, _ in heads])
-    low = group_scores(features, stacked, groups)
+    low = project_groups(features, stacked, groups)
     scores = upsampler(image, low, size).unflatten(1, (groups, rows)).sum(1)
     parts = scores.split([len(weight) for weight, _ in heads], dim=1)
     for part, (_, bias) in zip(parts, heads, strict=True):
         yield _fit(part + bias[:, None, None], size)
-
-
-def group_scores(features: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Scores (B, groups * K, h, w) of each channel group by itself, group after group, without bias.
-
-    The groups are cut as ``torch.tensor_split`` cuts C channels; all of them sum to the full scores.
-    """
-    pairs = zip(features.tensor_split(groups, 1), weight.tensor_split(groups, 1), strict=True)
-    return torch.cat([torch.einsum("bchw,kc->bkhw", part, rows) for part, rows in pairs], 1)
 
 
 def _fit(scores: Tensor, size: tuple[int, int]) -> Tensor:

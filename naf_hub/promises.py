@@ -1,0 +1,35 @@
+"""What an upsampler promises, declared in one place; the conformance suite checks each promise that is made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Promises:
+    """Promises of an upsampler. Tasks rely on them, so a false one gives wrong results in silence.
+
+    Attributes:
+        linear_groups: number of contiguous channel groups (cut as ``torch.tensor_split``) such that each
+            output channel is a sum of the features of that same channel weighted by factors that
+            depend on the image, the sizes and the group only: 1 for interpolation and joint filters,
+            the attention heads for NAF. Linear maps of the features (class scores, projections) then
+            commute with upsampling, and tasks upsample a few scores instead of all channels.
+            ``None``: not linear, or not known to be.
+        constant: constant features give the same constant (weights that sum to one).
+        range: every output value lies within the range of its channel's features.
+        batch_independent: a batch of two is two batches of one.
+        export: ``torch.export`` captures it.
+        gradients: gradients reach the features, and the parameters of a trainable method.
+    """
+
+    linear_groups: int | None = None
+    constant: bool = True
+    range: bool = False
+    batch_independent: bool = True
+    export: bool = True
+    gradients: bool = True
+
+    def __post_init__(self) -> None:
+        if self.linear_groups is not None and self.linear_groups < 1:
+            raise ValueError(f"linear_groups must be at least 1, or None, got {self.linear_groups}")
