@@ -7,7 +7,7 @@ import contextvars
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from torch import Tensor
 # How far outside [0, 1] resampling and rounding may take an image before a caller is told.
 RANGE_TOLERANCE = 0.05
 
-# Frames of these packages are not where a warning should point: the caller's line is.
-_INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 _told: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("told", default=None)
 
 
@@ -40,9 +38,15 @@ def warn_caller(message: str) -> None:
             return
         told.add(message)
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and _inside(frame):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level - 1)
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _inside(frame: FrameType) -> bool:
+    """Whether a frame is torch's, naf-hub's or a plugin's, which by convention is called ``naf_hub_...``."""
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package == "torch" or package.startswith("naf_hub")
 
 
 def check_image(image: Tensor) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -74,6 +76,46 @@ def test_bad_images_are_told(tmp_path):
         model(torch.randn(1, 3, 8, 8) * 2)
     with pytest.warns(UserWarning, match="resized from 9x8 to 8x8"):
         model(torch.rand(1, 3, 9, 8))
+
+
+@pytest.mark.parametrize("door", ["pipeline", "upsampler", "backbone", "low_res"])
+def test_a_bad_range_is_told_once_at_the_callers_line(door):
+    model = naf_hub.load("bilinear", backbone=Cells())
+    image = torch.rand(1, 3, 9, 8) * 255
+    call = {
+        "pipeline": lambda: model(image),
+        "upsampler": lambda: model.upsampler(image, torch.rand(1, 3, 2, 2)),
+        "backbone": lambda: model.backbone(image),
+        "low_res": lambda: model.low_res(image),
+    }[door]
+    for _ in range(2):  # each call tells it anew
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        told = [w for w in caught if "[0, 1]" in str(w.message)]
+        assert len(told) == 1
+        assert all(w.filename == __file__ for w in caught), [w.filename for w in caught]
+
+
+def test_a_fixed_size_model_tells_its_caller(tmp_path):
+    model = naf_hub.load_backbone("timm:swin_tiny_patch4_window7_224", weights=None, depths=(1, 1, 1, 1))
+    model.fixed_size = (224, 224)
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        model(torch.rand(1, 3, 200, 224) * 2)
+    assert sorted(w.filename for w in caught) == [__file__] * 2
+    assert any("the only size" in str(w.message) for w in caught)
+
+
+def test_a_loaded_model_knows_its_record_and_weights():
+    model = naf_hub.load("naf", backbone="pico")
+    assert model.backbone.origin.label == "pico"  # pyright: ignore
+    assert model.upsampler.origin.label == "naf"
+    assert naf_hub.load("naf", weights=None, dim=32).origin.label == "naf=none"  # pyright: ignore
+    assert naf_hub.load("bilinear").origin.label == "bilinear"  # pyright: ignore
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert twin.upsampler.origin == model.upsampler.origin
+    assert Cells().origin is None
 
 
 def test_options_that_do_not_exist_are_told():
