@@ -1,17 +1,28 @@
-"""Writes that happen whole or not at all: temporary name beside the target, fsync, rename."""
+"""Writes that happen whole or not at all: temporary name beside the target, fsync, rename.
+
+A temporary name tells which process of which machine made it, so that what a killed one left behind is recognised
+and removed by the next write to the same place, and never what a living one is still writing.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -21,7 +32,46 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     # Windows cannot open a folder; there the rename alone has to do.
     with contextlib.suppress(PermissionError):
-        _sync(folder)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _permissions(wanted: int) -> int:
+    """``wanted`` as the user's umask lets it be; temporary files are made private, results follow the user."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return wanted & ~umask
+
+
+@functools.cache
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _prefix(target: Path) -> str:
+    """Start of the temporary names for a target; short in bytes, whatever the target is called."""
+    name = target.name.encode()[:64].decode(errors="ignore")
+    return f".{name}.{_machine()}-"
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what killed processes of this machine left half-written beside ``target``."""
+    prefix = _prefix(target)
+    with contextlib.suppress(OSError):
+        for path in target.parent.iterdir():
+            match = re.match(re.escape(prefix) + r"(\d+)-", path.name)
+            if match is None or psutil.pid_exists(int(match[1])):
+                continue
+            moved = path / "old"
+            if moved.is_dir() and not target.exists():  # a replaced folder, caught between two renames
+                os.rename(moved, target)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -32,15 +82,16 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem[:64]}.", suffix=target.suffix, dir=target.parent)
+    _remove_stale(target)
+    handle, name = tempfile.mkstemp(
+        prefix=f"{_prefix(target)}{os.getpid()}-", suffix=target.suffix, dir=target.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         _sync(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; others may read results
+        os.chmod(temporary, _permissions(0o666))
         os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
@@ -56,16 +107,19 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
+    _remove_stale(target)
+    prefix = f"{_prefix(target)}{os.getpid()}-"
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield temporary
         for root, _, files in os.walk(temporary):
             for file in files:
+                os.chmod(Path(root, file), _permissions(0o666))
                 _sync(Path(root, file))
+            os.chmod(root, _permissions(0o777))
             _sync_folder(Path(root))
-        os.chmod(temporary, 0o755)
         if target.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.old.", dir=target.parent))
+            aside = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
             os.rename(target, aside / "old")
             os.rename(temporary, target)
             shutil.rmtree(aside)

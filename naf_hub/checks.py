@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import operator
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,17 +109,57 @@ def check_features(features: Tensor, image: Tensor) -> None:
             raise ValueError("features contain NaN or infinite values")
 
 
-def check_output_size(output_size: int | tuple[int, int] | None, image: Tensor) -> tuple[int, int]:
-    """``(H, W)`` in pixels; an int means a square, ``None`` the size of the image.
+def _whole(side: Any) -> Any:
+    """A whole number of any kind (NumPy's and traced ones too), but not a truth value."""
+    if isinstance(side, (bool, str, bytes)):
+        raise TypeError("not a number")
+    return side if isinstance(side, torch.SymInt) else operator.index(side)
+
+
+def check_output_size(output_size: Any, image: Tensor) -> tuple[int, int]:
+    """``(H, W)`` in pixels; a whole number means a square, ``None`` the size of the image.
 
     Raises:
-        ValueError: not an int or a pair of ints, or smaller than 1.
+        ValueError: not a whole number or a pair of them, or smaller than 1.
     """
     if output_size is None:
         return (image.shape[-2], image.shape[-1])
-    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in pair):
+    sides = tuple(output_size) if isinstance(output_size, Iterable) else (output_size, output_size)
+    try:
+        pair = tuple(_whole(side) for side in sides)
+    except TypeError:
+        pair = ()
+    if len(pair) != 2:
         raise ValueError(f"output_size must be an int or (height, width), got {output_size!r}")
     if min(pair) < 1:
         raise ValueError(f"output_size must be at least 1 pixel a side, got {output_size!r}")
     return pair
+
+
+def check_output(output: Any, image: Tensor, features: Tensor, size: tuple[int, int], name: str) -> Tensor:
+    """What a method returned, unchanged, if it is what it should be.
+
+    Args:
+        output: of the method.
+        image, features: what it was given; ``features`` in the space of the output.
+        size: (H, W) that was asked for.
+        name: of the method, for messages.
+
+    Raises:
+        TypeError: no tensor, or of another dtype than the features.
+        ValueError: another shape than (B, C, H, W), or another device than the image's.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{name} returned {type(output).__name__} instead of a tensor; tell its author")
+    if torch.compiler.is_compiling():
+        return output  # sizes may be symbols there, and comparing would pin them
+    expected = (image.shape[0], features.shape[1], *size)
+    if tuple(output.shape) != expected:
+        raise ValueError(
+            f"{name} returned shape {tuple(output.shape)} where {expected} was asked for; tell its author"
+        )
+    if output.dtype != features.dtype and not torch.is_autocast_enabled(image.device.type):
+        raise TypeError(f"{name} returned {output.dtype} for features of {features.dtype}; tell its author")
+    if output.device != image.device:
+        raise ValueError(f"{name} returned a map on {output.device}, not on {image.device}; tell its author")
+    return output

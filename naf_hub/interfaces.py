@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_features, check_image, check_output_size, warn_caller
+from .checks import check_features, check_image, check_output, check_output_size, warn_caller
 from .errors import MapError
+from .images import as_batch
 from .promises import Promises
 from .records import Origin
 from .wants import Want
@@ -55,6 +56,14 @@ class Normalize(nn.Module):
         return (image - self.mean.to(image.dtype)) / self.std.to(image.dtype)
 
 
+def _as_tensor(image: Any, like: Any) -> Tensor:
+    """See :func:`naf_hub.images.as_batch`; what is no tensor yet goes to the device of ``like``."""
+    if isinstance(image, Tensor) and image.dtype != torch.uint8:
+        return image
+    batch = as_batch(image)
+    return batch if isinstance(image, Tensor) or not isinstance(like, Tensor) else batch.to(like.device)
+
+
 class Backbone(nn.Module):
     """A frozen vision backbone: ``forward(image) -> (B, C, h, w)`` dense features.
 
@@ -90,13 +99,13 @@ class Backbone(nn.Module):
         """Feature grid (h, w) for an image of ``height`` x ``width`` pixels."""
         return (max(1, round(height / self.patch_size)), max(1, round(width / self.patch_size)))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Any) -> Tensor:
         """Dense features of ``image``.
 
         Args:
-            image: (B, 3, H, W), RGB in [0, 1], any H and W. Where a side is no multiple of
-                ``patch_size`` the image is resized (bilinear, antialiased) to the nearest multiple,
-                with a warning that names the sizes.
+            image: (B, 3, H, W), RGB in [0, 1], any H and W; or whatever
+                :func:`naf_hub.images.as_batch` takes. Where a side is no multiple of ``patch_size`` the image is
+                resized (bilinear, antialiased) to the nearest multiple, with a warning that names the sizes.
 
         Returns:
             (B, embed_dim, h, w) with ``h, w = grid(H, W)``, in the dtype of ``image`` whatever the weights'.
@@ -106,7 +115,7 @@ class Backbone(nn.Module):
         """
         return self.maps(image)[0]
 
-    def maps(self, image: Tensor, *wants: Want) -> tuple[Tensor, ...]:
+    def maps(self, image: Any, *wants: Want) -> tuple[Tensor, ...]:
         """The maps that are wanted of ``image``, in one pass of the network.
 
         Args:
@@ -121,6 +130,7 @@ class Backbone(nn.Module):
             MapError: this backbone has no such map; says what it has.
             TypeError, ValueError: as for :meth:`forward`.
         """
+        image = _as_tensor(image, next((p for p in (*self.parameters(), *self.buffers())), None))
         check_image(image)
         # Weights in half precision are common for large models; what callers see stays theirs.
         dtype = next((p.dtype for p in self.parameters()), image.dtype)
@@ -217,12 +227,13 @@ class Upsampler(nn.Module):
         return features if isinstance(features, Tensor) else next(iter(features.values()))
 
     def forward(
-        self, image: Tensor, features: Features, output_size: int | tuple[int, int] | None = None
+        self, image: Any, features: Features, output_size: int | tuple[int, int] | None = None
     ) -> Tensor:
         """Upsample ``features`` under the guidance of ``image``.
 
         Args:
-            image: (B, 3, H_img, W_img), RGB in [0, 1].
+            image: (B, 3, H_img, W_img), RGB in [0, 1]; or whatever :func:`naf_hub.images.as_batch` takes: an
+                8-bit tensor, an array, a Pillow image, a path, a list of these.
             features: (B, C, h, w) of any backbone; where several maps are wanted, all of them by name.
             output_size: an int (square) or (H, W); default the image's size.
 
@@ -233,6 +244,9 @@ class Upsampler(nn.Module):
         Raises:
             TypeError, ValueError: see :mod:`naf_hub.checks`.
         """
+        image = _as_tensor(
+            image, next(iter(features.values())) if isinstance(features, Mapping) else features
+        )
         check_image(image)
         if isinstance(features, Mapping):
             missing = [want.name for want in self.wants if want.name not in features]
@@ -244,7 +258,9 @@ class Upsampler(nn.Module):
                 check_features(tensor, image)
         else:
             check_features(features, image)
-        return self.upsample(image, features, check_output_size(output_size, image))
+        size = check_output_size(output_size, image)
+        output = self.upsample(image, features, size)
+        return check_output(output, image, self.reference(features), size, type(self).__name__)
 
     def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
         """The method itself, on checked arguments; see :meth:`forward`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from naf_hub.atomic import atomic_file, atomic_folder
 
@@ -72,3 +74,45 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path):
         data = target.read_bytes()
         assert len(data) == 64 * 4096
         assert len(set(data)) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_the_umask_is_respected_everywhere(tmp_path: Path):
+    from naf_hub.weights import save_weights
+
+    before = os.umask(0o077)
+    try:
+        with atomic_file(tmp_path / "a") as temporary:
+            temporary.write_text("x")
+        save_weights(tmp_path / "w", {"a": torch.zeros(2)}, name="naf", card="x")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path, *tmp_path.rglob("*"))}
+    assert modes["a"] == modes["model.safetensors"] == modes["config.json"] == modes["README.md"] == 0o600
+    assert modes["w"] == 0o700
+
+
+@pytest.mark.parametrize("name", ["n" * 240 + ".txt", "\N{GRINNING FACE}" * 60, "a.b.c"])
+def test_any_name_the_system_takes_can_be_written(tmp_path: Path, name: str):
+    with atomic_file(tmp_path / name) as temporary:
+        temporary.write_text("x")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path):
+    code = textwrap.dedent(
+        f"""
+        import os
+        from naf_hub.atomic import atomic_file, atomic_folder
+        with atomic_file({str(tmp_path / "a.txt")!r}), atomic_folder({str(tmp_path / "w")!r}):
+            os.kill(os.getpid(), 9)
+        """
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / ".a.txt.mine").write_text("a hidden file of the user's")
+    with atomic_file(tmp_path / "a.txt"), atomic_file(tmp_path / "a.txt"):
+        assert len(list(tmp_path.glob(".a.txt.*-*"))) == 2, "what a living process writes must stay"
+    with atomic_folder(tmp_path / "w"):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.txt.mine", "a.txt", "w"]

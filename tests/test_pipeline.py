@@ -177,3 +177,38 @@ def test_dense_features_in_one_line():
     with torch.no_grad():
         features = naf_hub.load_backbone("dinov2_reg_s", weights=None, depth=1)(torch.rand(1, 3, 56, 84))
     assert tuple(features.shape) == (1, 384, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda output: output[..., 1:], r"Spoilt returned shape \(1, 4, 32, 31\) where \(1, 4, 32, 32\)"),
+        (lambda output: output.double(), "Spoilt returned torch.float64 for features of torch.float32"),
+        (lambda output: [output], "Spoilt returned list"),
+        (lambda output: output.to("meta"), "Spoilt returned a map on meta"),
+    ],
+)
+def test_what_a_method_returns_is_checked_on_every_call(spoil, message):
+    class Spoilt(naf_hub.Upsampler):
+        def upsample(self, image, features, output_size):
+            return spoil(torch.nn.functional.interpolate(features, output_size))
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        Spoilt()(torch.rand(1, 3, 32, 32), torch.rand(1, 4, 2, 2))
+
+
+def test_output_sizes_of_every_whole_number():
+    model = naf_hub.load("bilinear")
+    image, features = torch.rand(1, 3, 8, 9), torch.rand(1, 4, 2, 2)
+    for size in (
+        np.int64(5),
+        (np.int32(5), 6),
+        np.array([5, 6]),
+        torch.Size([5, 6]),
+        [5, 6],
+        torch.tensor([5, 6]),
+    ):
+        assert model(image, features, size).shape[-2] == 5
+    for size in (5.0, (5, 6.5), "5", (True, 4), (1, 2, 3), {5: 6}, object()):
+        with pytest.raises(ValueError, match="must be an int or"):
+            model(image, features, size)

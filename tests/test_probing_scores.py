@@ -100,10 +100,3 @@ def test_one_call_whichever_way_is_narrower(groups: int | None, heads: int, chan
     for got, (weight, bias) in zip(scores, weights, strict=True):
         expected = F.conv2d(large, weight[:, :, None, None], bias)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("groups", [None, 1])
-def test_scores_of_a_fixed_ratio_upsampler_are_brought_to_the_label(groups: int | None) -> None:
-    head = (torch.randn(3, 20), torch.randn(3))
-    args = (torch.rand(1, 3, 8, 10), torch.randn(1, 20, 4, 5), (8, 10), [head])
-    assert next(upsampled_scores(Counting(groups, factor=2), *args)).shape == (1, 3, 8, 10)

@@ -98,7 +98,7 @@ def backbone_bad_input(subject: Subject) -> None:
     image = _image(1, *_sides(model))
     for what, wrong in (
         ("grey", image[:, :1]),
-        ("8-bit", (image * 255).byte()),
+        ("32-bit integer", (image * 255).int()),
         ("NaN", image * float("nan")),
     ):
         try:

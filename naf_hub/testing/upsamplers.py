@@ -194,7 +194,7 @@ def bad_input(subject: Subject) -> None:
         ("another batch size", (image[:1], features)),
         ("features without a batch", (image, flat)),
         ("an empty image", (image[..., :0], features)),
-        ("an 8-bit image", ((image * 255).byte(), features)),
+        ("a 32-bit integer image", ((image * 255).int(), features)),
         ("NaN in the image", (image * float("nan"), features)),
         ("NaN in the features", (image, poisoned)),
         ("output size 0", (image, features, 0)),

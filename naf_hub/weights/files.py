@@ -212,7 +212,6 @@ def save_weights(
     with atomic_folder(target) as temporary:
         file = temporary / FILE
         save_file(tensors, file, metadata={"format": "pt"})
-        file.chmod(0o644)  # safetensors makes it private
         config = {
             "format": FORMAT,
             "naf_hub_version": __version__,

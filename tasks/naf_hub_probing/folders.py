@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from naf_hub import NafHubError
 from naf_hub.errors import ImageError
-from naf_hub.images import SUFFIXES, open_image, read_image
+from naf_hub.images import files_below, has_image_name, open_image, read_image
 
 from .transforms import Geometry
 
@@ -216,8 +216,8 @@ class Readable(Dataset["Sample | ImageError"]):
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    for path in sorted(files_below(folder)):
+        if not has_image_name(path):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:

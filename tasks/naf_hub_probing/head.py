@@ -69,8 +69,7 @@ def upsampled_scores(
     Where the upsampler is linear in the features (it promises ``linear_groups``), the head and the upsampling commute:
     the low-resolution scores of each channel group are upsampled and summed, K channels a group in place
     of C. All heads share one call of the upsampler, whichever way takes fewer channels. The scores are
-    differentiable in the heads. An output of another size (fixed-ratio upsamplers) is brought to ``size``
-    bilinearly.
+    differentiable in the heads.
     """
     groups = upsampler.promises.linear_groups
     rows = sum(len(weight) for weight, _ in heads)
@@ -78,17 +77,11 @@ def upsampled_scores(
         with torch.no_grad():  # the heads do not reach back through the features
             upsampled = upsampler(image, features, size)
         for weight, bias in heads:
-            yield _fit(F.conv2d(upsampled, weight[:, :, None, None], bias), size)
+            yield F.conv2d(upsampled, weight[:, :, None, None], bias)
         return
     stacked = torch.cat([weight for weight, _ in heads])
     low = project_groups(features, stacked, groups)
     scores = upsampler(image, low, size).unflatten(1, (groups, rows)).sum(1)
     parts = scores.split([len(weight) for weight, _ in heads], dim=1)
     for part, (_, bias) in zip(parts, heads, strict=True):
-        yield _fit(part + bias[:, None, None], size)
-
-
-def _fit(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+        yield part + bias[:, None, None]
