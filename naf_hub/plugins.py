@@ -7,10 +7,12 @@ distribution: install only plugins you trust.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -75,32 +77,43 @@ def _requirement(distribution: importlib.metadata.Distribution) -> str:
     return ""
 
 
-def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]]:
-    found: list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]] = []
+def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, Plugin]]:
+    """Every entry point of our group with what its distribution's metadata says; those that say nothing readable
+    are passed over, whatever is wrong with them."""
+    found: list[tuple[importlib.metadata.EntryPoint, Plugin]] = []
     seen: set[tuple[str, str, str]] = set()
     for distribution in importlib.metadata.distributions():
         try:
-            entries = list(distribution.entry_points)
+            entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
+            if not entries:
+                continue
+            # Without readable metadata there still is a folder that the distribution was found in.
+            name, version, requires = _described(distribution)
         except Exception as error:  # metadata of unrelated packages can be anything
             log.debug("cannot read entry points of %s: %s", distribution, one_line(error))
             continue
         for entry in entries:
-            if entry.group != GROUP:
-                continue
             # A distribution on sys.path twice (editable and installed) is still one plugin.
-            key = ((distribution.metadata["Name"] or "").lower(), entry.name, entry.value)
+            key = (name.lower(), entry.name, entry.value)
             if key not in seen:
                 seen.add(key)
-                found.append((entry, distribution))
+                found.append((entry, Plugin(entry.name, name, version, entry.value, requires=requires)))
     # naf-hub's own first, then by name: the outcome must not depend on the order of sys.path.
     found.sort(
-        key=lambda pair: (
-            pair[1].metadata["Name"] != OWN_DISTRIBUTION,
-            pair[1].metadata["Name"],
-            pair[0].name,
-        )
+        key=lambda pair: (pair[1].distribution != OWN_DISTRIBUTION, pair[1].distribution, pair[0].name)
     )
     return found
+
+
+def _described(distribution: importlib.metadata.Distribution) -> tuple[str, str, str]:
+    """(name, version, range of naf-hub it requires), as far as the metadata can be read."""
+    folder = getattr(getattr(distribution, "_path", None), "name", "").partition("-")[0] or "unknown"
+    try:
+        metadata = distribution.metadata
+        return metadata["Name"] or folder, metadata["Version"] or "", _requirement(distribution)
+    except Exception as error:  # missing, unreadable, or not even text
+        log.debug("metadata of %s: %s", distribution, one_line(error))
+        return folder, "", ""
 
 
 class PluginLoader:
@@ -126,14 +139,11 @@ class PluginLoader:
         """
         wanted = _wanted()
         taken: dict[str, str] = {}
-        for entry, distribution in _entry_points():
-            name = distribution.metadata["Name"] or "unknown"
+        for entry, plugin in _entry_points():
+            name = plugin.distribution
             own = name == OWN_DISTRIBUTION
             if wanted is not None and entry.name not in wanted and not (own and not wanted):
                 continue
-            plugin = Plugin(
-                entry.name, name, distribution.version or "", entry.value, requires=_requirement(distribution)
-            )
             if entry.name in taken:
                 error = (
                     f"entry point {entry.name!r} is already provided by {taken[entry.name]}; "
@@ -148,7 +158,8 @@ class PluginLoader:
         module: Any = None
         label = f"{plugin.distribution}:{plugin.name}"
         try:
-            module = entry.load()
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints must not get into --json
+                module = entry.load()
             self.manager.register(module, name=label)
             # check_pending finds hookimpls that match no hook; per plugin, so that only the offender goes.
             self.manager.check_pending()

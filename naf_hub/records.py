@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from .errors import PluginError
+
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
@@ -54,6 +56,10 @@ class Weights(Picklable):
     also: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in ("source", "size", "sha256", "license", "summary"):
+            value, kind = getattr(self, key), int if key == "size" else str
+            if not (isinstance(value, kind) or (value is None and key in ("size", "sha256", "license"))):
+                raise TypeError(f"weights: {key} must be {kind.__name__}, got {value!r}")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "also", MappingProxyType(dict(self.also)))
 
@@ -112,13 +118,28 @@ class Record(Picklable):
             raise ValueError(f"{self.name}: target {self.target!r} is not 'package.module:Class'")
         if not self.summary or "\n" in self.summary:
             raise ValueError(f"{self.name}: summary must be one line")
+        for title, weights in dict(self.weights).items():
+            if not isinstance(title, str) or not isinstance(weights, Weights):
+                raise TypeError(
+                    f"{self.name}: weights must map names to naf_hub.Weights, got {title!r}: {weights!r}"
+                )
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
     def resolve(self) -> Any:
-        """Import and return the target."""
+        """Import and return the target.
+
+        Raises:
+            PluginError: it cannot be imported; names the distribution that registered it.
+        """
         module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:  # code of a plugin's, which may fail in any way
+            raise PluginError(
+                f"{self.kind} {self.name!r} of {self.provider or 'an unknown distribution'}: cannot import "
+                f"{self.target} ({type(error).__name__}: {' '.join(str(error).split())})"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -152,10 +153,11 @@ def test_metadata_is_kept(install_plugin):
     assert naf_hub.info("good_one").provider == "zz-good"
 
 
+GOOD_CODE = textwrap.dedent(GOOD.format(name="good_one"))
+
+
 def test_eight_threads_load_once(install_plugin):
-    install_plugin(
-        "zz-good", "print('imported')\n" + __import__("textwrap").dedent(GOOD.format(name="good_one"))
-    )
+    install_plugin("zz-good", "print('imported')\n" + GOOD_CODE)
     seen: list[registry.Registry] = []
     threads = [threading.Thread(target=lambda: seen.append(registry.registry())) for _ in range(8)]
     for thread in threads:
@@ -186,6 +188,82 @@ def test_commands_of_a_broken_plugin_do_not_take_the_others(install_plugin, capl
         assert any("boom" in r.getMessage() for r in caplog.records)
     finally:
         del cli.commands["made_for_a_test"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise SystemExit(3)", "failed: SystemExit"),
+        ("cli.command('list')(lambda: print('HIJACKED'))", "may not replace the command 'list'"),
+        (
+            "cli.commands['train'].command('reconstruction')(lambda: 0)",
+            "replace the command 'reconstruction'",
+        ),
+        ("cli.commands.clear()", "may not replace the command 'train'"),
+    ],
+)
+def test_a_plugin_can_neither_end_nor_replace_commands(body, told, install_plugin, caplog):
+    from naf_hub.commands.main import _add_commands, cli
+
+    cli.list_commands(None)  # pyright: ignore[reportArgumentType]
+    before = dict(cli.commands), dict(cli.commands["train"].commands)  # pyright: ignore
+    code = f"from naf_hub import hookimpl\n@hookimpl\ndef register_commands(cli): {body}"
+    install_plugin("aa-thief", code)
+    _add_commands()
+    assert (cli.commands, cli.commands["train"].commands) == before  # pyright: ignore
+    assert any(told in r.getMessage() and "aa-thief" in r.getMessage() for r in caplog.records)
+
+
+def test_what_a_plugin_prints_stays_out_of_json(install_plugin):
+    install_plugin("zz-chatty", "print('hello from the import')\n" + GOOD_CODE)
+    from click.testing import CliRunner
+
+    from naf_hub.commands.main import cli
+
+    result = CliRunner().invoke(cli, ["list", "--json"])
+    assert any(r["name"] == "good_one" for r in __import__("json").loads(result.stdout)["upsamplers"])
+
+
+def test_unreadable_metadata_takes_nothing_down(install_plugin, tmp_path):
+    install_plugin("zz-good", GOOD_CODE)
+    for path in (tmp_path / "zz-good").glob("*.dist-info/METADATA"):
+        path.write_bytes(b"\xff\xfe\x00 not text")
+    registry.reload()
+    assert "good_one" in naf_hub.list_upsamplers()
+    for path in (tmp_path / "zz-good").glob("*.dist-info/METADATA"):
+        path.unlink()
+    registry.reload()
+    assert naf_hub.info("good_one").provider.startswith("zz_good")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "{'default': 5}",
+        "{3: Weights('hf://a/b')}",
+        "{'default': Weights(5)}",
+        "{'d': Weights('x', size='3')}",
+    ],
+)
+def test_records_of_wrong_types_refuse_their_plugin_alone(weights, install_plugin, caplog):
+    install_plugin(
+        "zz-odd",
+        "from naf_hub import hookimpl, UpsamplerRecord, Weights\n@hookimpl\ndef register_upsamplers(register):\n"
+        f"    register(UpsamplerRecord(name='odd', summary='x', target='a:B', weights={weights}))",
+    )
+    assert "odd" not in naf_hub.list_upsamplers()
+    assert "naf" in naf_hub.list_upsamplers()
+    assert "zz-odd" in caplog.text
+
+
+def test_a_target_that_cannot_be_imported_names_its_distribution(install_plugin):
+    install_plugin(
+        "zz-hollow",
+        "from naf_hub import hookimpl, UpsamplerRecord\n@hookimpl\ndef register_upsamplers(register):\n"
+        "    register(UpsamplerRecord(name='hollow', summary='x', target='nowhere_mod:Area', learned=False))",
+    )
+    with pytest.raises(naf_hub.PluginError, match=r"'hollow' of zz-hollow.*nowhere_mod"):
+        naf_hub.load("hollow")
 
 
 def test_listing_imports_neither_torch_nor_timm():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from .. import registry
 from ..errors import NafHubError, UnknownNameError
-from ..plugins import one_line
+from ..plugins import Plugin, one_line
 from ..version import __version__
 
 # What a user can cause and mend: told in one line. Anything else is told as unexpected, with --debug hinted.
@@ -112,11 +113,36 @@ def _add_commands() -> None:
     ):
         cli.add_command(command)
     for plugin, add in registry.plugin_hooks():
+        before = _commands_of(cli)
         try:
-            add(cli=cli)
-        except Exception as error:  # a plugin's commands must not take the others down
-            message = f"commands of plugin {plugin.name!r} ({plugin.distribution}) failed: {one_line(error)}"
-            logging.getLogger("naf_hub").warning("%s", message)
+            with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not get into --json
+                add(cli=cli)
+        except (Exception, SystemExit) as error:  # a plugin's commands must not take the others down
+            _warn(plugin, f"failed: {one_line(error)}")
+        _keep(cli, before, plugin)
+
+
+def _commands_of(group: click.Group) -> dict[str, Any]:
+    """The commands of a group and of the groups in it."""
+    return {
+        name: (command, _commands_of(command) if isinstance(command, click.Group) else {})
+        for name, command in group.commands.items()
+    }
+
+
+def _keep(group: click.Group, before: dict[str, Any], plugin: Plugin) -> None:
+    """Put back what a plugin replaced or removed: names belong to who came first."""
+    for name, (command, below) in before.items():
+        if group.commands.get(name) is not command:
+            _warn(plugin, f"may not replace the command {name!r}; it was put back")
+            group.commands[name] = command
+        if isinstance(command, click.Group):
+            _keep(command, below, plugin)
+
+
+def _warn(plugin: Plugin, what: str) -> None:
+    message = f"commands of plugin {plugin.name!r} ({plugin.distribution}): {what}"
+    logging.getLogger("naf_hub").warning("%s", message)
 
 
 def main() -> None:
