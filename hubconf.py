@@ -1,4 +1,4 @@
-"""torch.hub entry points: ``torch.hub.load("OWNER/naf-hub", "naf", backbone="pico")``.
+"""torch.hub entry points: ``torch.hub.load("OWNER/naf-hub", "naf")`` is called as the authors' own is.
 
 Re-exports only; needs ``pip install naf-hub``.
 """

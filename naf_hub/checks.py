@@ -51,8 +51,8 @@ def _inside(frame: FrameType) -> bool:
     return package == "torch" or package.startswith("naf_hub")
 
 
-def check_image(image: Tensor) -> None:
-    """Require a float (B, 3, H, W) tensor of finite RGB values; warn when they leave [0, 1].
+def check_image(image: Tensor, any_range: bool = False) -> None:
+    """Require a float (B, 3, H, W) tensor of finite RGB values; warn when they leave [0, 1], unless ``any_range``.
 
     Raises:
         TypeError: not a floating-point tensor.
@@ -71,7 +71,7 @@ def check_image(image: Tensor) -> None:
     low, high = (float(v) for v in torch.aminmax(image.detach()))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also false for NaN
         raise ValueError("image contains NaN or infinite values")
-    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+    if not any_range and (low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE):
         cause = "divide 0-255 images by 255" if high > 16 else "pass it before any mean/std normalisation"
         warn_caller(
             f"image values span [{low:.3g}, {high:.3g}] but must be RGB in [0, 1]: {cause}; naf-hub normalises inside"

@@ -176,11 +176,13 @@ class Upsampler(nn.Module):
         promises: what tasks may rely on; set it in the constructor where it depends on options.
         wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
         origin: record and weights, where it was loaded by name.
+        takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
     """
 
     promises: Promises = Promises()
     wants: tuple[Want, ...] = (Want(),)
     origin: Origin | None = None
+    takes_any_range: bool = False
 
     def gather(self, image: Tensor, backbone: nn.Module) -> Features:
         """What :meth:`forward` takes as features, from a backbone: by default the maps in :attr:`wants`.
@@ -247,7 +249,7 @@ class Upsampler(nn.Module):
         image = _as_tensor(
             image, next(iter(features.values())) if isinstance(features, Mapping) else features
         )
-        check_image(image)
+        check_image(image, self.takes_any_range)
         if isinstance(features, Mapping):
             missing = [want.name for want in self.wants if want.name not in features]
             if missing and type(self).gather is Upsampler.gather:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from naf_reference import released_state
 import naf_hub
 from naf_hub.parts.budget import parse_bytes
 from naf_hub_naf.model import NAF
+
+ROOT = Path(__file__).parent.parent
 
 
 def count(model) -> int:
@@ -233,3 +237,33 @@ def test_budgets_in_words():
     assert parse_bytes("2 GB") == 2 * 10**9
     assert parse_bytes("1.5k") == 1500
     assert parse_bytes("100") == parse_bytes(100) == 100
+
+
+def test_an_image_that_was_normalised_already():
+    """``normalize=False`` takes the image as it is, and does not mind its range."""
+    image, features = example()
+    ours, theirs = small(), small(normalize=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(theirs(naf_hub.Normalize()(image), features), ours(image, features))
+
+
+def test_the_hub_entry_is_called_as_the_authors_is():
+    options = {"dim": 32, "heads_attn": 2, "heads_rope": 1, "img_layers": 1, "kernel_size": 3}
+    model = torch.hub.load(str(ROOT), "naf", source="local", pretrained=False, trust_repo=True, **options)
+    assert not model.training
+    twin = NAF(dim=32, num_heads=2, rope_heads=1, num_blocks=1, kernel_size=3).eval().requires_grad_(False)
+    twin.load_state_dict(model.state_dict())
+    image, features = example()
+    expected = twin.filter(image, features, (20, 24))
+    assert torch.equal(model(image, features, (20, 24)), expected)
+    output, logits = model(image, features, (20, 24), return_weights=True)
+    assert torch.equal(output, expected)
+    torch.testing.assert_close(logits, twin.filter_with_logits(image, features, (20, 24))[1])
+    assert not torch.allclose(expected, twin(image, features, (20, 24)))
+
+
+def test_the_hub_entry_behind_a_backbone_is_a_pipeline():
+    model = torch.hub.load(str(ROOT), "naf", source="local", backbone="pico", trust_repo=True)
+    assert isinstance(model, naf_hub.FeaturePipeline)
+    assert model.upsampler.origin.label == "naf"  # pyright: ignore

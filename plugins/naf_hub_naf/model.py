@@ -55,6 +55,8 @@ class NAF(Upsampler):
         memory: working memory to keep to in inference, in bytes or as text such as ``"512MiB"``; by default
             64 MiB on CPUs and 2 GiB elsewhere. Inputs, output and at most two sets of guidance maps
             come on top. Results do not depend on it beyond rounding.
+        normalize: apply ImageNet's mean and standard deviation to the image, in [0, 1], inside; ``False`` for
+            callers who have done so, as the authors' own module expects.
 
     Raises:
         ValueError: options that do not fit together.
@@ -74,6 +76,7 @@ class NAF(Upsampler):
         spatial: str = "rope",
         encoder: str = "dual",
         memory: int | str | None = None,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -90,7 +93,8 @@ class NAF(Upsampler):
         self.kernel_size = kernel_size
         self.pooling = pooling
         self.memory = None if memory is None else parse_bytes(memory)
-        self.normalize = Normalize()
+        self.normalize = Normalize() if normalize else nn.Identity()
+        self.takes_any_range = not normalize
         rope = RoPE(dim, rope_heads, rope_base, rope_rescale) if spatial == "rope" else None
         self.image_encoder = GuidanceEncoder(dim, num_blocks, encoder, residual, rope)
         if pooling == "average_conv":
