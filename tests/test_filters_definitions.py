@@ -13,11 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import naf_hub
 import naf_hub_filters.joint_bilateral_upsampling as kopf
 import naf_hub_filters.window_average as windows
 from naf_hub_filters.bilateral import Bilateral, bilateral_filter, joint_bilateral_filter
 from naf_hub_filters.borders import pad
-from naf_hub_filters.guided import FastGuidedFilter, GuidedFilter, box_mean, guided_filter
+from naf_hub_filters.guided import (
+    FastGuidedFilter,
+    GuidedFilter,
+    box_mean,
+    guided_filter,
+    inverse_of_definite,
+)
 from naf_hub_filters.interpolation import BilinearBlocks, Interpolation, lanczos_matrix, resize
 from naf_hub_filters.jbu import JBU
 from naf_hub_filters.joint_bilateral import JointBilateral
@@ -282,3 +289,18 @@ def test_kopf_in_blocks_is_the_whole(monkeypatch, radius):
 def test_bad_parameters(make):
     with pytest.raises(ValueError, match=r"must|is for"):
         make()
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_inverses_of_definite_matrices(size):
+    root = torch.randn(4, 7, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrices = root @ root.mT + 1e-4 * torch.eye(size, dtype=torch.float64)
+    expected = torch.linalg.inv(matrices)
+    torch.testing.assert_close(inverse_of_definite(matrices), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_guided_filters_export_without_a_linear_algebra_library():
+    for name in ("guided_filter", "fast_guided_filter"):
+        inputs = (torch.rand(1, 3, 32, 32), torch.randn(1, 4, 8, 8))
+        program = torch.export.export(naf_hub.load(name), inputs)
+        assert not [node for node in program.graph.nodes if "linalg" in str(node.target)]

@@ -43,6 +43,22 @@ def box_mean(x: Tensor, radius: int, border: str = "shrink") -> Tensor:
     return F.avg_pool2d(x, (1, side), 1, (0, margin), count_include_pad=False)
 
 
+def inverse_of_definite(matrices: Tensor) -> Tensor:
+    """Inverses of symmetric positive definite (..., G, G), G small.
+
+    Gauss-Jordan elimination, which needs no pivots for such matrices, in plain arithmetic: ``torch.linalg.inv`` has
+    no counterpart in ONNX, and calls a library once a matrix.
+    """
+    size = matrices.shape[-1]
+    eye = torch.eye(size, dtype=matrices.dtype, device=matrices.device)
+    rows = torch.cat([matrices, eye.expand_as(matrices)], -1)
+    for k in range(size):
+        pivot = rows[..., k : k + 1, :] / rows[..., k : k + 1, k : k + 1]
+        # Taking 1 less off row k itself leaves the pivot row there.
+        rows = rows - (rows[..., k : k + 1] - eye[:, k : k + 1]) * pivot
+    return rows[..., size:]
+
+
 class _LocalLinear:
     """The local linear model ``out = a . I + b`` of a guidance: what all filtered channels share.
 
@@ -58,7 +74,7 @@ class _LocalLinear:
         # The small matrices are the ill-conditioned part; Apple GPUs have no float64.
         exact = sigma if sigma.device.type == "mps" else sigma.double()
         exact = exact + eps * torch.eye(sigma.shape[-1], dtype=exact.dtype, device=exact.device)
-        self.inverse = torch.linalg.inv_ex(exact).inverse.to(sigma.dtype).permute(0, 3, 4, 1, 2)
+        self.inverse = inverse_of_definite(exact).to(sigma.dtype).permute(0, 3, 4, 1, 2)
 
     def mean(self, x: Tensor) -> Tensor:
         return box_mean(x, self.radius, self.border)
