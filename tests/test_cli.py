@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -244,7 +245,8 @@ def test_demo_writes_what_it_says(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_control_c_exits_130(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_batch_and_leaves_nothing_half_written(tmp_path, number, status):
     for i in range(400):
         picture(tmp_path / "in" / f"{i}.png", 16, 16)
     process = subprocess.Popen(
@@ -254,11 +256,21 @@ def test_control_c_exits_130(tmp_path):
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*.png")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == status, errors
     assert "Traceback" not in errors
     assert not list((tmp_path / "out").glob(".*")), "a temporary file was left"
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_job(tmp_path):
+    picture(tmp_path / "in" / "caf\u00e9 \N{GRINNING FACE}.png", 16, 16)
+    done = subprocess.run(
+        [sys.executable, "-m", "naf_hub", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\xe9 \\U0001f600.png" in done.stdout
 
 
 def test_every_command_has_help():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -147,5 +149,14 @@ def _warn(plugin: Plugin, what: str) -> None:
 
 def main() -> None:
     """Entry point of the ``naf-hub`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends no job
+    # By default SIGTERM ends Python on the spot, and what was half-written would stay.
+    signal.signal(signal.SIGTERM, _end)
     logging.basicConfig(format="naf-hub: %(message)s", level=logging.WARNING)
     cli()
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
