@@ -13,7 +13,7 @@ import click
 
 from naf_hub import hookspecs
 from naf_hub.commands.main import cli
-from naf_hub.records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from naf_hub.records import BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from naf_hub.registry import registry
 
 DOCS = Path(__file__).parent
@@ -130,6 +130,25 @@ def registered() -> str:
                 ],
                 backbone_rows(),
             ),
+            "## Restorers\n",
+            table(
+                ["name", "what it is", "restores", "weights", "trainable", "source", "licence"],
+                [
+                    [
+                        f"`{r.name}`",
+                        r.summary,
+                        r.degradations,
+                        sets(r),
+                        "yes" if r.trainable else "-",
+                        f"[paper]({quote(r.paper, safe=':/.')})" if r.paper else "-",
+                        r.license,
+                    ]
+                    for r in records(RestorerRecord)
+                    if isinstance(r, RestorerRecord)
+                ],
+            )
+            if records(RestorerRecord)
+            else "None ships yet; a plugin may\n[register one](write-a-plugin.md#add-a-restorer).\n",
             "## Tasks\n",
             table(["name", "what it is"], [[f"`{r.name}`", r.summary] for r in records(TaskRecord)]),
             "## Hooks\n",

@@ -16,12 +16,12 @@ from .version import __version__
 if TYPE_CHECKING:
     from .errors import ImageError, MapError, NafHubError, PluginError, UnknownNameError, WeightsError
     from .hookspecs import hookimpl
-    from .interfaces import Backbone, Normalize, Task, Upsampler
-    from .loading import load, load_backbone, load_task
+    from .interfaces import Backbone, Normalize, Restorer, Task, Upsampler
+    from .loading import load, load_backbone, load_restorer, load_task
     from .pipeline import FeaturePipeline
     from .promises import Promises
-    from .records import BackboneRecord, TaskRecord, UpsamplerRecord, Weights
-    from .registry import info, list_backbones, list_tasks, list_upsamplers
+    from .records import BackboneRecord, RestorerRecord, TaskRecord, UpsamplerRecord, Weights
+    from .registry import info, list_backbones, list_restorers, list_tasks, list_upsamplers
     from .wants import Want
 
 _HOME = {
@@ -34,19 +34,23 @@ _HOME = {
     "hookimpl": "hookspecs",
     "Backbone": "interfaces",
     "Normalize": "interfaces",
+    "Restorer": "interfaces",
     "Task": "interfaces",
     "Upsampler": "interfaces",
     "load": "loading",
     "load_backbone": "loading",
+    "load_restorer": "loading",
     "load_task": "loading",
     "FeaturePipeline": "pipeline",
     "Promises": "promises",
     "BackboneRecord": "records",
+    "RestorerRecord": "records",
     "TaskRecord": "records",
     "UpsamplerRecord": "records",
     "Weights": "records",
     "info": "registry",
     "list_backbones": "registry",
+    "list_restorers": "registry",
     "list_tasks": "registry",
     "list_upsamplers": "registry",
     "Want": "wants",
@@ -62,6 +66,8 @@ __all__ = [
     "Normalize",
     "PluginError",
     "Promises",
+    "Restorer",
+    "RestorerRecord",
     "Task",
     "TaskRecord",
     "UnknownNameError",
@@ -74,10 +80,12 @@ __all__ = [
     "hookimpl",
     "info",
     "list_backbones",
+    "list_restorers",
     "list_tasks",
     "list_upsamplers",
     "load",
     "load_backbone",
+    "load_restorer",
     "load_task",
 ]
 

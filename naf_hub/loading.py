@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from .errors import WeightsError
-from .interfaces import Backbone, Task, Upsampler
+from .interfaces import Backbone, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
-from .records import BackboneRecord, Origin, Record, TaskRecord, UpsamplerRecord
+from .records import BackboneRecord, Origin, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from .registry import registry
 from .weights.files import load_into, locate, read_state_dict
 from .weights.fill import stream_into
@@ -118,6 +118,31 @@ def load_backbone(
         raise TypeError(f"{record.target} is no naf_hub.Backbone")
     backbone.origin = Origin(record, None if weights is None else os.fspath(weights))
     return backbone.requires_grad_(False)
+
+
+def load_restorer(
+    name: str, *, weights: WeightsLike = "default", device: Any = None, **options: Any
+) -> Restorer:
+    """Load a restorer: ``load_restorer("name")(noisy)`` gives the restored image.
+
+    Args:
+        name: a registered restorer.
+        weights: as for :func:`load`.
+        device: where to put it; default the CPU.
+        options: constructor options, over those its weights were made with.
+
+    Returns:
+        A frozen :class:`~naf_hub.Restorer` in eval mode.
+
+    Raises:
+        UnknownNameError, WeightsError, TypeError: as for :func:`load`.
+    """
+    record = registry().find(name, RestorerRecord)
+    restorer = _build(record, weights, options)
+    if not isinstance(restorer, Restorer):
+        raise TypeError(f"{record.target} is no naf_hub.Restorer")
+    restorer.origin = Origin(record, None if weights is None else os.fspath(weights))
+    return restorer.requires_grad_(False).to(device)
 
 
 def load_task(name: str) -> Task:

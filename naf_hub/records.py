@@ -16,6 +16,8 @@ from typing import Any
 from .errors import PluginError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+# What a plugin serves by prefix goes by the name that the user looks up: ``timm:resnet10t``.
+PREFIXED = re.compile(r"[a-z][a-z0-9_]*:[\w./@-]+")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
@@ -112,8 +114,8 @@ class Record(Picklable):
     kind = "record"
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name) or len(self.name) > 64:
-            raise ValueError(f"name {self.name!r}: use lower snake case, at most 64 characters")
+        if not (NAME.fullmatch(self.name) or PREFIXED.fullmatch(self.name)) or len(self.name) > 128:
+            raise ValueError(f"name {self.name!r}: use lower snake case, at most 128 characters")
         if not TARGET.fullmatch(self.target):
             raise ValueError(f"{self.name}: target {self.target!r} is not 'package.module:Class'")
         if not self.summary or "\n" in self.summary:
@@ -192,6 +194,21 @@ class BackboneRecord(Record):
     dtype: str | None = None
 
     kind = "backbone"
+
+
+@dataclasses.dataclass(frozen=True)
+class RestorerRecord(Record):
+    """Something that restores images: a denoiser, say.
+
+    Attributes:
+        degradations: what it restores, in words (``"Gaussian noise"``).
+        trainable: whether a task of naf-hub can train it.
+    """
+
+    degradations: str = ""
+    trainable: bool = False
+
+    kind = "restorer"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,11 @@ from types import ModuleType
 from typing import TypeVar
 
 from .errors import UnknownNameError
+from .kinds import KINDS, Kind, kind_of
 from .plugins import Plugin, PluginLoader
-from .records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from .records import NAME, TARGET, BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 
 R = TypeVar("R", bound=Record)
-
-_HOOKS: dict[str, type[Record]] = {
-    "register_upsamplers": UpsamplerRecord,
-    "register_backbones": BackboneRecord,
-    "register_tasks": TaskRecord,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +26,25 @@ class Prefix:
     name: str
     target: str
     provider: str
+    kind: type[Record]
 
-    def record(self, rest: str) -> BackboneRecord:
+    def record(self, rest: str) -> Record:
+        """The record of ``name:rest``.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
         module, _, attribute = self.target.partition(":")
         record = getattr(importlib.import_module(module), attribute)(rest)
-        return dataclasses.replace(record, provider=self.provider)
+        # By this name it was found, and by this name it will be found again.
+        return dataclasses.replace(record, name=f"{self.name}:{rest}", provider=self.provider)
 
 
-class Register:
-    """The callback a ``register_*`` hook receives; collects one plugin's records."""
+class Collector:
+    """Collects one plugin's records of one kind; the :class:`naf_hub.hookspecs.Register` its hook receives."""
 
-    def __init__(self, expected: type[Record], provider: str) -> None:
-        self.expected = expected
+    def __init__(self, kind: Kind, provider: str) -> None:
+        self.kind = kind
         self.provider = provider
         self.records: list[Record] = []
         self.prefixes: list[Prefix] = []
@@ -52,17 +54,29 @@ class Register:
 
         Raises:
             TypeError: the record is of another kind than the hook.
+            ValueError: its name has a colon, which only what is served by prefix has.
         """
-        if not isinstance(record, self.expected):
-            raise TypeError(f"register() takes a {self.expected.__name__}, got {type(record).__name__}")
+        expected = self.kind.record
+        if not isinstance(record, expected):
+            raise TypeError(f"register() takes a {expected.__name__}, got {type(record).__name__}")
+        if ":" in record.name:
+            raise ValueError(f"name {record.name!r}: use lower snake case")
         self.records.append(dataclasses.replace(record, provider=self.provider))
 
     def prefix(self, name: str, target: str) -> None:
-        """Serve every name ``name:...`` by ``target`` (``"module:function"``, called with what follows the
-        colon, returns a BackboneRecord), for families too large to list."""
-        if self.expected is not BackboneRecord:
-            raise TypeError("only backbones can be registered by prefix")
-        self.prefixes.append(Prefix(name, target, self.provider))
+        """See :meth:`naf_hub.hookspecs.Register.prefix`.
+
+        Raises:
+            TypeError: this kind has no prefixes, or name and target are not of the right form.
+        """
+        if not self.kind.prefixes:
+            able = ", ".join(kind.plural for kind in KINDS if kind.prefixes)
+            raise TypeError(f"only {able} can be registered by prefix")
+        if not (NAME.fullmatch(str(name)) and TARGET.fullmatch(str(target))):
+            raise TypeError(
+                f"prefix takes a lower snake case name and 'module:function', got {name!r}, {target!r}"
+            )
+        self.prefixes.append(Prefix(name, target, self.provider, self.kind.record))
 
 
 class Registry:
@@ -77,10 +91,10 @@ class Registry:
     def _accept(self, module: ModuleType, plugin: Plugin) -> None:
         manager = self.loader.manager
         others = [other for other in manager.get_plugins() if other is not module]
-        registers: list[Register] = []
-        for hook, expected in _HOOKS.items():
-            register = Register(expected, plugin.distribution)
-            manager.subset_hook_caller(hook, others)(register=register)
+        registers: list[Collector] = []
+        for kind in KINDS:
+            register = Collector(kind, plugin.distribution)
+            manager.subset_hook_caller(kind.hook, others)(register=register)
             registers.append(register)
         # Check all before keeping any: a refused plugin leaves nothing behind.
         records = [record for register in registers for record in register.records]
@@ -111,7 +125,7 @@ class Registry:
             UnknownNameError: with the nearest names and the plugins that failed to load.
         """
         prefix, colon, rest = name.partition(":")
-        if colon and prefix in self.prefixes and issubclass(BackboneRecord, kind):
+        if colon and prefix in self.prefixes and issubclass(self.prefixes[prefix].kind, kind):
             return self.prefixes[prefix].record(rest)  # pyright: ignore[reportReturnType]
         record = self.records.get(name)
         if isinstance(record, kind):
@@ -119,9 +133,7 @@ class Registry:
         raise UnknownNameError(self._unknown(name, kind, record))
 
     def _unknown(self, name: str, kind: type[Record], other: Record | None) -> str:
-        word = {UpsamplerRecord: "upsampler", BackboneRecord: "backbone", TaskRecord: "task"}.get(
-            kind, "name"
-        )
+        word = "name" if kind is Record else kind_of(kind).word
         if other is not None:
             return f"{name!r} is a {other.kind}, not a {word}"
         names = self.names(kind)
@@ -166,13 +178,18 @@ def list_backbones(pattern: str | None = None) -> list[str]:
     return registry().names(BackboneRecord, pattern)
 
 
+def list_restorers(pattern: str | None = None) -> list[str]:
+    """Registered restorer names, sorted."""
+    return registry().names(RestorerRecord, pattern)
+
+
 def list_tasks(pattern: str | None = None) -> list[str]:
     """Registered task names, sorted."""
     return registry().names(TaskRecord, pattern)
 
 
 def info(name: str) -> Record:
-    """The record of an upsampler, backbone or task.
+    """The record of anything registered, by its name.
 
     Raises:
         UnknownNameError: no such name; the message lists the nearest.

@@ -12,7 +12,13 @@ from PIL import Image
 
 import naf_hub
 from naf_hub import hookspecs, registry
-from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, check_backbone, check_upsampler
+from naf_hub.testing import (
+    BACKBONE_CHECKS,
+    UPSAMPLER_CHECKS,
+    check_backbone,
+    check_restorer,
+    check_upsampler,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -87,6 +93,11 @@ def test_the_plugin_of_the_docs_works(install_plugin, tmp_path: Path):
 def test_the_backbone_of_the_docs_works(install_plugin, tmp_path: Path):
     install_from_docs(install_plugin, tmp_path, "naf_hub_mean_color", "mean_color")
     check_backbone("mean_color")
+
+
+def test_the_restorer_of_the_docs_works(install_plugin, tmp_path):
+    install_from_docs(install_plugin, tmp_path, "naf_hub_box_blur", "box_blur")
+    check_restorer("box_blur")
 
 
 def test_the_checks_named_in_the_docs_exist():

@@ -79,7 +79,11 @@ def test_a_broken_plugin_is_reported_and_the_rest_works(kind, install_plugin, ca
 def test_every_hook_is_called(install_plugin):
     code = """
         import click
-        from naf_hub import BackboneRecord, TaskRecord, UpsamplerRecord, hookimpl
+        from naf_hub import BackboneRecord, RestorerRecord, TaskRecord, UpsamplerRecord, hookimpl
+
+        @hookimpl
+        def register_restorers(register):
+            register(RestorerRecord(name="a_restorer", summary="s", target="a:B"))
 
         @hookimpl
         def register_upsamplers(register):
@@ -99,14 +103,15 @@ def test_every_hook_is_called(install_plugin):
             pass
 
         def any_of_it(rest):
-            return BackboneRecord(name="family_" + rest, summary="s", target="a:B")
+            return BackboneRecord(name="family:" + rest, summary="s", target="a:B")
     """
     install_plugin("all-hooks", code)
-    assert len(plugin_of("all-hooks").hooks) == 4
+    assert len(plugin_of("all-hooks").hooks) == 5
     assert "an_upsampler" in naf_hub.list_upsamplers()
     assert "a_backbone" in naf_hub.list_backbones()
     assert "a_task" in naf_hub.list_tasks()
-    assert naf_hub.info("family:x").name == "family_x"
+    assert naf_hub.info("family:x").name == "family:x"
+    assert "a_restorer" in naf_hub.list_restorers()
     assert naf_hub.info("family:x").provider == "all-hooks"
 
 

@@ -62,7 +62,7 @@ def write_run(run: Path, seed: int = 3, **state: torch.Tensor) -> Path:
     torch.manual_seed(seed)
     tensors = {**naf_hub.load("naf", weights=None, **SMALL).state_dict(), **state}
     config = TrainConfig(**SETTINGS)
-    provenance = {**SUMMARY, "backbone": "dinov2_reg_s", "config": config.to_dict()}
+    provenance = {**SUMMARY, "backbones": ["dinov2_reg_s"], "config": config.to_dict()}
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_weights(
         run / "weights", tensors, name="naf", options=SMALL, provenance=provenance, card=model_card(config, SUMMARY)
@@ -294,18 +294,19 @@ def test_gaps_and_local_paths_are_pointed_out(hub, run):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("backbones", "expected"),
     [
-        ({"backbone": "pico"}, []),
-        ({"backbone": "gone_b"}, []),
-        ({"backbone": "dinov2_reg_s", "backbone_weights": "local/folder"}, []),
-        ({"backbone": "pico", "backbone_weights": "hf://you/pico@v1"}, ["you/pico"]),
-        ({"backbone": ["pico=hf://you/pico", "gone_b"]}, ["you/pico"]),
-        ({"backbone": ["pico", "dinov2_reg_s"]}, ["timm/vit_small_patch14_reg4_dinov2.lvd142m"]),
+        (["pico"], []),
+        (["gone_b"], []),
+        ("no list", []),
+        (["dinov2_reg_s=local/folder"], []),
+        (["pico=hf://you/pico@v1"], ["you/pico"]),
+        (["pico=hf://you/pico", "gone_b"], ["you/pico"]),
+        (["pico", "dinov2_reg_s"], ["timm/vit_small_patch14_reg4_dinov2.lvd142m"]),
     ],
 )
-def test_base_models(settings, expected):
-    assert base_models({"provenance": {"first": {"config": {"images": ["a"], **settings}}}}) == expected
+def test_base_models(backbones, expected):
+    assert base_models({"provenance": {"first": {"anything": {"backbones": backbones}}}}) == expected
 
 
 def test_local_paths():

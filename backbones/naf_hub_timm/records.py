@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 
 import timm
@@ -55,7 +54,7 @@ def record_for(name: str) -> BackboneRecord:
             f"hf://{config.hf_hub_id}/{file}", license=license, summary="timm's, on the Hub"
         )
     return BackboneRecord(
-        name=f"timm_{re.sub('[^a-z0-9]+', '_', name.lower())}"[:64].rstrip("_"),
+        name=f"timm:{name}",
         summary=f"timm model {name}.",
         target="naf_hub_timm.backbone:TimmBackbone",
         options={"model": name},

@@ -45,7 +45,7 @@ def _usage(check: Any) -> Any:
 @click.option("--dry-run", is_flag=True, help="Check, print the card and the list of files, send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def publish_command(folder: str, repo: str, as_json: bool, **options: Any) -> None:
-    """Publish the upsampler in DIR, a training run or a weights folder, on the Hugging Face Hub.
+    """Publish the weights in DIR, a training run or a weights folder, on the Hugging Face Hub.
 
     The weights are checked and loaded first. The model card is completed with address, licence and checksums
     (DIR itself is left as it is), and everything goes up as one commit. Publish again to update.

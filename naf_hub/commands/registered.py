@@ -6,7 +6,7 @@ import click
 
 from .. import registry
 from ..errors import UnknownNameError
-from ..records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
+from ..kinds import KINDS
 from .options import print_json, print_table
 
 
@@ -16,10 +16,7 @@ from .options import print_json, print_table
 def list_command(pattern: str | None, as_json: bool) -> None:
     """List what is registered; PATTERN is a shell pattern such as 'naf*'."""
     found = registry.registry()
-    kinds: list[tuple[str, type[Record]]] = [
-        ("upsamplers", UpsamplerRecord), ("backbones", BackboneRecord), ("tasks", TaskRecord),
-    ]  # fmt: skip
-    tables = {title: [found.records[n] for n in found.names(kind, pattern)] for title, kind in kinds}
+    tables = {kind.plural: [found.records[n] for n in found.names(kind.record, pattern)] for kind in KINDS}
     if as_json:
         print_json({title: [record.to_dict() for record in records] for title, records in tables.items()})
         return
@@ -37,7 +34,7 @@ def list_command(pattern: str | None, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def info_command(name: str, as_json: bool) -> None:
-    """Show all that is recorded of one upsampler, backbone or task."""
+    """Show all that is recorded of one registered name."""
     data = registry.info(name).to_dict()
     if as_json:
         print_json(data)

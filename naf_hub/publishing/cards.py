@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UnknownNameError
-from ..records import BackboneRecord, UpsamplerRecord
+from ..kinds import kind_of
+from ..records import BackboneRecord, Record
 from ..registry import registry
 from ..version import __version__
 
@@ -27,7 +28,7 @@ EXPECTED = {
 def complete_card(
     text: str,
     config: Mapping[str, Any],
-    record: UpsamplerRecord,
+    record: Record,
     address: str,
     *,
     license: str | None = None,
@@ -38,7 +39,7 @@ def complete_card(
     Args:
         text: the card in the folder; empty where there is none (then ``config`` tells what it can).
         config: content of ``config.json``.
-        record: of the upsampler.
+        record: of what the weights belong to.
         address: ``hf://owner/name[@branch]`` that the usage line loads.
         license: identifier of the Hub; ``None`` keeps the card's own, else :data:`LICENSE`.
         datasets: Hub ids of the training data.
@@ -51,9 +52,9 @@ def complete_card(
     """
     from huggingface_hub import ModelCard
 
-    name = record.name
+    name, kind = record.name, kind_of(record)
     if not text.lstrip().startswith("---"):
-        text = f"---\nlibrary_name: naf-hub\n---\n{text.strip() or _bare(config, name)}\n"
+        text = f"---\nlibrary_name: naf-hub\n---\n{text.strip() or _bare(config, record)}\n"
     try:
         card = ModelCard(text)
     except Exception as error:  # whatever the YAML parser or the fields' own checks raise
@@ -62,8 +63,8 @@ def complete_card(
     data: Any = card.data
     data.library_name = data.library_name or "naf-hub"
     data.license = license or data.license or LICENSE
-    data.pipeline_tag = data.pipeline_tag or "image-feature-extraction"
-    data.tags = list(dict.fromkeys([*(data.tags or []), "feature-upsampling", name]))
+    data.pipeline_tag = data.pipeline_tag or kind.hub_task
+    data.tags = list(dict.fromkeys([*(data.tags or []), *([kind.hub_tag] if kind.hub_tag else []), name]))
     if not data.base_model and (bases := base_models(config)):
         data.base_model = bases[0] if len(bases) == 1 else bases
         data["base_model_relation"] = "adapter"  # else the Hub takes it for a fine-tuned copy
@@ -79,20 +80,21 @@ def missing_facts(card: str) -> list[str]:
 
 
 def base_models(config: Mapping[str, Any]) -> list[str]:
-    """Hub ids of the backbones the weights were trained on, as far as ``config.json`` and the registry tell."""
+    """Hub ids of the backbones the weights were trained on, as far as ``config.json`` and the registry tell.
+
+    Whatever trained them names these in its provenance, at any depth, as ``"backbones": ["NAME=WEIGHTS", ...]``.
+    """
     found: dict[str, None] = {}
-    for settings in _settings(config.get("provenance")):
-        backbones = settings["backbone"]
-        for text in [backbones] if isinstance(backbones, str) else backbones:
-            name, _, own = text.partition("=")
-            weights = own or settings.get("backbone_weights", "default")
-            try:
-                sets = registry().find(name, BackboneRecord).weights
-            except (UnknownNameError, ValueError, ImportError):
-                continue  # a backbone of a plugin that is not installed here
-            source = sets[weights].source if weights in sets else str(weights)
-            if match := re.match(r"hf://([\w.-]+/[\w.-]+)", source):
-                found[match[1]] = None
+    for text in _backbones(config.get("provenance")):
+        name, _, weights = text.partition("=")
+        weights = weights or "default"
+        try:
+            sets = registry().find(name, BackboneRecord).weights
+        except (UnknownNameError, ValueError, ImportError):
+            continue  # a backbone of a plugin that is not installed here
+        source = sets[weights].source if weights in sets else weights
+        if match := re.match(r"hf://([\w.-]+/[\w.-]+)", source):
+            found[match[1]] = None
     return list(found)
 
 
@@ -104,35 +106,29 @@ def local_paths(data: Any) -> list[str]:
     return list(dict.fromkeys(path for value in values for path in local_paths(value)))
 
 
-def _settings(data: Any) -> Iterator[Mapping[str, Any]]:
+def _backbones(data: Any) -> Iterator[str]:
     if isinstance(data, Mapping):
-        if "backbone" in data and isinstance(data.get("images"), list):
-            yield data
+        named = data.get("backbones")
+        yield from (str(text) for text in (named if isinstance(named, list) else ()))
         for value in data.values():
-            yield from _settings(value)
+            yield from _backbones(value)
 
 
-def _with_usage(text: str, record: UpsamplerRecord, address: str) -> str:
+def _with_usage(text: str, record: Record, address: str) -> str:
     """Every load call that named a folder or another repository names ``address``; one is added if none does."""
 
     def point(match: re.Match[str]) -> str:
         return match[0] if match["value"] in record.weights else f'{match["call"]}"{address}"'
 
-    call = rf"""(?P<call>naf_hub\.load\(\s*["']{record.name}["'][^()]*?\bweights=)["'](?P<value>[^"']*)["']"""
+    kind = kind_of(record)
+    call = rf"""(?P<call>naf_hub\.{kind.loader}\(\s*["']{record.name}["'][^()]*?\bweights=)["'](?P<value>[^"']*)["']"""
     text = re.sub(call, point, text)
     if f'"{address}"' in text:
         return text
     plugin = "" if record.provider == "naf-hub" else f"  # needs: pip install {record.provider}"
-    return _with_section(
-        text,
-        "Use from the Hub",
-        f"""```python
-import naf_hub{plugin}
-
-upsampler = naf_hub.load("{record.name}", weights="{address}")
-features = upsampler(image, low_resolution_features, (448, 448))  # image: RGB in [0, 1]
-```""",
-    )
+    load = f'naf_hub.{kind.loader}("{record.name}", weights="{address}")'
+    usage = (kind.usage or "{load}").format(load=load)
+    return _with_section(text, "Use from the Hub", f"```python\nimport naf_hub{plugin}\n\n{usage}\n```")
 
 
 def _with_section(text: str, title: str, body: str) -> str:
@@ -144,18 +140,18 @@ def _with_section(text: str, title: str, body: str) -> str:
     return f"{text.rstrip()}\n\n{section}"
 
 
-def _files(config: Mapping[str, Any], record: UpsamplerRecord) -> str:
+def _files(config: Mapping[str, Any], record: Record) -> str:
     paper = f" Paper: <{record.paper}>." if record.paper else ""
     return (
-        f"Upsampler `{record.name}`: {record.summary.rstrip('.')}.{paper}\n\n"
+        f"{kind_of(record).word.capitalize()} `{record.name}`: {record.summary.rstrip('.')}.{paper}\n\n"
         f"`model.safetensors`: {config['size']:,} bytes, sha256 `{config['sha256']}`. `config.json` holds the "
         f"constructor options and everything recorded of the training. Written by naf-hub "
         f"{config['naf_hub_version']}, published by naf-hub {__version__}."
     )
 
 
-def _bare(config: Mapping[str, Any], name: str) -> str:
-    text = f"# {name}\n\nWeights of the naf-hub upsampler `{name}`.\n"
+def _bare(config: Mapping[str, Any], record: Record) -> str:
+    text = f"# {record.name}\n\nWeights of the naf-hub {kind_of(record).word} `{record.name}`.\n"
     if config.get("provenance"):
         text += f"\n## Provenance\n\n```json\n{json.dumps(config['provenance'], indent=2)}\n```\n"
     return text

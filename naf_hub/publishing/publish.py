@@ -1,4 +1,4 @@
-"""A trained upsampler to the Hugging Face Hub: checked first, committed in one piece."""
+"""Trained weights to the Hugging Face Hub: checked first, committed in one piece."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NafHubError, WeightsError
-from ..records import UpsamplerRecord
+from ..records import Record
 from ..version import __version__
 from ..weights.hub import CONFIG, FILE, sha256_of
 from .cards import complete_card, local_paths, missing_facts
@@ -32,7 +32,7 @@ def publish(
     token: str | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Upload an upsampler's weights, ``config.json`` and completed model card as one commit.
+    """Upload weights, ``config.json`` and completed model card as one commit.
 
     The folder is checked before anything is sent, and never changed: the completed card exists on the Hub only.
 
@@ -53,7 +53,7 @@ def publish(
 
     Raises:
         ValueError: no repository, branch or licence can be called that.
-        WeightsError: the folder does not hold loadable weights of a registered upsampler.
+        WeightsError: the folder does not hold loadable weights of something registered.
         PublishError: the Hub refused or cannot be reached.
     """
     check_repo(repo)
@@ -104,7 +104,7 @@ def publish(
 def _card(
     folder: Path,
     config: dict[str, Any],
-    record: UpsamplerRecord,
+    record: Record,
     address: str,
     license: str | None,
     datasets: Sequence[str],

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownNameError, WeightsError
-from ..records import UpsamplerRecord
+from ..kinds import kind_of
+from ..records import Record
 from ..registry import registry
 from ..weights.files import PICKLES, read_config
 from ..weights.hub import CONFIG, FILE, HUB
@@ -70,7 +71,7 @@ def weights_folder(folder: Path) -> Path:
             return candidate
     if (folder / "checkpoints").is_dir():
         raise WeightsError(
-            f"{folder}: the run has no weights/ yet; finish it with naf-hub train reconstruction --resume"
+            f"{folder}: the run has no weights/ yet; finish it: the command that began it, with --resume"
         )
     if pickles := pickles_in(folder):
         raise WeightsError(
@@ -80,14 +81,14 @@ def weights_folder(folder: Path) -> Path:
     raise WeightsError(f"{folder}: neither a run nor a weights folder (no {FILE} and {CONFIG} in it)")
 
 
-def check_weights(folder: Path) -> tuple[dict[str, Any], UpsamplerRecord]:
+def check_weights(folder: Path) -> tuple[dict[str, Any], Record]:
     """Load the weights as any user would, with all checks.
 
     Returns:
-        (content of ``config.json``, record of the upsampler).
+        (content of ``config.json``, record of what they are weights of).
 
     Raises:
-        WeightsError: pickles, missing or damaged files, NaN, or not weights of a registered upsampler.
+        WeightsError: pickles, missing or damaged files, NaN, or not weights of something registered that has any.
     """
     if pickles := pickles_in(folder):
         raise WeightsError(f"{pickles[0]} is a pickle, and only safetensors are published; remove it")
@@ -100,13 +101,14 @@ def check_weights(folder: Path) -> tuple[dict[str, Any], UpsamplerRecord]:
             "`naf-hub train` and `naf-hub convert` write it"
         )
     try:
-        record = registry().find(str(config["name"]), UpsamplerRecord)
+        record = registry().find(str(config["name"]), Record)
     except UnknownNameError as error:
         raise WeightsError(f"{folder / CONFIG}: {error}") from error
-    from ..loading import load
-
+    kind = kind_of(record)
+    if kind.usage is None or not record.learned:
+        raise WeightsError(f"{folder / CONFIG}: {record.name!r} is a {kind.word} without weights")
     try:
-        load(record.name, weights=folder.absolute())
+        kind.load(record.name, weights=folder.absolute())
     except TypeError as error:
         raise WeightsError(f"{folder / CONFIG}: its options do not fit: {error}") from error
     return config, record

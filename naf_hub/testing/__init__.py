@@ -13,7 +13,16 @@ are tested too. A failure is an ``AssertionError`` that says which promise was b
 """
 
 from .backbones import BACKBONE_CHECKS, check_backbone
+from .restorers import RESTORER_CHECKS, check_restorer
 from .subject import Subject
 from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
 
-__all__ = ["BACKBONE_CHECKS", "UPSAMPLER_CHECKS", "Subject", "check_backbone", "check_upsampler"]
+__all__ = [
+    "BACKBONE_CHECKS",
+    "RESTORER_CHECKS",
+    "UPSAMPLER_CHECKS",
+    "Subject",
+    "check_backbone",
+    "check_restorer",
+    "check_upsampler",
+]
