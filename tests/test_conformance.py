@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 import naf_hub
-from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, check_backbone, check_upsampler
-from naf_hub.testing.subject import Subject
+from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, Subject, check_backbone, check_upsampler
 
 # Full-size constructor options would only make the same promises slower to check.
 SMALL: dict[str, dict[str, int]] = {
@@ -228,3 +227,74 @@ def test_the_random_backbone_is_one():
     assert not torch.equal(last, key)
     assert torch.equal(backbone(image), last)
     assert backbone(image[..., :12, :18]).shape == (2, 5, 2, 3)
+
+
+# --- one broken backbone per check ------------------------------------------------------------------------
+
+
+class GoodBackbone(naf_hub.Backbone):
+    def __init__(self):
+        super().__init__(embed_dim=3, patch_size=4)
+
+    def extract(self, image):
+        return torch.nn.functional.avg_pool2d(image, 4)
+
+
+class BackboneWrongGrid(GoodBackbone):
+    def extract(self, image):
+        return super().extract(image)[..., 1:]
+
+
+class BackboneTrains(GoodBackbone):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+
+class BackboneMixesBatch(GoodBackbone):
+    def extract(self, image):
+        return super().extract(image) + image.mean()
+
+
+class BackboneForgetsState(GoodBackbone):
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.rand(3, 1, 1)  # no buffer, so no state_dict has it
+
+    def extract(self, image):
+        return super().extract(image) + self.offset
+
+
+class BackboneThroughNumpy(GoodBackbone):
+    def extract(self, image):
+        return super().extract(image) * float(image.detach().numpy().max() > -100)
+
+
+class BackboneAcceptsAnything(GoodBackbone):
+    def forward(self, image):
+        return self.extract(image.float().expand(-1, 3, -1, -1))
+
+
+class BackboneOtherMaps(GoodBackbone):
+    def extract_maps(self, image, wants):
+        return tuple(self.extract(image) for _ in wants)  # any layer, any kind
+
+
+BROKEN_BACKBONES = {
+    "backbone_shapes": BackboneWrongGrid,
+    "backbone_frozen": BackboneTrains,
+    "backbone_batch_independence": BackboneMixesBatch,
+    "backbone_copies": BackboneForgetsState,
+    "backbone_export": BackboneThroughNumpy,
+    "backbone_bad_input": BackboneAcceptsAnything,
+    "backbone_maps": BackboneOtherMaps,
+}
+
+
+@pytest.mark.parametrize("check", BACKBONE_CHECKS)
+def test_each_backbone_check_notices_a_broken_one_and_passes_a_good_one(check: str):
+    record = naf_hub.BackboneRecord(name="x", summary="x", target="x:x", learned=False)
+    BACKBONE_CHECKS[check](Subject(lambda: GoodBackbone().eval(), record))
+    # Export fails in errors of its own.
+    with pytest.raises(Exception if check == "backbone_export" else AssertionError):
+        BACKBONE_CHECKS[check](Subject(lambda: BROKEN_BACKBONES[check]().eval(), record))

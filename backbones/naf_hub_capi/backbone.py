@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from naf_hub import Backbone
+from naf_hub import Backbone, Want
+from naf_hub.parts.transformer_maps import transformer_maps
 from naf_hub.weights.files import load_into
 from naf_hub.weights.fill import Shape, Step
 
@@ -52,6 +54,21 @@ class Capi(Backbone):
         """(B, embed_dim, H/14, W/14) of a normalised (B, 3, H, W) image, H and W multiples of 14."""
         tokens = self.model(image)[:, REGISTERS:]
         return tokens.transpose(1, 2).unflatten(2, (image.shape[-2] // PATCH, image.shape[-1] // PATCH))
+
+    def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        """See :meth:`naf_hub.Backbone.extract_maps`: every block's tokens, queries, keys and values; no class token."""
+        blocks: list[Any] = list(self.model.encoder.blocks)
+        return transformer_maps(
+            type(self).__name__,
+            lambda: self.extract(image),
+            wants,
+            blocks=blocks,
+            attentions=[block.residual1.fn for block in blocks],
+            final_norm=self.model.final_norm,
+            prefix=REGISTERS,
+            class_token=False,
+            grid=(image.shape[-2] // PATCH, image.shape[-1] // PATCH),
+        )
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict in the published key layout, or one of this class.

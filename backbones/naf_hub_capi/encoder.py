@@ -109,4 +109,8 @@ class Encoder(nn.Module):
         precise = x.new_empty(0, dtype=torch.promote_types(self.registers.dtype, torch.float32))
         coordinates = token_coordinates(REGISTERS, (x.shape[-2], x.shape[-1]), precise)
         x = torch.cat([self.registers.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
-        return F.rms_norm(self.encoder(x, coordinates), (self.dim,), eps=EPSILON)
+        return self.final_norm(self.encoder(x, coordinates))
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """The norm without weights that ends the encoder, of tokens (B, N, C)."""
+        return F.rms_norm(tokens, (self.dim,), eps=EPSILON)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from naf_hub import Backbone, WeightsError
+from naf_hub import Backbone, Want, WeightsError
+from naf_hub.parts.transformer_maps import transformer_maps
 from naf_hub.weights.files import load_into
 from naf_hub.weights.fill import Shape, Step
 
@@ -61,6 +62,24 @@ class Franca(Backbone):
         )
         features = cast("list[Tensor]", maps)[0]
         return features if self.rasa_head is None else self.rasa_head(features)
+
+    def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        """See :meth:`naf_hub.Backbone.extract_maps`: every kind of map of every block.
+
+        The RASA head, where there is one, follows the last block's normed tokens only.
+        """
+        blocks: list[Any] = list(cast("Any", self.model.blocks))
+        return transformer_maps(
+            type(self).__name__,
+            lambda: self.extract(image),
+            wants,
+            blocks=blocks,
+            attentions=[block.attn for block in blocks],
+            final_norm=cast("Any", self.model.norm),
+            prefix=self.model.num_prefix_tokens,
+            class_token=True,
+            grid=(image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size),
+        )
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict in the released key layout, or one of this class.

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from naf_hub import Backbone
+from naf_hub import Backbone, MapError, Want
+from naf_hub.parts.transformer_maps import layer_index
 
 
 def downsample(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
@@ -74,6 +75,22 @@ class Pico(Backbone):
 
     def extract(self, image: Tensor) -> Tensor:
         """(B, embed_dim, H/16, W/16) of a normalised (B, 3, H, W) image, H and W multiples of 16."""
-        x = self.fine(self.stem(image))
-        x = self.coarse(self.reduce(x))
-        return self.out_norm(self.out(x))
+        return self._finish(self.fine(self.stem(image)))
+
+    def _finish(self, fine: Tensor) -> Tensor:
+        return self.out_norm(self.out(self.coarse(self.reduce(fine))))
+
+    def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        """See :meth:`naf_hub.Backbone.extract_maps`: tokens of stage 0 (stride 8) and 1 (stride 16, the last).
+
+        Asking for the norm or not makes no difference.
+        """
+        layers = [layer_index(type(self).__name__, want, 2) for want in wants]
+        for want in wants:
+            if want.kind != "token":
+                raise MapError(
+                    f"{type(self).__name__} has no {want.name}: it has tokens of layers 0 and 1 only"
+                )
+        fine = self.fine(self.stem(image))
+        last = self._finish(fine) if 1 in layers else fine
+        return tuple(last if layer else fine for layer in layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,8 @@ from timm.layers import SwiGLUPacked
 from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor, nn
 
-from naf_hub import Backbone
+from naf_hub import Backbone, Want
+from naf_hub.parts.transformer_maps import transformer_maps
 from naf_hub.weights.fill import Shape, Step
 
 from .records import MEAN, STD
@@ -125,6 +126,21 @@ class Radio(Backbone):
             image, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )
         return cast("list[Tensor]", features)[0]
+
+    def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        """See :meth:`naf_hub.Backbone.extract_maps`: every kind of map of every block."""
+        blocks: list[Any] = list(cast("Any", self.network.blocks))
+        return transformer_maps(
+            type(self).__name__,
+            lambda: self.extract(image),
+            wants,
+            blocks=blocks,
+            attentions=[block.attn for block in blocks],
+            final_norm=cast("Any", self.network.norm),
+            prefix=self.network.num_prefix_tokens,
+            class_token=True,
+            grid=(image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size),
+        )
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load NVIDIA's ``model.safetensors`` (keys ``radio_model.*``) or a state dict of this class.

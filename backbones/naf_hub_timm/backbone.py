@@ -11,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub import Backbone, WeightsError
+from naf_hub import Backbone, MapError, Want, WeightsError
 from naf_hub.checks import warn_caller
+from naf_hub.parts.transformer_maps import layer_index, transformer_maps
 from naf_hub.weights.fill import Shape, Step
 
 # How timm lets a model of fixed input size take others: vision transformers, then windowed ones (Swin).
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 # Models whose forward_intermediates refuses norm=True instead of ignoring it.
 NO_NORM = ("Hiera", "HieraDet")
+# Models whose blocks pass a plain sequence of tokens on, and attentions that project it in thirds.
+SEQUENCES = {"VisionTransformer", "Eva", "Beit", "NaFlexVit"}
+ATTENTIONS = {"Attention", "EvaAttention", "AttentionRope"}
 OWN = "model."  # what state dicts of this class put before timm's names
 
 
@@ -160,6 +164,56 @@ class TimmBackbone(Backbone):
             )
         return self.model.head.norm(features) if self.head_norm else features
 
+    def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        """See :meth:`naf_hub.Backbone.extract_maps`; layers are entries of timm's ``feature_info`` up to this one.
+
+        Plain vision transformers have every kind of map, a class token if the model does. Others (convolutional,
+        windowed, hierarchical) have tokens only, of each stage on its own grid; wants with and without norm take
+        them one pass each. ``head_norm`` follows the last layer's normed tokens only.
+        """
+        if all(want == Want() for want in wants):
+            return (self.extract(image),) * len(wants)
+        if is_sequence(self.model):
+            grid = (image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size)
+            embeds = getattr(self.model, "embeds", self.model)
+            return transformer_maps(
+                f"timm model {self.name!r}",
+                lambda: self.extract(image),
+                wants,
+                blocks=self.model.blocks,
+                attentions=[block.attn for block in self.model.blocks],
+                final_norm=self.model.norm if self.norm else lambda tokens: tokens,
+                prefix=self.model.num_prefix_tokens,
+                class_token=getattr(embeds, "cls_token", None) is not None,
+                grid=grid,
+            )
+        return self._stages(image, wants)
+
+    def _stages(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
+        owner, count = f"timm model {self.name!r}", self.index + 1
+        layers = [layer_index(owner, want, count) for want in wants]
+        for want in wants:
+            if want.kind != "token":
+                raise MapError(f"{owner} has no {want.name}: it has tokens of layers 0 to {self.index} only")
+        asked = [(layer, want.norm and self.norm) for want, layer in zip(wants, layers, strict=True)]
+        found: dict[tuple[int, bool], Tensor] = {}
+        for norm in {norm for _, norm in asked}:
+            indices = sorted({layer for layer, normed in asked if normed == norm})
+            maps = self.model.forward_intermediates(
+                image, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True
+            )
+            found |= {(layer, norm): features for layer, features in zip(indices, maps, strict=True)}
+        if self.head_norm and any(
+            want.norm and i == self.index for want, i in zip(wants, layers, strict=True)
+        ):
+            last = (self.index, self.norm)
+            normed = self.model.head.norm(found[last])
+            return tuple(
+                normed if want.norm and layer == self.index else found[place]
+                for want, layer, place in zip(wants, layers, asked, strict=True)
+            )
+        return tuple(found[place] for place in asked)
+
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict in timm's key names, or one that timm converts (original DINOv2 keys, say).
 
@@ -239,6 +293,13 @@ class TimmBackbone(Backbone):
                 *(f"{n}.{kind}" for n in names for kind in ("weight", "bias")),
             }
         return self._whole
+
+
+def is_sequence(network: Any) -> bool:
+    """Whether a timm model is a transformer that :func:`~naf_hub.parts.transformer_maps.transformer_maps` reads."""
+    if not SEQUENCES & {kind.__name__ for kind in type(network).__mro__}:
+        return False
+    return all(type(getattr(block, "attn", None)).__name__ in ATTENTIONS for block in network.blocks)
 
 
 def reductions(levels: Sequence[Mapping[str, Any]]) -> list[int]:

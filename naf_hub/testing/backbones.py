@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import MapError
 from ..interfaces import Backbone
 from ..loading import load_backbone
 from ..records import BackboneRecord
 from ..registry import registry
+from ..wants import Want
 from .subject import Subject, assert_close
 
 
@@ -113,11 +115,45 @@ def backbone_bad_input(subject: Subject) -> None:
     assert any("[0, 1]" in str(w.message) for w in caught), "0-255 images pass silently"
 
 
+def backbone_maps(subject: Subject) -> None:
+    """``Want()`` is what forward gives; maps are sound, the same asked together or alone; a lack raises MapError."""
+    model = subject.make()
+    image = _image(2, *_sides(model))
+    tries = (
+        Want(0),
+        Want(-1, norm=False),
+        Want(-1, "query"),
+        Want(0, "key"),
+        Want(-1, "value"),
+        Want(-1, "class"),
+    )
+    given: dict[Want, Tensor] = {}
+    with torch.no_grad():
+        expected = model(image)
+        assert torch.equal(model.maps(image, Want())[0], expected), "Want() differs from forward"
+        for want in (*tries, Want(10**6)):
+            try:
+                (given[want],) = model.maps(image, want)
+            except MapError as error:
+                assert str(error), f"{want.name}: MapError without a message"
+        together = model.maps(image, *given, Want())
+    assert Want(10**6) not in given, "layer 1000000 was given"
+    assert torch.equal(together[-1], expected), "Want() among others differs from forward"
+    for (want, alone), found in zip(given.items(), together, strict=False):
+        assert alone.ndim == 4, f"{want.name} has {alone.ndim} dimensions, not 4"
+        assert len(alone) == 2, f"{want.name} has a batch of {len(alone)}, not 2"
+        assert alone.dtype == image.dtype, f"{want.name} is {alone.dtype}"
+        assert torch.isfinite(alone).all(), f"{want.name} is not finite"
+        if want.kind == "class":
+            assert tuple(alone.shape[-2:]) == (1, 1), f"{want.name} is no map of one cell"
+        assert_close(found, alone, 1e-4 * max(1.0, float(alone.abs().max())), f"{want.name} among others")
+
+
 BACKBONE_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
         backbone_shapes, backbone_frozen, backbone_batch_independence, backbone_copies, backbone_export,
-        backbone_bad_input,
+        backbone_bad_input, backbone_maps,
     )
 }  # fmt: skip
 
