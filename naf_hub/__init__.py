@@ -16,7 +16,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .errors import ImageError, NafHubError, PluginError, UnknownNameError, WeightsError
     from .hookspecs import hookimpl
-    from .interfaces import Backbone, Normalize, Task, Upsampler
+    from .interfaces import Backbone, ForeignWeights, Normalize, Task, Upsampler
     from .loading import load, load_backbone, load_task
     from .pipeline import FeaturePipeline
     from .records import BackboneRecord, TaskRecord, UpsamplerRecord, Weights
@@ -30,6 +30,7 @@ _HOME = {
     "WeightsError": "errors",
     "hookimpl": "hookspecs",
     "Backbone": "interfaces",
+    "ForeignWeights": "interfaces",
     "Normalize": "interfaces",
     "Task": "interfaces",
     "Upsampler": "interfaces",
@@ -51,6 +52,7 @@ __all__ = [
     "Backbone",
     "BackboneRecord",
     "FeaturePipeline",
+    "ForeignWeights",
     "ImageError",
     "NafHubError",
     "Normalize",

@@ -80,6 +80,9 @@ class Record:
         weights: named sets of weights; ``"default"`` is what ``load`` takes.
         learned: whether it has weights at all; a learned record without a ``"default"`` set must be
             loaded with an explicit ``weights=``.
+        state_dict_keys: the keys, outermost first, under which released pickles (``.pth``) hide their state dict, such
+            as ``("teacher",)``; empty where such a file is the state dict itself. A file without the first
+            of them is taken to be it, too.
         provider: distribution that registered it; filled in by the registry.
     """
 
@@ -91,6 +94,7 @@ class Record:
     license: str = "Apache-2.0"
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     learned: bool = True
+    state_dict_keys: tuple[str, ...] = ()
     provider: str = ""
 
     kind = "record"
@@ -102,6 +106,8 @@ class Record:
             raise ValueError(f"{self.name}: target {self.target!r} is not 'package.module:Class'")
         if not self.summary or "\n" in self.summary:
             raise ValueError(f"{self.name}: summary must be one line")
+        if isinstance(self.state_dict_keys, str):
+            raise ValueError(f"{self.name}: state_dict_keys must be a tuple of keys")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
