@@ -16,7 +16,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .errors import ImageError, MapError, NafHubError, PluginError, UnknownNameError, WeightsError
     from .hookspecs import hookimpl
-    from .interfaces import Backbone, Normalize, Restorer, Task, Upsampler
+    from .interfaces import Backbone, ForeignWeights, Normalize, Restorer, Task, Upsampler
     from .loading import load, load_backbone, load_restorer, load_task
     from .pipeline import FeaturePipeline
     from .promises import Promises
@@ -33,6 +33,7 @@ _HOME = {
     "WeightsError": "errors",
     "hookimpl": "hookspecs",
     "Backbone": "interfaces",
+    "ForeignWeights": "interfaces",
     "Normalize": "interfaces",
     "Restorer": "interfaces",
     "Task": "interfaces",
@@ -60,6 +61,7 @@ __all__ = [
     "Backbone",
     "BackboneRecord",
     "FeaturePipeline",
+    "ForeignWeights",
     "ImageError",
     "MapError",
     "NafHubError",

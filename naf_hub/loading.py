@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .errors import WeightsError
-from .interfaces import Backbone, Restorer, Task, Upsampler
+from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
 from .records import BackboneRecord, Origin, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from .registry import registry
@@ -111,9 +111,7 @@ def load_backbone(
     """
     record = registry().find(name, BackboneRecord)
     dtype = dtype or (getattr(torch, record.dtype) if record.dtype else None)
-    backbone = _stream(record, weights, options, dtype, device)
-    if backbone is None:
-        backbone = _build(record, weights, options).to(device, dtype)
+    backbone = _build_backbone(record, weights, options, dtype, device)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"{record.target} is no naf_hub.Backbone")
     backbone.origin = Origin(record, None if weights is None else os.fspath(weights))
@@ -191,22 +189,29 @@ def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path 
 
 def _build(record: Record, weights: WeightsLike, options: dict[str, Any]) -> nn.Module:
     made_with, file, what = _locate(record, weights)
+    return _whole(record, made_with, options, file, what)
+
+
+def _whole(
+    record: Record, made_with: dict[str, Any], options: dict[str, Any], file: Path | None, what: str
+) -> nn.Module:
+    """The model with storage of its own, then all of its weights at once."""
     model = _construct(record, made_with, options)
     if file is not None:
         load_into(model, read_state_dict(file), what)
     return model.eval()
 
 
-def _stream(
+def _build_backbone(
     record: Record, weights: WeightsLike, options: dict[str, Any], dtype: torch.dtype | None, device: Any
-) -> nn.Module | None:
-    """The model, filled without a second copy of its weights; ``None`` where that cannot be done."""
-    if weights is None or not hasattr(record.resolve(), "stream_plan"):
-        return None
+) -> nn.Module:
+    """The model in the wanted precision, filled without a second copy of its weights where that can be done."""
     made_with, file, what = _locate(record, weights)
-    if file is None:
-        return None
-    with torch.device("meta"):
-        model = _construct(record, made_with, options)
-    fits = stream_into(model, file, dtype or torch.get_default_dtype(), device, what)
-    return model.eval() if fits else None
+    target = record.resolve()
+    if file is not None and isinstance(target, type) and issubclass(target, ForeignWeights):
+        with torch.device("meta"):
+            model = _construct(record, made_with, options)
+        assert isinstance(model, ForeignWeights)
+        if stream_into(model, file, dtype or torch.get_default_dtype(), device, what):
+            return model.eval()
+    return _whole(record, made_with, options, file, what).to(device, dtype)

@@ -98,6 +98,9 @@ class Record(Picklable):
         weights: named sets of weights; ``"default"`` is what ``load`` takes.
         learned: whether it has weights at all; a learned record without a ``"default"`` set must be
             loaded with an explicit ``weights=``.
+        state_dict_keys: the keys, outermost first, under which released pickles (``.pth``) hide their state dict, such
+            as ``("teacher",)``; empty where such a file is the state dict itself. A file without the first
+            of them is taken to be it, too.
         provider: distribution that registered it; filled in by the registry.
     """
 
@@ -109,6 +112,7 @@ class Record(Picklable):
     license: str = "Apache-2.0"
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     learned: bool = True
+    state_dict_keys: tuple[str, ...] = ()
     provider: str = ""
 
     kind = "record"
@@ -125,6 +129,8 @@ class Record(Picklable):
                 raise TypeError(
                     f"{self.name}: weights must map names to naf_hub.Weights, got {title!r}: {weights!r}"
                 )
+        if isinstance(self.state_dict_keys, str):
+            raise ValueError(f"{self.name}: state_dict_keys must be a tuple of keys")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,9 @@ class Hub(ThreadingHTTPServer):
     """Serves ``files`` of Hub repos and of plain addresses.
 
     Attributes:
-        repos: repo id -> {file name: content}.
+        repos: repo id -> {file name: content} of its main branch.
+        commits: repo id -> commit of its main branch, default :data:`COMMIT`.
+        past: (repo id, commit) -> {file name: content} of what main was before.
         plain: path -> content, for addresses outside the Hub.
         gated: repo ids that answer 401 without a token, and 403 with one that is not among ``accepted``.
         accepted: tokens whose owner accepted all terms.
@@ -37,6 +40,8 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, dict[str, bytes]] = {}
+        self.commits: dict[str, str] = {}
+        self.past: dict[tuple[str, str], dict[str, bytes]] = {}
         self.plain: dict[str, bytes] = {}
         self.gated: set[str] = set()
         self.accepted: set[str] = set()
@@ -49,6 +54,15 @@ class Hub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def move_on(self, repo: str, files: dict[str, bytes], commit: str) -> None:
+        """Give the main branch of ``repo`` another commit; the one before can still be asked for."""
+        self.past[repo, self.commits.get(repo, COMMIT)] = self.repos[repo]
+        self.repos[repo], self.commits[repo] = files, commit
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How often each (method, file name) was asked for; the probe of the server is a file without a name."""
+        return dict(Counter((verb, path.rsplit("/", 1)[1]) for verb, path, _ in self.log))
 
     def requests(self, method: str) -> list[str]:
         return [path for verb, path, _ in self.log if verb == method and path != "/"]
@@ -87,16 +101,21 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if repo in self.server.gated and token not in self.server.accepted:
             self._send(403 if "Authorization" in self.headers else 401, b"", {"X-Error-Code": "GatedRepo"})
-        elif repo not in self.server.repos:
+            return
+        if repo not in self.server.repos:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-        elif revision not in ("main", COMMIT):
+            return
+        head = self.server.commits.get(repo, COMMIT)
+        commit = head if revision == "main" else revision
+        files = self.server.repos[repo] if commit == head else self.server.past.get((repo, commit))
+        if files is None:
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        elif file not in self.server.repos[repo]:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        elif file not in files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         else:
-            body = self.server.repos[repo][file]
+            body = files[file]
             etag = hashlib.sha256(body).hexdigest()
-            self._file(path, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'})
+            self._file(path, body, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
 
     def _file(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         start, status = 0, 200

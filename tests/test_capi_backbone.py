@@ -11,7 +11,8 @@ from torch import Tensor
 
 import naf_hub_capi
 from naf_hub import BackboneRecord, WeightsError
-from naf_hub.testing import BACKBONE_CHECKS, Subject
+from naf_hub.testing import BACKBONE_CHECKS
+from naf_hub.testing.subject import Subject
 from naf_hub.weights.files import read_state_dict, save_weights
 from naf_hub_capi import rope
 from naf_hub_capi.backbone import Capi

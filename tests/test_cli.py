@@ -219,6 +219,9 @@ def test_convert(tmp_path):
     assert again.exit_code == 1
     assert "use --force" in again.output
     assert run(*arguments, "--force").exit_code == 0
+    torch.save({"ema": {"inner": model.state_dict()}}, tmp_path / "a.pth")
+    assert "--key ema --key inner" in run(*arguments, "--force").output
+    assert run(*arguments, "--force", "--key", "ema", "--key", "inner").exit_code == 0
 
 
 def test_bench_reports_ratio_and_memory():

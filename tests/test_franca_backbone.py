@@ -14,7 +14,8 @@ from test_franca_goldens import GOLDEN, TINY, group, model, released
 from torch import Tensor
 
 from naf_hub import BackboneRecord, Weights, WeightsError
-from naf_hub.testing import BACKBONE_CHECKS, Subject
+from naf_hub.testing import BACKBONE_CHECKS
+from naf_hub.testing.subject import Subject
 from naf_hub.weights.files import load_into, read_state_dict, safetensors_of, save_weights
 from naf_hub.weights.web import web_cache
 from naf_hub_franca.backbone import Franca

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import socket
 import time
@@ -59,6 +60,59 @@ def test_a_pinned_revision_asks_nothing_once_cached(hub, tmp_path, published):
     hub.log.clear()
     assert run(pinned, hub, tmp_path)[0] == first
     assert [entry for entry in hub.log if "safetensors" in entry[1]] == []
+
+
+# Prints what was hashed, by name, and how often.
+COUNTED = """
+import collections, hashlib, os
+from naf_hub.weights import checksums
+hashed, real = collections.Counter(), checksums.sha256_of
+def counting(path):
+    hashed[os.path.basename(path)] += 1
+    return real(path)
+checksums.sha256_of = counting
+import naf_hub.weights.files
+naf_hub.weights.files.sha256_of = counting
+{load}
+print(dict(hashed))
+"""
+
+
+def counted(load: str, hub, tmp_path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """(name -> hashes, (method, name) -> requests) of one load in a process of its own."""
+    hub.log.clear()
+    output, error = run(COUNTED.format(load=load), hub, tmp_path)
+    assert output, error
+    return ast.literal_eval(output.splitlines()[-1]), hub.counts()
+
+
+@pytest.mark.parametrize("as_named_set", [False, True])
+def test_one_load_asks_once_and_hashes_once_for_each_file(hub, tmp_path, published, as_named_set):
+    hub.repos[REPO] = published
+    digest = hashlib.sha256(published["model.safetensors"]).hexdigest()
+    load = f"naf_hub.load('naf', weights='hf://{REPO}')"
+    if as_named_set:
+        load = (
+            "import dataclasses; from naf_hub.loading import _build\n"
+            f"w = Weights('hf://{REPO}', sha256={digest!r}, options={SMALL!r})\n"
+            "_build(dataclasses.replace(naf_hub.info('naf'), weights={'default': w}), 'default', {})"
+        )
+    hashes, asked = counted(load, hub, tmp_path)
+    assert hashes.pop("model.safetensors") == 1
+    assert set(hashes.values()) <= {1}
+    files = {("HEAD", "model.safetensors"): 1, ("HEAD", "config.json"): 1}
+    assert asked == files | {("GET", name): 1 for _, name in files} | {("HEAD", ""): 1}
+    warm = {("HEAD", "model.safetensors"): 1}  # and config.json is that of the same commit
+    assert counted(load, hub, tmp_path) == ({"model.safetensors": 1}, warm)
+    pinned = load.replace(REPO, f"{REPO}@{COMMIT}")
+    assert counted(pinned, hub, tmp_path) == ({"model.safetensors": 1}, {})
+
+
+def test_a_repository_without_a_config_is_asked_for_it_once(hub, tmp_path, published):
+    hub.repos[REPO] = {"model.safetensors": published["model.safetensors"]}
+    load = f"naf_hub.load('naf', weights='hf://{REPO}', **{SMALL!r})"
+    assert counted(load, hub, tmp_path)[1]["HEAD", "config.json"] == 1
+    assert counted(load, hub, tmp_path)[1] == {("HEAD", "model.safetensors"): 1}
 
 
 def test_wrong_sha256_is_told(hub, tmp_path, published):
@@ -175,6 +229,22 @@ def test_a_published_pickle_is_converted_once(hub, tmp_path, pickle_bytes):
     for _ in range(2):
         assert run(code, hub, tmp_path) == (f"model.safetensors 32 {tensors}", "")
     assert hub.requests("GET") == ["/naf.pth"]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_published_pickle_is_hashed_once_and_so_is_its_conversion(hub, tmp_path, pickle_bytes, stated):
+    hub.plain["/naf.pth"] = pickle_bytes
+    changes = {} if stated else {"size": None, "sha256": None}
+    load = (
+        "import dataclasses; from naf_hub.loading import _build\n"
+        f"w = dataclasses.replace({record(hub, pickle_bytes, **changes)}, options={SMALL!r})\n"
+        "_build(dataclasses.replace(naf_hub.info('naf'), weights={'official': w}), 'official', {})"
+    )
+    hashes, asked = counted(load, hub, tmp_path)
+    pickle = "naf.pth.part" if stated else "naf.pth"
+    assert hashes == {pickle: 1, "model.safetensors": 1}
+    assert asked == {("GET", "naf.pth"): 1, ("HEAD", ""): 1}
+    assert counted(load, hub, tmp_path) == ({"model.safetensors": 1}, {})
 
 
 @pytest.mark.parametrize("ignore_range", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def hub(repositories, published, tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_releases(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(install_small_releases(tmp_path / "plugin")))
+    monkeypatch.setenv("PYTHONPATH", str(install_small_releases(tmp_path / "plugin")), prepend=os.pathsep)
 
 
 def features(names: dict[str, dict], out: Path, images: Path) -> str:
@@ -123,7 +124,8 @@ def test_code_in_a_repository_is_neither_fetched_nor_run(hub, tmp_path):
     (config,) = (tmp_path / "home").rglob("config.json")
     for name in ("hf_model.py", "__init__.py"):
         (config.parent / name).write_text(code)
-    assert run(load, hub, tmp_path, PYTHONPATH=str(config.parent)) == ("48", "")
+    paths = os.pathsep.join([str(config.parent), os.environ["PYTHONPATH"]])
+    assert run(load, hub, tmp_path, PYTHONPATH=paths) == ("48", "")
     assert not evidence.exists()
     exec(code, {})
     assert evidence.exists(), "the trap works"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_other_families_are_streamed_too(tmp_path, name, options):
         assert loaded(torch.rand(1, 3, 4 * loaded.patch_size, 3 * loaded.patch_size)).shape[1] == 768
 
 
-class Scaled(nn.Module):
+class Scaled(naf_hub.ForeignWeights):
     """Holds a buffer that no file does, and computes it, or claims to."""
 
     def __init__(self, honest: bool, dtype: torch.dtype) -> None:
@@ -115,7 +116,7 @@ class Scaled(nn.Module):
         if self.honest:
             self.table.fill_(7)
 
-    def stream_plan(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, None]]:
+    def plan_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, None]]:
         return {name: (name, None) for name in shapes}
 
 
@@ -131,7 +132,7 @@ def test_buffers_that_nobody_computes_are_noticed(tmp_path, honest, dtype):
         assert model.weight.tolist() == [0, 1, 2]
 
 
-class Table(nn.Module):
+class Table(naf_hub.ForeignWeights):
     """Has such a buffer and nothing that computes it."""
 
     def __init__(self) -> None:
@@ -139,7 +140,7 @@ class Table(nn.Module):
         self.weight = nn.Parameter(torch.ones(3))
         self.register_buffer("table", torch.arange(3), persistent=False)
 
-    def stream_plan(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, None]]:
+    def plan_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, None]]:
         return {name: (name, None) for name in shapes}
 
 

@@ -203,16 +203,16 @@ def test_pickles_are_refused_and_run_nothing(tmp_path: Path, suffix, zipped):
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("wrap", "keys"),
     [
-        lambda s: s,
-        lambda s: {"state_dict": s, "epoch": 3},
-        lambda s: {f"module.{k}": v for k, v in s.items()},
+        (lambda s: s, None),
+        (lambda s: {"state_dict": s, "epoch": 3}, ["state_dict"]),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, None),
     ],
 )
-def test_convert_keeps_every_bit(tmp_path: Path, small, wrap):
+def test_convert_keeps_every_bit(tmp_path: Path, small, wrap, keys):
     torch.save(wrap(small.state_dict()), tmp_path / "a.pth")
-    out = convert(tmp_path / "a.pth", tmp_path / "out", "naf", SMALL)
+    out = convert(tmp_path / "a.pth", tmp_path / "out", "naf", SMALL, keys=keys)
     written = load_file(out / "model.safetensors")
     assert all(torch.equal(written[k], v) for k, v in small.state_dict().items())
     assert naf_hub.load("naf", weights=out).kernel_size == 3  # pyright: ignore
@@ -230,7 +230,13 @@ def test_convert_picks_the_tensors_out_of_training_state(tmp_path: Path, small):
     torch.save(checkpoint, tmp_path / "a.pth")
     torch.save(checkpoint, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for name in ("a", "old"):
-        out = convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL)
+        with pytest.raises(
+            naf_hub.WeightsError, match=r"deeper.*--key model --key teacher .*'model', 'teacher'"
+        ):
+            convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL)
+        with pytest.raises(naf_hub.WeightsError, match=r"there is no 'student' under 'model'"):
+            convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL, keys=["model", "student"])
+        out = convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL, keys=["model", "teacher"])
         written = load_file(out / "model.safetensors")
         assert written.keys() == state.keys()
         assert all(torch.equal(written[k], v) for k, v in state.items())

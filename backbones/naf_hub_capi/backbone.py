@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from naf_hub import Backbone, Want
+from naf_hub import Backbone, ForeignWeights, Want
+from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.transformer_maps import transformer_maps
-from naf_hub.weights.files import load_into
-from naf_hub.weights.fill import Shape, Step
+from naf_hub.weights.fill import check_plan
 
 from .encoder import PATCH, REGISTERS, Encoder
 
@@ -29,7 +29,7 @@ def sources(names: Iterable[str]) -> dict[str, str]:
     return {key: name for key, name in found.items() if not key.startswith(UNUSED)}
 
 
-class Capi(Backbone):
+class Capi(Backbone, ForeignWeights):
     """Dense features of CAPI: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/14, W/14).
 
     Sides that are no multiple of 14 are resized as :class:`naf_hub.Backbone` says. Features are the patch tokens
@@ -70,8 +70,8 @@ class Capi(Backbone):
             grid=(image.shape[-2] // PATCH, image.shape[-1] // PATCH),
         )
 
-    def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load a state dict in the published key layout, or one of this class.
+    def plan_weights(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
+        """For a file in the published key layout, or one of this class; see :class:`naf_hub.ForeignWeights`.
 
         Of a published file the keys under ``backbone.`` are taken, all else in it being training state; the decoder
         and the mask token are left out.
@@ -79,8 +79,6 @@ class Capi(Backbone):
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.
         """
-        load_into(self.model, {key: state[name] for key, name in sources(state).items()}, "CAPI weights")
-
-    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
-        """See :func:`naf_hub.weights.fill.stream_into`."""
-        return {OWN + key: (name, None) for key, name in sources(shapes).items()}
+        plan: dict[str, Step] = {key: (name, None) for key, name in sources(shapes).items()}
+        check_plan(self.model, plan, shapes, "CAPI weights")
+        return {OWN + key: step for key, step in plan.items()}

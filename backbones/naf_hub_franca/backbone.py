@@ -8,17 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from naf_hub import Backbone, Want, WeightsError
+from naf_hub import Backbone, ForeignWeights, Want, WeightsError
+from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.transformer_maps import transformer_maps
-from naf_hub.weights.files import load_into
-from naf_hub.weights.fill import Shape, Step
+from naf_hub.weights.fill import check_plan
 
 from .keys import rasa_layers, split
 from .rasa import RasaHead
 from .transformer import PATCH, FrancaTransformer, table_side
 
 
-class Franca(Backbone):
+class Franca(Backbone, ForeignWeights):
     """Dense features of Franca: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/14, W/14).
 
     Sides that are no multiple of 14 are resized as :class:`naf_hub.Backbone` says. Features are the patch
@@ -81,40 +81,25 @@ class Franca(Backbone):
             grid=(image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size),
         )
 
-    def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load a state dict in the released key layout, or one of this class.
+    def plan_weights(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
+        """For a file in the released key layout, or one of this class; see :class:`naf_hub.ForeignWeights`.
 
-        A released file is a mapping with one entry, ``teacher``; pass what is under it. The keys of the RASA file
-        go beside those of the backbone, with or without a ``rasa_head.`` prefix. The size of the position table and
-        the number of RASA layers follow the weights; training heads are left out, and so is a RASA head this
-        model was made without.
+        The keys of the RASA file go beside those of the backbone, with or without a ``rasa_head.`` prefix. The size
+        of the position table and the number of RASA layers follow the weights; training heads are left out, and
+        so is a RASA head this model was made without.
 
         Raises:
             WeightsError: names missing, unexpected and misshapen keys; or the weights have no RASA head.
         """
-        transformer, rasa, head, table = self._suited({key: tuple(v.shape) for key, v in state.items()})
-        if head is not None:
-            values = {key: state[name] for key, name in rasa.items()}
-            load_into(head.train(self.training), values, "Franca RASA head weights")
-        before, self.model.pos_embed = self.model.pos_embed, table
-        try:
-            load_into(self.model, {key: state[name] for key, name in transformer.items()}, "Franca weights")
-        except WeightsError:
-            self.model.pos_embed = before
-            raise
-        self.rasa_head = head
-
-    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
-        """See :func:`naf_hub.weights.fill.stream_into`; adopts what :meth:`load_weights` does.
-
-        Raises:
-            WeightsError: no RASA head in the weights, or no table of positions.
-        """
         transformer, rasa, self.rasa_head, self.model.pos_embed = self._suited(shapes)
-        plan: dict[str, Step] = {f"model.{key}": (name, None) for key, name in transformer.items()}
+        plan: dict[str, Step] = {}
         if self.rasa_head is not None:
-            plan |= {f"rasa_head.{key}": (name, None) for key, name in rasa.items()}
-        return plan
+            steps: dict[str, Step] = {key: (name, None) for key, name in rasa.items()}
+            check_plan(self.rasa_head, steps, shapes, "Franca RASA head weights")
+            plan |= {f"rasa_head.{key}": step for key, step in steps.items()}
+        steps = {key: (name, None) for key, name in transformer.items()}
+        check_plan(self.model, steps, shapes, "Franca weights")
+        return plan | {f"model.{key}": step for key, step in steps.items()}
 
     def _suited(
         self, shapes: Mapping[str, Shape]
@@ -130,7 +115,7 @@ class Franca(Backbone):
                 )
             like = head.pos_pred.weight
             with torch.device(like.device):
-                head = RasaHead(self.embed_dim, rasa_layers(rasa)).to(like.dtype)
+                head = RasaHead(self.embed_dim, rasa_layers(rasa)).to(like.dtype).train(self.training)
         table = self.model.pos_embed
         assert table is not None
         if "pos_embed" in transformer:

@@ -96,6 +96,7 @@ def records() -> Iterator[BackboneRecord]:
             options={"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "img_size": native_size},
             paper=PAPER,
             weights=weights,
+            state_dict_keys=("teacher",),  # the RASA files are flat
             embed_dim=embed_dim,
             patch_size=14,
             native_size=native_size,

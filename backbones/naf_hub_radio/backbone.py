@@ -11,9 +11,9 @@ from timm.layers import SwiGLUPacked
 from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor, nn
 
-from naf_hub import Backbone, Want
+from naf_hub import Backbone, ForeignWeights, Want
+from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.transformer_maps import transformer_maps
-from naf_hub.weights.fill import Shape, Step
 
 from .records import MEAN, STD
 from .released import is_released, prefix_and_scale, rearrange, sources
@@ -34,7 +34,7 @@ class InputConditioner(nn.Module):
         return (image - self.norm_mean.to(image.dtype)) / self.norm_std.to(image.dtype)
 
 
-class Radio(Backbone):
+class Radio(Backbone, ForeignWeights):
     """Spatial features of a RADIO model: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/patch_size, W/patch_size).
 
     A vision transformer with one class token per teacher, registers, and a large square table of positions, of
@@ -142,8 +142,9 @@ class Radio(Backbone):
             grid=(image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size),
         )
 
-    def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load NVIDIA's ``model.safetensors`` (keys ``radio_model.*``) or a state dict of this class.
+    def plan_weights(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
+        """For NVIDIA's ``model.safetensors`` (keys ``radio_model.*``) or a state dict of this class; see
+        :class:`naf_hub.ForeignWeights`.
 
         How many class tokens and registers there are is taken from the weights, and so is LayerScale where the
         model was built without, because the releases differ in both without saying so. Teacher heads, leftover
@@ -152,22 +153,10 @@ class Radio(Backbone):
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.
         """
-        network, steps = self._suited({key: tuple(value.shape) for key, value in state.items()})
-        weights = {
-            key: state[name] if change is None else change(state[name])
-            for key, (name, change) in steps.items()
-        }
-        self._adopt(network)
-        self.load_state_dict(weights)
-
-    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step]:
-        """See :func:`naf_hub.weights.fill.stream_into`; takes from the weights what :meth:`load_weights` does.
-
-        Raises:
-            WeightsError: names missing, unexpected and misshapen keys.
-        """
         network, steps = self._suited(shapes)
-        self._adopt(network)
+        self.network = network
+        self.prefix_tokens = network.num_prefix_tokens
+        self.layer_scale = any(".ls1." in key for key in network.state_dict())
         return steps
 
     def _suited(self, shapes: Mapping[str, Shape]) -> tuple[NaFlexVit, dict[str, Step]]:
@@ -190,8 +179,3 @@ class Radio(Backbone):
             key: (name, functools.partial(rearrange, key, own[key]) if released else None)
             for key, name in names.items()
         }
-
-    def _adopt(self, network: NaFlexVit) -> None:
-        self.network = network
-        self.prefix_tokens = network.num_prefix_tokens
-        self.layer_scale = any(".ls1." in key for key in network.state_dict())

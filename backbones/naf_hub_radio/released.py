@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping
 from torch import Tensor
 
 from naf_hub import WeightsError
-from naf_hub.weights.fill import Shape
+from naf_hub.interfaces import Shape
 
 ROOT = "radio_model."
 TOKENS = "patch_generator.cls_token.token"

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub import Backbone, MapError, Want, WeightsError
+from naf_hub import Backbone, ForeignWeights, MapError, Want, WeightsError
 from naf_hub.checks import warn_caller
+from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.transformer_maps import layer_index, transformer_maps
-from naf_hub.weights.fill import Shape, Step
 
 # How timm lets a model of fixed input size take others: vision transformers, then windowed ones (Swin).
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
@@ -45,7 +45,7 @@ def create(
     return timm.create_model(model, pretrained=False, num_classes=0, **options), False
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(Backbone, ForeignWeights):
     """Dense features of a timm model: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/patch_size, W/patch_size).
 
     Class and register tokens are dropped, maps that timm keeps channels-last inside come out
@@ -214,17 +214,34 @@ class TimmBackbone(Backbone):
             )
         return tuple(found[place] for place in asked)
 
-    def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Load a state dict in timm's key names, or one that timm converts (original DINOv2 keys, say).
+    def plan_weights(self, shapes: Mapping[str, Shape]) -> dict[str, Step] | None:
+        """For a file in timm's key names; ``None`` for one whose names or values timm converts (original DINOv2 keys,
+        tables of positions of another size). See :class:`naf_hub.ForeignWeights`.
 
-        Weights of parts this backbone does without (classifier, pooling head, later layers) are left out;
-        tables of positions are resampled as timm does; batch counters may be missing. All else is strict.
+        Weights of parts this backbone does without (classifier, pooling head, later layers) are left out; batch
+        counters may be missing. All else is strict.
 
         Raises:
             WeightsError: names missing, unexpected and misshapen keys.
         """
-        weights = self._fitting(self._converted(state))
-        self.model.load_state_dict(weights, strict=False)
+        blank = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            weights = self._converted(blank)
+        except WeightsError:
+            return None  # some conversions look at values
+        weights = self._fitting(weights)
+        prefix = OWN if all(name.startswith(OWN) for name in shapes) else ""
+        if any(blank.get(prefix + key) is not value for key, value in weights.items()):
+            return None
+        return {OWN + key: (prefix + key, None) for key in weights}
+
+    def convert_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What timm makes of a state dict that it converts, as far as this backbone needs it.
+
+        Raises:
+            WeightsError: names missing, unexpected and misshapen keys.
+        """
+        return {OWN + key: value for key, value in self._fitting(self._converted(state)).items()}
 
     def _converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``state`` in the key names and shapes of ``self.model``, as far as timm can bring it there."""
@@ -263,23 +280,6 @@ class TimmBackbone(Backbone):
                 "check the model name and the options they were made with"
             )
         return {k: v for k, v in weights.items() if k in expected}
-
-    def stream_plan(self, shapes: Mapping[str, Shape]) -> dict[str, Step] | None:
-        """See :func:`naf_hub.weights.fill.stream_into`; ``None`` where timm would convert names or values.
-
-        Raises:
-            WeightsError: names missing, unexpected and misshapen keys.
-        """
-        blank = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        try:
-            weights = self._converted(blank)
-        except WeightsError:
-            return None  # some conversions look at values
-        weights = self._fitting(weights)
-        prefix = OWN if all(name.startswith(OWN) for name in shapes) else ""
-        if any(blank.get(prefix + key) is not value for key, value in weights.items()):
-            return None
-        return {OWN + key: (prefix + key, None) for key in weights}
 
     def _unused_keys(self) -> set[str]:
         """Keys of the whole timm model, classifier included; those not in ``self.model`` are not needed."""

@@ -15,12 +15,17 @@ from .options import parse_options
 @click.option("--name", required=True, help="Registered name the weights belong to; they must fit it.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
               help="Constructor option the weights need, e.g. dim=96. Repeatable.")  # fmt: skip
+@click.option("--key", "keys", multiple=True, metavar="KEY",
+              help="Key under which FILE hides its state dict; repeat it for one within the other, outermost first."
+                   "  [default: what NAME's record says]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
-def convert_command(file: str, out: str, name: str, options: dict[str, Any], force: bool) -> None:
+def convert_command(
+    file: str, out: str, name: str, options: dict[str, Any], keys: tuple[str, ...], force: bool
+) -> None:
     """Convert a pickle (.pth, .pt, .bin) FILE to a folder with model.safetensors and config.json.
 
     The pickle is read with weights_only=True: no code in it can run.
     """
     from ..weights.convert import convert
 
-    click.echo(f"wrote {convert(file, out, name, options, force=force)}")
+    click.echo(f"wrote {convert(file, out, name, options, keys=keys or None, force=force)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from .. import registry
@@ -40,16 +42,34 @@ def info_command(name: str, as_json: bool) -> None:
         print_json(data)
         return
     weights = data.pop("weights")
+    for title, entry in weights.items():  # before anything is printed: the lock file may be unreadable
+        if locked := _locked(name, title, entry["source"]):
+            entry["revision"] = locked
+        elif entry["repository"] and not entry["revision"]:
+            entry["revision"] = f"main (not pinned; pin with weights='hf://{entry['repository']}@COMMIT')"
     data = {"code license" if key == "license" else key: value for key, value in data.items()}
     rows = [(key, str(value)) for key, value in data.items() if value not in (None, "", {}, [])]
     print_table(rows)
     for title, entry in weights.items():
         click.echo(f"weights {title!r}:")
-        if entry["repository"] and not entry["revision"]:
-            entry["revision"] = f"main (not pinned; pin with weights='hf://{entry['repository']}@COMMIT')"
         print_table(
             [(f"  {key}", str(value)) for key, value in entry.items() if value not in (None, "", {}, [])]
         )
+
+
+def _locked(name: str, title: str, source: str) -> str | None:
+    """What the lock file that ``NAF_HUB_LOCK`` names says of a set on the Hub; ``None`` where none binds."""
+    if not source.startswith("hf://") or not os.environ.get("NAF_HUB_LOCK"):
+        return None
+    from ..weights.lock import binding_lock, key_of
+
+    lock = binding_lock()
+    assert lock is not None
+    entry = lock.entries.get(key_of(source))
+    if entry is None:
+        target = name if title == "default" else f"{name}={title}"
+        return f"not in {lock.path}, so refused; run: naf-hub pin {target} -o {lock.path}"
+    return f"{entry.commit} (locked by {lock.path})"
 
 
 @click.command("plugins")

@@ -94,17 +94,21 @@ def transformer_maps(
         if not needs_end and len(found) == len(missing):
             raise _Enough
 
+    def before(place: tuple[bool, int]) -> Callable[[nn.Module, Any], None]:
+        return lambda _, arguments: keep(place, arguments[0])
+
+    def after(place: tuple[bool, int]) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _, __, output: keep(place, output)
+
     handles = []
     end = None
     try:
         for place in missing:
             inside, i = place
             if inside:
-                handles.append(
-                    attentions[i].register_forward_pre_hook(lambda _, args, p=place: keep(p, args[0]))
-                )
+                handles.append(attentions[i].register_forward_pre_hook(before(place)))
             else:
-                handles.append(blocks[i].register_forward_hook(lambda _, __, out, p=place: keep(p, out)))
+                handles.append(blocks[i].register_forward_hook(after(place)))
         end = run()
     except _Enough:
         pass

@@ -12,7 +12,8 @@ from typing import Any
 from ..errors import NafHubError, WeightsError
 from ..records import Record
 from ..version import __version__
-from ..weights.hub import CONFIG, FILE, sha256_of
+from ..weights.checksums import sha256_of
+from ..weights.hub import CONFIG, FILE
 from .cards import complete_card, local_paths, missing_facts
 from .publishable import check_branch, check_license, check_repo, check_weights, weights_folder
 from .upload import CARD, PublishError, connect, explain, upload

@@ -10,8 +10,9 @@ from ..errors import UnknownNameError, WeightsError
 from ..kinds import kind_of
 from ..records import Record
 from ..registry import registry
-from ..weights.files import PICKLES, read_config
+from ..weights.files import read_config
 from ..weights.hub import CONFIG, FILE, HUB
+from ..weights.pickles import PICKLES
 
 BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LICENSES = re.compile(r"[a-z0-9][a-z0-9.+-]*")

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from ..errors import WeightsError
 from ..records import Weights
-from .hub import fetch
+from .checksums import LocalFile
 from .pickles import read_pickle
 
 if TYPE_CHECKING:
@@ -81,20 +81,37 @@ def unpacked(pieces: Sequence[Path], what: str) -> Iterator[Path]:
         yield target
 
 
-def assemble(weights: Weights, what: str) -> dict[str, Tensor]:
-    """The tensors of a set whose record names ``parts`` or ``also``, fetched where needed.
+def published_files(weights: Weights) -> list[Weights]:
+    """Each file of a set, as a set of its own that only says where it is and what is recorded of it."""
+    if weights.parts:
+        files = [Weights(weights.source + part) for part in weights.parts]
+    else:
+        files = [dataclasses.replace(weights, also={})]
+    return files + [Weights(source) for source in weights.also.values()]
+
+
+def assemble(
+    weights: Weights, files: Sequence[LocalFile], what: str, keys: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors of a set published as pickles.
+
+    Args:
+        weights: the set.
+        files: its :func:`published_files`, fetched.
+        what: the weights, in words, for messages.
+        keys: where in the files the state dict lies (:attr:`naf_hub.records.Record.state_dict_keys`).
 
     Raises:
-        WeightsError: a file cannot be had or read, or two of them hold the same key.
+        WeightsError: a file cannot be read, or two of them hold the same key.
     """
+    own = len(files) - len(weights.also)
     if weights.parts:
-        pieces = [fetch(Weights(weights.source + part), what) for part in weights.parts]
-        with unpacked(pieces, what) as path:
-            state = read_pickle(path)
+        with unpacked([file.path for file in files[:own]], what) as path:
+            state = read_pickle(path, keys)
     else:
-        state = read_pickle(fetch(dataclasses.replace(weights, also={}), what))
-    for prefix, source in weights.also.items():
-        for key, value in read_pickle(fetch(Weights(source), what)).items():
+        state = read_pickle(files[0].path, keys)
+    for (prefix, source), file in zip(weights.also.items(), files[own:], strict=True):
+        for key, value in read_pickle(file.path, keys).items():
             if prefix + key in state:
                 raise WeightsError(f"{what}: {prefix + key} is in both {weights.source} and {source}")
             state[prefix + key] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def convert(
     name: str,
     options: dict[str, Any] | None = None,
     *,
+    keys: Sequence[str] | None = None,
     force: bool = False,
 ) -> Path:
     """Convert a ``torch.save`` state dict to a weights folder, after checking that it fits ``name``.
@@ -28,6 +30,9 @@ def convert(
         out: folder to write; must not exist unless ``force``.
         name: registered upsampler or backbone.
         options: constructor options the weights need.
+        keys: the keys, outermost first, under which the file hides its state dict; default those that the record
+            of ``name`` states.
+        force: replace an existing weights folder.
 
     Returns:
         The folder.
@@ -43,8 +48,8 @@ def convert(
         raise FileExistsError(f"{target} is not a weights folder; --force will not delete it")
     if source.suffix == ".safetensors":
         raise WeightsError(f"{source} is safetensors already; pass it as weights=")
-    state = read_pickle(source)
     record = info(name)
+    state = read_pickle(source, record.state_dict_keys if keys is None else keys)
     options = dict(options or {})
     load_into(record.resolve()(**{**record.options, **options}), state, str(source))
     provenance = {"converted_from": source.name, "sha256": sha256_of(source)}

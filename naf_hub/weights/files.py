@@ -17,15 +17,18 @@ from ..atomic import atomic_folder
 from ..errors import WeightsError
 from ..records import Record, Weights
 from ..version import __version__
-from .archives import assemble
-from .checksums import sha256_of, verify
-from .fill import shards
+from .archives import assemble, published_files
+from .checksums import LocalFile, sha256_of
+from .fill import changed, check_plan, shards, unchanged_on_failure
 from .hub import CONFIG, FILE, INDEX, fetch
-from .pickles import PICKLES, read_pickle
+from .lock import Differs, Lock, NotLocked, binding_lock
+from .pickles import PICKLES
 from .web import web_cache, web_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ..interfaces import Step
 
 FORMAT = 1
 
@@ -42,22 +45,33 @@ def locate(record: Record, weights: str | os.PathLike[str] | None) -> tuple[dict
         (options, file); the file is ``None`` for random initialisation and for methods without weights.
 
     Raises:
-        WeightsError: no such set or file, or it is damaged.
+        WeightsError: no such set or file, or it is damaged, or the lock file that ``NAF_HUB_LOCK`` names says otherwise
+            (see :mod:`naf_hub.weights.lock`).
     """
     if weights is None or (weights == "default" and not record.learned):
         return {}, None
     text = os.fspath(weights)
+    lock = binding_lock()
+    try:
+        return _found(record, text, lock)
+    except (NotLocked, Differs) as error:
+        assert lock is not None
+        raise lock.advice(error, record.name, text) from error
+
+
+def _found(record: Record, text: str, lock: Lock | None) -> tuple[dict[str, Any], Path]:
     what = f"{record.name} weights {text!r}"
     if text in record.weights:
         named = record.weights[text]
-        return dict(named.options), safetensors_of(named, what, record)
-    path = fetch(Weights(text), what) if text.startswith("hf://") else _local(text, record)
-    config = read_config(path.parent / CONFIG) if path.name == FILE else {}
+        return dict(named.options), safetensors_of(named, what, record, lock)
+    on_hub = text.startswith("hf://")
+    file = fetch(Weights(text), what, lock=lock) if on_hub else LocalFile(_local(text, record))
+    config = read_config(file.path.parent / CONFIG) if file.path.name == FILE else {}
     if config:
         if config.get("name", record.name) != record.name:
             raise WeightsError(f"{what}: these are weights of {config['name']!r}, not of {record.name!r}")
-        verify(path, Weights(text, config.get("size"), config.get("sha256")), what)
-    return dict(config.get("options", {})), path
+        file.verify(config.get("size"), config.get("sha256"), what)
+    return dict(config.get("options", {})), file.path
 
 
 def _local(text: str, record: Record) -> Path:
@@ -98,29 +112,54 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def safetensors_of(weights: Weights, what: str, record: Record) -> Path:
-    """The verified safetensors file of a named set; published pickles are converted once and cached."""
-    several = bool(weights.parts or weights.also)
-    if several:
+def safetensors_of(weights: Weights, what: str, record: Record, lock: Lock | None = None) -> Path:
+    """The verified safetensors file of a named set; published pickles are converted once and cached.
+
+    Raises:
+        WeightsError: it cannot be had, or is not what the record or the lock says.
+    """
+    file: LocalFile | None = None
+    if weights.parts or weights.also:
         path = web_cache(weights) / "assembled.pth"
     elif weights.source.startswith(("https://", "http://")):
         path = web_file(weights)
     else:
-        path = fetch(weights, what)
+        file = fetch(weights, what, lock=lock)
+        path = file.path
     if path.suffix.lower() not in PICKLES:
-        return fetch(weights, what)
+        return (file or fetch(weights, what, lock=lock)).path
     folder = path.with_suffix("")
-    converted = folder / FILE
     # Two processes that want one conversion: the second waits and finds it.
     with FileLock(str(folder.with_name(".converting.lock"))):
-        config = read_config(folder / CONFIG)
-        if config.get("provenance", {}).get("sha256") != weights.sha256 or not converted.is_file():
-            state = assemble(weights, what) if several else read_pickle(fetch(weights, what))
-            provenance = {"source": weights.source, "sha256": weights.sha256}
+        converted = _converted(folder, weights, what, lock)
+        if converted is None:
+            files = [file] if file else [fetch(w, what, lock=lock) for w in published_files(weights)]
+            provenance = {
+                "source": weights.source,
+                "sha256": weights.sha256,
+                "files": {w.source: f.sha256 for w, f in zip(published_files(weights), files, strict=True)},
+            }
+            state = assemble(weights, files, what, record.state_dict_keys)
             save_weights(folder, state, name=record.name, options=weights.options, provenance=provenance)
-            config = read_config(folder / CONFIG)
-    verify(converted, Weights(weights.source, config.get("size"), config.get("sha256")), what)
-    return converted
+            # Hashed as it was written.
+            converted = LocalFile(folder / FILE, sha256=read_config(folder / CONFIG)["sha256"])
+    config = read_config(folder / CONFIG)
+    converted.verify(config.get("size"), config.get("sha256"), what)
+    return converted.path
+
+
+def _converted(folder: Path, weights: Weights, what: str, lock: Lock | None) -> LocalFile | None:
+    """The conversion in the cache, unless it was made of other files than are recorded, or locked."""
+    file = folder / FILE
+    made_of = read_config(folder / CONFIG).get("provenance", {})
+    if made_of.get("sha256") != weights.sha256 or not file.is_file():
+        return None
+    if lock:
+        for published in published_files(weights):
+            _, wanted = lock.entry(published.source, what).only()
+            if made_of.get("files", {}).get(published.source) != wanted:
+                return None
+    return LocalFile(file)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -141,37 +180,37 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load strictly; a model may bring its own ``load_weights(state)`` for foreign key layouts.
+    """Load a state dict, all of it or nothing; batch counters may be missing.
+
+    A :class:`naf_hub.ForeignWeights` takes the layouts it knows; the state dict of any other model must have
+    exactly its keys and shapes. Refused weights leave the model as it was.
 
     Raises:
         WeightsError: names the first missing, unexpected or misshapen keys, or a key with NaN.
     """
     import torch
 
+    from ..interfaces import ForeignWeights
+
     for key, value in state.items():
         # A sum is NaN or infinite if any value is (or if it overflows, hence the second look).
         if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float32)):  # noqa: SIM102
             if not torch.isfinite(value.float()).all():
                 raise WeightsError(f"{what}: {key} contains NaN or infinite values")
-    own = getattr(model, "load_weights", None)
-    if own is not None:
-        own(state)
-        return
-    expected = model.state_dict()
-    problems = [f"missing {k}" for k in expected if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in expected]
-    problems += [
-        f"{k} has shape {tuple(state[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(
-            f"{what} do not fit this model: {'; '.join(problems[:3])}{more}; "
-            "load them with the options they were made with"
-        )
-    model.load_state_dict(dict(state), strict=True)
+    with unchanged_on_failure(model):
+        plan: Mapping[str, Step] | None = {key: (key, None) for key in state}
+        if isinstance(model, ForeignWeights):
+            plan = model.plan_weights({key: tuple(value.shape) for key, value in state.items()})
+            if plan is None:
+                state = model.convert_weights(state)
+                plan = {key: (key, None) for key in state}
+        check_plan(model, plan, {key: tuple(value.shape) for key, value in state.items()}, what)
+        expected = model.state_dict()
+        values = {
+            key: changed(key, state[name], change, tuple(expected[key].shape), what)
+            for key, (name, change) in plan.items()
+        }
+        model.load_state_dict(values, strict=False)
 
 
 def save_weights(

@@ -7,6 +7,7 @@ weights in the wanted precision and one tensor.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Shape = tuple[int, ...]
-# What fills one key of a state dict: the name of a tensor in the file, and what is done to it, if anything.
-Step = tuple[str, "Callable[[torch.Tensor], torch.Tensor] | None"]
+    from ..interfaces import ForeignWeights, Shape, Step
 
 
 def shards(path: Path) -> list[Path]:
@@ -82,17 +81,93 @@ def read(file: Path, name: str, dtype: torch.dtype, device: Any) -> torch.Tensor
         return mapped.to(device, dtype, copy=True)
 
 
-def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, what: str) -> bool:
-    """Fill a model built on the meta device from safetensors files.
+@contextlib.contextmanager
+def unchanged_on_failure(model: nn.Module) -> Iterator[None]:
+    """Give ``model`` back the parts it had, should the block fail: weights may make it take others first.
+
+    The values in its tensors are not kept: nothing may have been written into them by then.
+    """
+    kept = {
+        module: {k: v.copy() if isinstance(v, (dict, set)) else v for k, v in vars(module).items()}
+        for module in model.modules()
+    }
+    try:
+        yield
+    except BaseException:
+        for module, attributes in kept.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+        raise
+
+
+def check_plan(model: nn.Module, plan: Mapping[str, Step], shapes: Mapping[str, Shape], what: str) -> None:
+    """Require that ``plan`` fills ``model``, or a part of one, from a file and leaves nothing over.
 
     Args:
-        model: its class has ``stream_plan(shapes)``, which gets the shape of every tensor in the files by name,
-            may change the model to suit them, and returns ``{key of its state_dict: Step}``, or ``None`` where
-            only ``load_weights`` understands these files. Buffers that no file holds are filled by
-            ``init_non_persistent_buffers()`` of the module they belong to, or of one around it.
+        model: what is filled.
+        plan: key of its state dict -> step; see :class:`naf_hub.ForeignWeights`.
+        shapes: of the tensors in the file.
+        what: the weights, in words, for messages.
+
+    Raises:
+        WeightsError: names missing, unexpected and misshapen keys.
+    """
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    problems = [f"missing {key}" for key in expected if key not in plan and not _counter(key)]
+    problems += [f"unexpected {key}" for key in plan if key not in expected]
+    problems += [
+        f"{key} has shape {shapes[name]}, expected {expected[key]}"
+        for key, (name, change) in plan.items()
+        if key in expected and change is None and shapes[name] != expected[key]
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(
+            f"{what} do not fit this model: {'; '.join(problems[:3])}{more}; "
+            "load them with the options they were made with"
+        )
+
+
+def _counter(key: str) -> bool:
+    """Batch counters are not needed and often left out (Keras, TensorFlow); they count from zero."""
+    return key.endswith("num_batches_tracked")
+
+
+def changed(
+    key: str,
+    value: torch.Tensor,
+    change: Callable[[torch.Tensor], torch.Tensor] | None,
+    shape: Shape,
+    what: str,
+) -> torch.Tensor:
+    """A tensor of a file as the model keeps it under ``key``.
+
+    Raises:
+        WeightsError: the change gives another shape than ``shape``.
+    """
+    if change is None:
+        return value
+    result = change(value).contiguous()
+    if tuple(result.shape) != shape:
+        raise WeightsError(
+            f"{what} do not fit this model: {key} has shape {tuple(result.shape)}, expected {shape}; "
+            "load them with the options they were made with"
+        )
+    return result
+
+
+def stream_into(model: ForeignWeights, path: Path, dtype: torch.dtype, device: Any, what: str) -> bool:
+    """Fill a model built on the meta device from safetensors files, tensor by tensor, as it plans it.
+
+    Buffers that no file holds are filled by ``init_non_persistent_buffers()`` of the module they belong to, or of one
+    around it.
+
+    Args:
+        model: built on the meta device.
         path: a safetensors file or index.
         dtype: of floating-point weights.
         device: where they go; default the CPU.
+        what: the weights, in words, for messages.
 
     Returns:
         Whether that was possible. Where not, the model is of no use: build it with storage and load all.
@@ -103,26 +178,12 @@ def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, w
     import torch
 
     found = headers(path)
-    make_plan: Callable[[Mapping[str, Shape]], Mapping[str, Step] | None] = model.stream_plan  # pyright: ignore[reportAssignmentType]
-    plan = make_plan({name: shape for name, (_, shape) in found.items()})
+    shapes = {name: shape for name, (_, shape) in found.items()}
+    plan = model.plan_weights(shapes)
     if plan is None or not _fillable(model):
         return False
+    check_plan(model, plan, shapes, what)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    # Batch counters are not needed and often left out (Keras, TensorFlow); they count from zero.
-    counters = [key for key in expected if key not in plan and key.endswith("num_batches_tracked")]
-    problems = [f"missing {key}" for key in expected if key not in plan and key not in counters]
-    problems += [f"unexpected {name}" for key, (name, _) in plan.items() if key not in expected]
-    problems += [
-        f"{name} has shape {found[name][1]}, expected {expected[key]}"
-        for key, (name, change) in plan.items()
-        if key in expected and change is None and found[name][1] != expected[key]
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(
-            f"{what} do not fit this model: {'; '.join(problems[:3])}{more}; "
-            "load them with the options they were made with"
-        )
     total = sum(file.stat().st_size for file in {found[name][0] for name, _ in plan.values()})
     with progress(total, "loading") as done:
         for key, (name, change) in plan.items():
@@ -130,10 +191,11 @@ def stream_into(model: nn.Module, path: Path, dtype: torch.dtype, device: Any, w
                 value = read(found[name][0], name, dtype, device)
             except ValueError as error:
                 raise WeightsError(f"{what}: {error}") from error
-            value = value if change is None else change(value).contiguous()
+            value = changed(key, value, change, expected[key], what)
             model.load_state_dict({key: value}, strict=False, assign=True)
             done(round(total / len(plan)))
     zero = torch.zeros((), dtype=torch.long, device=device)
+    counters = [key for key in expected if key not in plan]
     model.load_state_dict({key: zero.clone() for key in counters}, strict=False, assign=True)
     return fill_buffers(model, device)
 

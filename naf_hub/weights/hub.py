@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import re
@@ -10,38 +11,59 @@ from pathlib import Path
 
 from ..errors import WeightsError
 from ..records import HUB, Weights
-from .checksums import sha256_of, verify
-from .web import from_web, require_reachable
+from . import lock as locks
+from .checksums import LocalFile, Mismatch
+from .web import from_web, probe
 
 FILE = "model.safetensors"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fetch(weights: Weights, what: str) -> Path:
+class Absent(WeightsError):
+    """The Hub says that the repository has no such file."""
+
+
+def fetch(weights: Weights, what: str, *, lock: locks.Lock | None = None) -> LocalFile:
     """The local weights file of ``weights``, downloaded and verified where needed.
 
+    Args:
+        weights: where the file is and what is recorded of it.
+        what: the weights, in words, for messages.
+        lock: what the file must be, whatever the record says (see :mod:`naf_hub.weights.lock`).
+
     Returns:
-        The path of the file; for Hub repos and packages ``config.json`` lies beside it where it exists.
+        The file; for Hub repos and packages ``config.json`` lies beside it where it exists.
 
     Raises:
-        WeightsError: it cannot be had, or is not what the record says.
+        WeightsError: it cannot be had, or is not what the record or the lock says.
     """
     source = weights.source
-    if source.startswith("package://"):
-        path = _in_package(source, what)
-    elif source.startswith("hf://"):
-        path = _from_hub(source, what)
-    elif source.startswith(("https://", "http://")):
-        path = from_web(weights, what)
-    else:
-        raise WeightsError(f"{what}: unknown kind of source {source!r}")
-    verify(path, weights, what)
-    return path
+    entry = lock.entry(source, what) if lock else None
+    try:
+        if source.startswith("package://"):
+            file = _in_package(source, what)
+        elif source.startswith("hf://"):
+            file = _from_hub(source, what, entry.commit if entry else None)
+        elif source.startswith(("https://", "http://")):
+            # The lock stands for the checksum that the publisher may not state, before anything is kept.
+            size, digest = entry.only() if entry else (weights.size, weights.sha256)
+            file = from_web(dataclasses.replace(weights, size=size, sha256=digest), what)
+        else:
+            raise WeightsError(f"{what}: unknown kind of source {source!r}")
+        file.verify(weights.size, weights.sha256, what)
+        if entry:
+            entry.verify(file, what)
+    except Mismatch as error:
+        raise (locks.Differs if entry else WeightsError)(str(error)) from error
+    except Absent as error:
+        raise WeightsError(str(error)) from error.__cause__
+    return file
 
 
-def _in_package(source: str, what: str) -> Path:
+def _in_package(source: str, what: str) -> LocalFile:
     package, _, folder = source.removeprefix("package://").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -49,7 +71,7 @@ def _in_package(source: str, what: str) -> Path:
     path = Path(next(iter(spec.submodule_search_locations)), folder, FILE)
     if not path.is_file():
         raise WeightsError(f"{what}: {path} is missing; reinstall the distribution that ships it")
-    return path
+    return LocalFile(path)
 
 
 def parse_hub(source: str) -> tuple[str, str | None, str]:
@@ -64,28 +86,33 @@ def parse_hub(source: str) -> tuple[str, str | None, str]:
     return match["repo"], match["revision"], match["file"] or FILE
 
 
-def _from_hub(source: str, what: str) -> Path:
-    repo, revision, file = parse_hub(source)
-    if file == FILE and _sharded_only(repo, revision):
-        file = INDEX
+def _from_hub(source: str, what: str, commit: str | None = None) -> LocalFile:
+    """A file of a Hub repo with what belongs to it, all of one commit (``commit`` where it is given)."""
+    repo, revision, name = parse_hub(source)
+    revision = commit or revision
+    # Large models are published in shards, and some have been published again so.
+    names = [name, *([INDEX] if name == FILE else [])]
+    if len(names) > 1 and _sharded_only(repo, revision):
+        names.reverse()
     try:
-        path = hub_file(repo, file, revision, what)
-    except WeightsError as error:
-        # Large models are published in shards, and some have been published again so.
-        if file != FILE or not _absent(error):
+        file = hub_file(repo, names[0], revision, what)
+    except Absent as error:
+        if len(names) == 1:
             raise
         try:
-            file, path = INDEX, hub_file(repo, INDEX, revision, what)
-        except WeightsError as no_index:
-            raise (error if _absent(no_index) else no_index) from error.__cause__
-    if file.endswith(".index.json"):
-        for shard in sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())):
-            hub_file(repo, str(Path(file).with_name(shard)), revision, what)
-    if file == FILE:
+            file = hub_file(repo, names[1], revision, what)
+        except Absent as neither:
+            raise (error if names[0] == FILE else neither) from error.__cause__
+    # From here on by commit: main may move on between two files, and a commit that is cached is not asked for.
+    if file.name.endswith(".index.json"):
+        content = json.loads(file.path.read_text(encoding="utf-8"))
+        for shard in sorted(set(content["weight_map"].values())):
+            file.beside.append(hub_file(repo, str(Path(file.name).with_name(shard)), file.commit, what))
+    if file.name == FILE:
         # Not every publisher writes one; ours do, and it holds the options and the checksum.
         with contextlib.suppress(WeightsError):
-            hub_file(repo, CONFIG, revision, what)
-    return path
+            file.beside.append(hub_file(repo, CONFIG, file.commit, what))
+    return file
 
 
 def _sharded_only(repo: str, revision: str | None) -> bool:
@@ -96,20 +123,11 @@ def _sharded_only(repo: str, revision: str | None) -> bool:
     return isinstance(index, str) and not isinstance(whole, str)
 
 
-def _absent(error: WeightsError) -> bool:
-    """Whether the Hub said that the repository has no such file."""
-    from huggingface_hub import errors
-
-    cause = error.__cause__
-    return isinstance(cause, errors.EntryNotFoundError) and not isinstance(
-        cause, errors.LocalEntryNotFoundError
-    )
-
-
-def hub_file(repo: str, file: str, revision: str | None, what: str) -> Path:
+def hub_file(repo: str, file: str, revision: str | None, what: str) -> LocalFile:
     """One file of a Hub repo, through huggingface_hub's cache.
 
     Raises:
+        Absent: the repository has no such file.
         WeightsError: with what to do next (gated, offline, missing, unreachable).
     """
     import huggingface_hub
@@ -120,23 +138,29 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> Path:
 
     cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
     have = isinstance(cached, str)
-    if have and revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return Path(cached)
     where = f"{constants.ENDPOINT}/{repo}"
+    if revision and COMMIT.fullmatch(revision):
+        if isinstance(cached, str):
+            return LocalFile(Path(cached), name=file, commit=revision)
+        if cached is not None:  # the Hub said before that this commit has no such file
+            raise Absent(f"{what}: {where} has no file {file}")
     again = f"hf download {repo} {file}" + (f" --revision {revision}" if revision else "")
     if not have and not constants.HF_HUB_OFFLINE:
         # The client itself retries an unreachable hub for some 23 s; nobody should wait that long for a typo
         # in a proxy setting.
-        require_reachable(constants.ENDPOINT, f"{what}: cannot reach {constants.ENDPOINT}", again)
+        probe(constants.ENDPOINT, f"{what}: cannot reach {constants.ENDPOINT}", again)
     try:
         path = Path(
             huggingface_hub.hf_hub_download(
                 repo, file, revision=revision, library_name="naf-hub", library_version=__version__
             )
         )
+        # Snapshots are folders named by their commit.
+        commit = path.parents[len(Path(file).parts) - 1].name
+        found = LocalFile(path, name=file, commit=commit)
         if cached != str(path):
-            _compare_with_etag(path, what)
-        return path
+            _compare_with_etag(found, what)
+        return found
     except errors.GatedRepoError as error:
         raise WeightsError(
             f"{what}: {repo} is gated; accept its terms at {where} and log in with `hf auth login`"
@@ -153,7 +177,7 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> Path:
             f"{what}: {file} of {repo} is not cached and {state}; with a connection run: {again}"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise WeightsError(f"{what}: {where} has no file {file}") from error
+        raise Absent(f"{what}: {where} has no file {file}") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         text = str(error).strip().splitlines()
         raise WeightsError(
@@ -161,15 +185,16 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> Path:
         ) from error
 
 
-def _compare_with_etag(path: Path, what: str) -> None:
+def _compare_with_etag(file: LocalFile, what: str) -> None:
     """The Hub names large files by their sha256, and the client its blobs by that name, but compares sizes only."""
+    path = file.path
     if not path.is_symlink():
         return  # a system without links keeps plain copies, under no such name
     blob = path.parent / path.readlink()
-    if SHA256.fullmatch(blob.name) and (found := sha256_of(path)) != blob.name:
+    if SHA256.fullmatch(blob.name) and file.sha256 != blob.name:
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise WeightsError(
-            f"{what}: {path.name} arrived with sha256 {found[:16]}..., the Hub announced {blob.name[:16]}...: "
-            "damaged on the way; load again"
+            f"{what}: {path.name} arrived with sha256 {file.sha256[:16]}..., the Hub announced "
+            f"{blob.name[:16]}...: damaged on the way; load again"
         )

@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,11 +17,21 @@ from urllib.parse import urlparse
 from ..atomic import atomic_file
 from ..errors import WeightsError
 from ..records import Weights
-from .checksums import CHUNK, sha256_of, verify
+from .checksums import CHUNK, LocalFile
 
 log = logging.getLogger("naf_hub")
 CONNECT_SECONDS = 10.0
 ATTEMPTS = 5
+# For how long a server that answered counts as reachable: the files of one load are asked for without a probe each.
+PROBE_SECONDS = 60.0
+_answered: dict[str, float] = {}
+
+
+def probe(endpoint: str, message: str, again: str | None = None) -> None:
+    """As :func:`require_reachable`, but asks a server that answered within the last ``PROBE_SECONDS`` no more."""
+    if time.monotonic() - _answered.get(endpoint, -PROBE_SECONDS) >= PROBE_SECONDS:
+        require_reachable(endpoint, message, again)
+        _answered[endpoint] = time.monotonic()
 
 
 def require_reachable(endpoint: str, message: str, again: str | None = None) -> None:
@@ -63,36 +74,42 @@ def web_file(weights: Weights) -> Path:
     return web_cache(weights) / (Path(urlparse(weights.source).path).name or "weights")
 
 
-def from_web(weights: Weights, what: str) -> Path:
+def from_web(weights: Weights, what: str) -> LocalFile:
+    """The file of a plain address, downloaded where it is not in the cache.
+
+    Raises:
+        WeightsError: it cannot be had, or is not what the record, or its first use here, says.
+    """
     from filelock import FileLock
 
     target = web_file(weights)
     # Two processes that want one file: the second waits and finds it.
     with FileLock(str(target.with_name(".lock"))):
-        if not target.is_file():
-            _download(weights, target, what)
-        _compare_with_first_use(weights, target, what)
-    return target
+        file = LocalFile(target) if target.is_file() else _download(weights, target, what)
+        _compare_with_first_use(weights, file, what)
+    return file
 
 
-def _compare_with_first_use(weights: Weights, target: Path, what: str) -> None:
+def _compare_with_first_use(weights: Weights, file: LocalFile, what: str) -> None:
     """Where no checksum is published, what came first is recorded, said, and compared with from then on."""
     if weights.sha256 is not None:
         return
-    note = target.with_name(target.name + ".sha256")
+    note = file.path.with_name(file.name + ".sha256")
     if note.is_file():
         size, _, digest = note.read_text(encoding="ascii").partition(" ")
-        verify(target, Weights(weights.source, int(size), digest.strip()), what)
+        file.verify(int(size), digest.strip(), what)
         return
-    digest = sha256_of(target)
     with atomic_file(note) as temporary:
-        temporary.write_text(f"{target.stat().st_size} {digest}\n", encoding="ascii")
+        temporary.write_text(f"{file.size} {file.sha256}\n", encoding="ascii")
     log.warning(
-        "%s: no checksum is published for %s; recorded sha256 %s on first use", what, weights.source, digest
+        "%s: no checksum is published for %s; recorded sha256 %s on first use",
+        what,
+        weights.source,
+        file.sha256,
     )
 
 
-def _download(weights: Weights, target: Path, what: str) -> None:
+def _download(weights: Weights, target: Path, what: str) -> LocalFile:
     import huggingface_hub.constants as constants
 
     if constants.HF_HUB_OFFLINE:
@@ -101,9 +118,7 @@ def _download(weights: Weights, target: Path, what: str) -> None:
             f"run: curl -L -o {shlex.quote(str(target))} {shlex.quote(weights.source)}"
         )
     address = urlparse(weights.source)
-    require_reachable(
-        f"{address.scheme}://{address.netloc}", f"{what}: cannot fetch {weights.source}: no connection"
-    )
+    probe(f"{address.scheme}://{address.netloc}", f"{what}: cannot fetch {weights.source}: no connection")
     part = target.with_name(target.name + ".part")
     reason: object = "no attempt"
     for _ in range(ATTEMPTS):
@@ -125,12 +140,14 @@ def _download(weights: Weights, target: Path, what: str) -> None:
         raise WeightsError(
             f"{what}: cannot fetch {weights.source} ({reason}); check the connection and try again"
         )
+    arrived = LocalFile(part)
     try:
-        verify(part, weights, what)
+        arrived.verify(weights.size, weights.sha256, what)
     except WeightsError:
         part.unlink()
         raise
     os.replace(part, target)
+    return LocalFile(target, sha256=weights.sha256)  # which it was just compared with
 
 
 def _resume(address: str, part: Path, size: int | None) -> bool:
@@ -147,7 +164,8 @@ def _resume(address: str, part: Path, size: int | None) -> bool:
         if answer.status != 206:
             have = 0  # the server ignores Range and sends all of it again
         length = answer.headers.get("Content-Length")
-        total = size if size is not None else (have + int(length) if length else None)
+        # What the server has counts, not what is expected: another file than that is complete, too, and told as such.
+        total = have + int(length) if length else size
         with (
             part.open("ab" if have else "wb") as file,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
