@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import naf_hub
 from naf_hub import Backbone
 from naf_hub.commands.main import cli
 from naf_hub_probing.segmentation import Segmentation, load_upsampler
-from naf_hub_probing.training import Recipe
+from naf_hub_probing.training import HeadCourse, Recipe
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
 SMALL_NAF: dict[str, Any] = {"dim": 16, "num_blocks": 1, "rope_heads": 1, "kernel_size": 3}
@@ -161,9 +162,12 @@ def test_options_reach_the_backbone_and_the_table_is_readable(
 def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
     report(run(data, "--out", str(tmp_path / "heads"), "--baseline", "--json"))
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [
+        "bilinear-run",
         "bilinear.safetensors",
+        "no-network-RGB-statistics-run",
         "no-network-RGB-statistics.safetensors",
     ]
+    assert [path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()] == ["log.jsonl"]
     stored = load_file(tmp_path / "heads" / "bilinear.safetensors")
     assert {key: tuple(value.shape) for key, value in stored.items()} == {
         "last.weight": (3, 4),
@@ -171,6 +175,31 @@ def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
         "best.weight": (3, 4),
         "best.bias": (3,),
     }
+
+
+@pytest.mark.parametrize("protocol", [(), ("--train-pixels", "8")])
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: tuple[str, ...]
+) -> None:
+    straight = report(run(data, *protocol, "--json"))
+    steps: list[int] = []
+    loss = HeadCourse.loss
+
+    def interrupted(self: HeadCourse, net: nn.Module, batch: Any, step: int) -> Tensor | None:
+        steps.append(step)
+        if len(steps) == 9:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, net, batch, step)
+
+    monkeypatch.setattr(HeadCourse, "loss", interrupted)
+    stopped = run(data, *protocol, "--out", str(tmp_path / "heads"), "--json")
+    assert stopped.exit_code == 130
+    assert not list((tmp_path / "heads").glob("*.safetensors"))
+    resumed = report(run(data, *protocol, "--out", str(tmp_path / "heads"), "--json"))
+    assert steps[9] == 9, "the run began anew"
+    for made in (straight, resumed):
+        del made["results"][0]["seconds"]
+    assert resumed["results"] == straight["results"]
 
 
 def test_broken_image_is_skipped_and_counted(data: Path) -> None:

@@ -20,10 +20,20 @@ from naf_hub import Backbone, Task, Upsampler, UpsamplerRecord
 
 from .features import CellStatistics, FeatureCache, Survey, survey
 from .folders import SegmentationFolder, read_classes
-from .head import LinearHead, Weights, upsampled_scores
+from .head import HeadWeights, LinearHead, upsampled_scores
 from .metrics import Confusion, predict
 from .report import epoch_scores, plain_size, save_heads, split_counts
-from .training import Recipe, all_pixels, fit, plan, sampled_pixels
+from .training import (
+    AllPixels,
+    HeadCourse,
+    Material,
+    Recipe,
+    SampledPixels,
+    fit,
+    forget_checkpoints,
+    plan_epochs,
+    run_folder,
+)
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -92,7 +102,8 @@ def evaluate(
             :class:`naf_hub_probing.features.FeatureCache`.
         workers: processes that read pictures.
         device: where models run.
-        out: folder for the trained heads, one safetensors file an upsampler.
+        out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
+            in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
         on_result: called with each entry of ``results`` as soon as it is there.
 
     Returns:
@@ -212,18 +223,21 @@ def _probe(
     started = time.perf_counter()
     with _frozen(upsampler, device), _frozen(splits.cache.backbone, device):
         if recipe.train_pixels is None:
-            scored = all_pixels(head, upsampler, splits.train, splits.cache, splits.workers)
+            material: Material = AllPixels(upsampler, splits.train, splits.cache, splits.workers)
         else:
-            scored = sampled_pixels(
-                head, upsampler, splits.train, seen.usable, splits.cache, recipe, label, splits.workers
+            material = SampledPixels(
+                upsampler, splits.train, seen.usable, splits.cache, recipe, label, splits.workers
             )
-        snapshots, losses = fit(head, plan(seen.usable, recipe), scored, recipe, label)
+        course = HeadCourse(head, plan_epochs(seen.usable, recipe), material, recipe)
+        folder = None if out is None else run_folder(Path(out), label)
+        snapshots, losses = fit(course, device, label, folder)
         trained = time.perf_counter()
         confusions = score(upsampler, snapshots, splits, label)
     epochs = [epoch_scores(epoch, confusion, names) for epoch, confusion in enumerate(confusions, start=1)]
     best = max(range(len(epochs)), key=lambda i: confusions[i].mean_iou())
     if out is not None:
         save_heads(Path(out), label, snapshots[-1], snapshots[best])
+        forget_checkpoints(run_folder(Path(out), label))
     return {
         "upsampler": label,
         "upsampler_parameters": sum(p.numel() for p in upsampler.parameters()),
@@ -236,7 +250,9 @@ def _probe(
 
 
 @torch.no_grad()
-def score(upsampler: Upsampler, snapshots: Sequence[Weights], splits: Splits, label: str) -> list[Confusion]:
+def score(
+    upsampler: Upsampler, snapshots: Sequence[HeadWeights], splits: Splits, label: str
+) -> list[Confusion]:
     """One confusion matrix over the validation split for the head of every epoch, in one pass.
 
     Scoring the epochs together costs one call of the upsampler a picture, not one a picture and epoch.
