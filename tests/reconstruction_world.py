@@ -52,6 +52,9 @@ def __getattr__(name):
     raise AttributeError(name)
 """
 
+COARSE = BACKBONE.replace("tiny", "coarse").replace("8, 8)", "6, 16)").replace("image, 8", "image, 16")
+COARSE = COARSE.replace("(8, 3,", "(6, 3,").replace("embed_dim=8, patch_size=8", "embed_dim=6, patch_size=16")
+
 TINY = {
     "upsampler": "naf",
     "upsampler_options": {"dim": 32, "num_blocks": 1, "kernel_size": 3},

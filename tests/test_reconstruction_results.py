@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reconstruction_world import BACKBONE, draw_pictures, prepare_run, same_state
+from reconstruction_world import BACKBONE, COARSE, draw_pictures, prepare_run, same_state
 from safetensors.torch import load_file
 
 import naf_hub
 from naf_hub.training.checkpoints import newest
 from naf_hub.training.settings import ConfigError
-
-COARSE = BACKBONE.replace("tiny", "coarse").replace("8, 8)", "6, 16)").replace("image, 8", "image, 16")
-COARSE = COARSE.replace("(8, 3,", "(6, 3,").replace("embed_dim=8, patch_size=8", "embed_dim=6, patch_size=16")
 
 
 @pytest.fixture

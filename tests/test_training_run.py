@@ -267,6 +267,21 @@ def test_one_process_needs_no_accelerate(monkeypatch):
     assert Run(line(), processes=Processes("cpu"), progress=False).run()["processes"] == 1
 
 
+def test_there_is_no_second_training_loop():
+    root = Path(__file__).parent.parent
+    files = [
+        path
+        for folder in ("tasks", "backbones", "naf_hub/training")
+        for path in (root / folder).rglob("*.py")
+    ]
+    loops = [
+        path.name
+        for path in files
+        if "optimizer.step(" in path.read_text() or ".backward(" in path.read_text()
+    ]
+    assert loops == ["run.py"]
+
+
 def test_draws_of_a_step_follow_from_seed_and_step():
     def draws(seed: int, step: int) -> tuple[float, float, float]:
         seed_step(seed, step)

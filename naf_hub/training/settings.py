@@ -19,6 +19,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 Made = TypeVar("Made")
+Schedule = Literal["constant", "one_cycle", "plateau", "cosine"]
 
 
 class ConfigError(NafHubError, ValueError):
@@ -52,7 +53,7 @@ class RunSettings:
     beta2: float = 0.999
     weight_decay: float = 0.0
     decay_vectors: bool = True
-    schedule: Literal["constant", "one_cycle", "plateau", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.1
     grad_clip: float = 0.0
     ema: float = 0.0
