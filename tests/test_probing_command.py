@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from reconstruction_world import finish, same_state, wait_for
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from training_world import logged
 
 import naf_hub
 from naf_hub import Backbone
 from naf_hub.commands.main import cli
+from naf_hub.training.checkpoints import newest
 from naf_hub_probing.segmentation import Segmentation, load_upsampler
 from naf_hub_probing.training import HeadCourse, Recipe
 
@@ -200,6 +206,41 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     for made in (straight, resumed):
         del made["results"][0]["seconds"]
     assert resumed["results"] == straight["results"]
+
+
+def test_killed_and_resumed_equals_straight(data: Path, tmp_path: Path) -> None:
+    def start(out: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "naf_hub",
+            "eval",
+            "segmentation",
+            "--data",
+            str(data),
+            "--size",
+            "32",
+        ]
+        command += ["--backbone", "pico", "--upsampler", "bilinear", "--epochs", "40", "--json"]
+        return subprocess.Popen(
+            [*command, "--out", str(tmp_path / out)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    straight, killed = start("a"), start("b")
+    wait_for(lambda: newest(tmp_path / "b" / "bilinear-run" / "checkpoints"), killed)
+    killed.kill()
+    killed.communicate()
+    output = [finish(process)[0] for process in (start("b"), straight)]
+    heads = [load_file(tmp_path / out / "bilinear.safetensors") for out in "ab"]
+    assert same_state(*heads)
+    resumed, whole = (json.loads(text)["results"][0] for text in output)
+    assert resumed["train_loss"] == whole["train_loss"]
+    assert resumed["last"] == whole["last"]
+    assert logged(tmp_path / "b" / "bilinear-run", "resume")
 
 
 def test_broken_image_is_skipped_and_counted(data: Path) -> None:

@@ -23,11 +23,10 @@ from naf_hub.training.schedule import rate_factor
 from naf_hub.training.settings import ConfigError
 from naf_hub_probing.folders import LabelledImage
 from naf_hub_probing.head import LinearHead
+from naf_hub_probing.material import batch_scores, choose_pixels
 from naf_hub_probing.training import (
     HeadCourse,
     Recipe,
-    batch_scores,
-    choose_pixels,
     fit,
     forget_checkpoints,
     plan_epochs,
@@ -53,8 +52,8 @@ class Golden:
         self.facts = {"material": "golden"}
         self.void = void
 
-    def load(self, batches):
-        return (positions[0] for positions, _ in batches)
+    def load(self, order, start):
+        return (positions[0] for positions, _ in order[start:])
 
     def score(self, head: LinearHead, content: int) -> tuple[Tensor, Tensor]:
         label = LABELS[content]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -280,6 +281,20 @@ def test_there_is_no_second_training_loop():
         if "optimizer.step(" in path.read_text() or ".backward(" in path.read_text()
     ]
     assert loops == ["run.py"]
+
+
+def test_the_course_in_the_docs_learns(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "write-a-plugin.md").read_text()
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "LineCourse" in block
+    ]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    errors = [entry["error"] for entry in logged(tmp_path / "run", "eval")]
+    assert errors
+    assert load_file(tmp_path / "run" / "weights" / "model.safetensors")["weight"].shape == (1, 3)
+    losses = [entry["loss"] for entry in logged(tmp_path / "run", "train")]
+    assert losses[-1] < losses[0]
 
 
 def test_draws_of_a_step_follow_from_seed_and_step():

@@ -21,19 +21,10 @@ from naf_hub import Backbone, Task, Upsampler, UpsamplerRecord
 from .features import CellStatistics, FeatureCache, Survey, survey
 from .folders import SegmentationFolder, read_classes
 from .head import HeadWeights, LinearHead, upsampled_scores
+from .material import AllPixels, Material, SampledPixels
 from .metrics import Confusion, predict
 from .report import epoch_scores, plain_size, save_heads, split_counts
-from .training import (
-    AllPixels,
-    HeadCourse,
-    Material,
-    Recipe,
-    SampledPixels,
-    fit,
-    forget_checkpoints,
-    plan_epochs,
-    run_folder,
-)
+from .training import HeadCourse, Recipe, fit, forget_checkpoints, plan_epochs, run_folder
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -146,6 +137,9 @@ def evaluate(
     if baseline:
         plain = _prepare(train, val, CellStatistics(), recipe, cache, workers, device)
         run(NO_NETWORK, load_upsampler("bilinear")[1], plain, True)
+    if out is not None:  # not earlier: the same command, interrupted, must not train the first ones again
+        for result in results:
+            forget_checkpoints(run_folder(Path(out), result["upsampler"]))
     return {
         "task": "segmentation",
         "protocol": {
@@ -225,8 +219,9 @@ def _probe(
         if recipe.train_pixels is None:
             material: Material = AllPixels(upsampler, splits.train, splits.cache, splits.workers)
         else:
+            pixels = (recipe.train_pixels, recipe.seed)
             material = SampledPixels(
-                upsampler, splits.train, seen.usable, splits.cache, recipe, label, splits.workers
+                upsampler, splits.train, seen.usable, splits.cache, *pixels, label, splits.workers
             )
         course = HeadCourse(head, plan_epochs(seen.usable, recipe), material, recipe)
         folder = None if out is None else run_folder(Path(out), label)
@@ -237,7 +232,6 @@ def _probe(
     best = max(range(len(epochs)), key=lambda i: confusions[i].mean_iou())
     if out is not None:
         save_heads(Path(out), label, snapshots[-1], snapshots[best])
-        forget_checkpoints(run_folder(Path(out), label))
     return {
         "upsampler": label,
         "upsampler_parameters": sum(p.numel() for p in upsampler.parameters()),

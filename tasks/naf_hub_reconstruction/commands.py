@@ -53,7 +53,7 @@ def train(
 
     IMAGES after the options are trained on too, so that a shell pattern works. Ctrl-C finishes the step,
     saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
-    accelerate launch -m naf_hub.commands.main train reconstruction ...
+    accelerate launch -m naf_hub train reconstruction ...
     """
     from naf_hub.training.run import Run
     from naf_hub.training.settings import build, parse_set
