@@ -16,6 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from naf_hub.training.run import Run
+from naf_hub.training.settings import build
+from naf_hub_reconstruction.config import TrainConfig
+from naf_hub_reconstruction.course import ReconstructionCourse
+
 BACKBONE = """
 from naf_hub import BackboneRecord, hookimpl
 
@@ -46,6 +51,9 @@ def __getattr__(name):
         return TinyBackbone
     raise AttributeError(name)
 """
+
+COARSE = BACKBONE.replace("tiny", "coarse").replace("8, 8)", "6, 16)").replace("image, 8", "image, 16")
+COARSE = COARSE.replace("(8, 3,", "(6, 3,").replace("embed_dim=8, patch_size=8", "embed_dim=6, patch_size=16")
 
 TINY = {
     "upsampler": "naf",
@@ -84,6 +92,20 @@ def draw_pictures(folder: Path, count: int, seed: int = 0) -> Path:
 
 def settings(images: Path, **changes: Any) -> dict[str, Any]:
     return {**TINY, "images": [str(images)], **changes}
+
+
+def prepare_run(
+    images: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    tensorboard: bool = False,
+    **changes: Any,
+) -> Any:
+    """A run of the settings of :func:`settings`."""
+    course = ReconstructionCourse(build(TrainConfig, settings(images, **changes)), cache)
+    return Run(course, out, resume=resume, tensorboard=tensorboard, progress=False)
 
 
 def command(images: Path, out: Path, *more: str) -> list[str]:

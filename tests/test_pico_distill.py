@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reconstruction_world import COARSE, draw_pictures, finish, same_state, wait_for
+from safetensors.torch import load_file
 from torch import nn
+from training_world import logged
 
 import naf_hub
 import naf_hub_pico.distill as distillation
+from naf_hub.training.checkpoints import newest
+from naf_hub.training.settings import ConfigError
+from naf_hub_pico.course import Distillation, Student, distillation_loss
 from naf_hub_pico.views import ViewPool, augment, crop
 
 
@@ -42,15 +52,15 @@ def images(tmp_path: Path) -> Path:
 def run(images: Path, out: Path, **settings: object) -> Path:
     settings = {
         "steps": 6,
-        "batch_size": 2,
+        "batch": 2,
         "crop_size": 64,
         "sides": (64, 96),
         "prefill": 4,
         "pool": 4,
     } | settings
     return distillation.distill(
-        teacher="own", teacher_weights=None, teacher_options={}, images=[str(images)], out=out, **settings
-    )  # pyright: ignore[reportArgumentType]
+        teacher="own", teacher_weights=None, images=[str(images)], out=out, progress=False, **settings
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -63,13 +73,9 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naf_hub, "load_backbone", load)
 
 
-def entries(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
 def test_learns_and_writes_loadable_weights(images: Path, tmp_path: Path) -> None:
-    folder = run(images, tmp_path / "out", steps=40, batch_size=4, lr=4e-3)
-    losses = [entry["loss"] for entry in entries(tmp_path / "out")]
+    folder = run(images, tmp_path / "out", steps=40, batch=4, lr=4e-3)
+    losses = [entry["loss"] for entry in logged(tmp_path / "out", "train")]
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     config = json.loads((folder / "config.json").read_text())
@@ -80,60 +86,172 @@ def test_learns_and_writes_loadable_weights(images: Path, tmp_path: Path) -> Non
         assert torch.isfinite(model(torch.rand(1, 3, 64, 64))).all()
 
 
-def test_continues_from_its_checkpoint(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[int] = []
-    real = distillation.Distillation.train_step
+@pytest.mark.parametrize("changes", [{}, {"pool": 3, "renew": 1.5, "accumulate": 2}])
+def test_interrupted_and_resumed_equals_straight(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, float]
+) -> None:
+    run(images, tmp_path / "a", **changes)
+    loss = Distillation.loss
 
-    def interrupted(self, *arguments):
-        if self.step == 4 and not steps:
-            steps.append(self.step)
-            raise KeyboardInterrupt
-        return real(self, *arguments)
+    def interrupted(self: Distillation, net: nn.Module, batch: object, step: int) -> torch.Tensor:
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, net, batch, step)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(distillation.Distillation, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(images, tmp_path / "out", save_every=2)
-    assert not (tmp_path / "out" / "weights").exists()
-    run(images, tmp_path / "out", save_every=2)
-    assert [entry["step"] for entry in entries(tmp_path / "out")] == [1, 2, 3, 4, 5, 6]
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, tmp_path / "b", **changes)
+    assert not (tmp_path / "b" / "weights").exists()
+    run(images, tmp_path / "b", **changes)
+    assert_same_runs(tmp_path / "a", tmp_path / "b", 6)
+
+
+def assert_same_runs(one: Path, other: Path, steps: int) -> None:
+    left, right = (newest(out / "checkpoints") for out in (one, other))
+    assert left is not None
+    assert right is not None
+    assert left.step == right.step == steps
+    assert same_state(left.model(), right.model())
+    assert same_state(left.training(), right.training())
+    assert same_state(*(load_file(out / "weights" / "model.safetensors") for out in (one, other)))
+    losses = [[(entry["step"], entry["loss"]) for entry in logged(out, "train")] for out in (one, other)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == steps
+
+
+def test_may_be_continued_to_more_steps_but_not_with_other_settings(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out", steps=2)
+    with pytest.raises(ConfigError, match="crop_size: 64 -> 32"):
+        run(images, tmp_path / "out", steps=4, crop_size=32)
+    run(images, tmp_path / "out", steps=4)
+    assert [entry["step"] for entry in logged(tmp_path / "out", "train")] == [1, 2, 3, 4]
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(install_plugin: Callable[..., None], tmp_path: Path) -> Iterator[Start]:
+    """``start(out, *options)``: the script in a process of its own."""
+    install_plugin("coarse-plugin", COARSE)
+    pictures = draw_pictures(tmp_path / "pictures", 3, seed=2)
+    for picture in pictures.iterdir():  # the smallest that the script takes
+        Image.open(picture).resize((112, 96)).save(picture)
+    path = os.pathsep.join([str(tmp_path / "coarse-plugin"), *(p for p in sys.path if p)])
+    started: list[subprocess.Popen[str]] = []
+
+    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+        arguments = [
+            "--teacher",
+            "coarse_backbone",
+            "--teacher-weights",
+            "default",
+            "--images",
+            str(pictures),
+        ]
+        arguments += ["--crop-size", "32", "--batch-size", "2", "--pool", "4", "--out", str(out), *more]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+# The options of mobilenetv1 are the script's default, the tiny teacher has none; and small views take less time.
+SCRIPT = """
+import functools, sys
+import naf_hub_pico.distill as distillation
+distillation.MOBILENET.clear()
+distillation.distill = functools.partial(distillation.distill, sides=(64, 96), prefill=4)
+sys.exit(distillation.main())
+"""
+
+
+def test_killed_and_resumed_equals_straight(start: Start, tmp_path: Path) -> None:
+    options = ("--steps", "8", "--save-every", "2")
+    straight, killed = start(tmp_path / "a", *options), start(tmp_path / "b", *options)
+    wait_for(lambda: newest(tmp_path / "b" / "checkpoints"), killed)
+    killed.kill()
+    killed.communicate()
+    finish(start(tmp_path / "b", *options))
+    finish(straight)
+    assert_same_runs(tmp_path / "a", tmp_path / "b", 8)
+
+
+def test_ctrl_c_saves_and_exits_130(start: Start, tmp_path: Path) -> None:
+    process = start(tmp_path / "out", "--steps", "100000", "--save-every", "100000")
+    wait_for(lambda: (tmp_path / "out" / "log.jsonl").exists() and logged(tmp_path / "out", "train"), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = finish(process, 130)
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    left = newest(tmp_path / "out" / "checkpoints")
+    assert left is not None
+    assert left.step == logged(tmp_path / "out", "train")[-1]["step"]
 
 
 def test_perfect_prediction_costs_nothing_and_explains_all() -> None:
     target = torch.randn(2, 8, 3, 3)
-    loss, unexplained = distillation.loss_function(target, target)
+    loss, unexplained = distillation_loss(target, target)
     assert float(loss) == pytest.approx(0, abs=1e-6)
     assert float(unexplained) == 0
-    loss, unexplained = distillation.loss_function(torch.zeros_like(target), target)
+    loss, unexplained = distillation_loss(torch.zeros_like(target), target)
     assert float(loss) > 0.5
     assert float(unexplained) == pytest.approx(1)
 
 
-def test_rate_rises_stays_and_falls_to_zero() -> None:
-    rates = [distillation.rate(step, 1000) for step in range(1001)]
-    assert rates[0] == 1 / 200
-    assert rates[200] == rates[649] == 1
-    assert rates[1000] == 0
-    assert all(a >= b for a, b in itertools.pairwise(rates[650:]))
-
-
 def test_dead_channels_are_left_out() -> None:
-    distilled = distillation.Distillation(2, Path("unused"), 1e-3, 0.0)
-    distilled.mean, distilled.std = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1e-6])
-    target = distilled.standardise(torch.tensor([5.0, 1e-3]).view(1, 2, 1, 1))
+    student = Student(2)
+    student.mean, student.std = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1e-6])
+    target = student.standardise(torch.tensor([5.0, 1e-3]).view(1, 2, 1, 1))
     assert target.flatten().tolist() == [2.0, 0.0]
 
 
+def view_pool(paths: list[Path], **changes: float) -> ViewPool:
+    options = {"capacity": 3, "prefill": 2, "renew": 0.5, "seed": 1, **changes}
+    return ViewPool(paths, Teacher(), crop_size=64, sides=(64, 96), **options)  # pyright: ignore[reportArgumentType]
+
+
 def test_crops_of_image_and_features_show_the_same_place(images: Path) -> None:
-    pool = ViewPool(sorted(images.iterdir()), Teacher(), capacity=3, crop_size=64, sides=(64, 96), seed=1)
-    for _ in range(5):
-        pool.renew()
-    assert len(pool.views) == 3
-    image, target = pool.batch(3)
+    pool = view_pool(sorted(images.iterdir()))
+    image, target = pool.batch(5, 3)
     assert image.shape == (3, 3, 64, 64)
     torch.testing.assert_close(target, Teacher()(image), atol=2e-3, rtol=2e-3)
     mean, std = pool.statistics()
     assert std[3] == 0
     assert mean.shape == (4,)
+
+
+def test_views_enter_and_leave_a_window(images: Path) -> None:
+    pool = view_pool(sorted(images.iterdir()), renew=0.1)
+    assert [len(pool.window(step)) for step in (-1, 8, 9, 29)] == [2, 2, 3, 3]
+    assert pool.window(29) == range(2, 5), "ten tenths are one view, however often they are added"
+    pool.batch(0, 2)
+    assert set(pool.views) == {0, 1}
+    pool.batch(29, 3)
+    assert set(pool.views) == {2, 3, 4}
+
+
+def test_batches_are_pure_functions_of_the_step(images: Path) -> None:
+    paths = sorted(images.iterdir())
+    straight = view_pool(paths)
+    batches = [straight.batch(step, 2) for step in range(9)]
+    again = view_pool(paths)
+    assert same_state(again.batch(7, 2), batches[7])
+    assert same_state(again.batch(3, 2), batches[3])
+    assert not torch.equal(batches[3][0], batches[7][0])
+    halves = [view_pool(paths).batch(7, 1, place, 2)[0] for place in (0, 1)]
+    assert torch.equal(torch.cat(halves), batches[7][0])
 
 
 def test_views_fit_the_grid_and_the_range() -> None:
@@ -149,9 +267,8 @@ def test_views_fit_the_grid_and_the_range() -> None:
 
 def test_small_images_only(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(tmp_path / "small.png")
-    pool = ViewPool([tmp_path / "small.png"], Teacher(), capacity=2, crop_size=64, sides=(64, 96), seed=0)
     with pytest.raises(ValueError, match="at least 96 pixels"):
-        pool.renew()
+        view_pool([tmp_path / "small.png"]).view(0)
 
 
 @pytest.mark.parametrize(

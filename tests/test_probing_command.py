@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,17 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from reconstruction_world import finish, same_state, wait_for
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from training_world import logged
 
 import naf_hub
 from naf_hub import Backbone
 from naf_hub.commands.main import cli
+from naf_hub.training.checkpoints import newest
 from naf_hub_probing.segmentation import Segmentation, load_upsampler
-from naf_hub_probing.training import Recipe
+from naf_hub_probing.training import HeadCourse, Recipe
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
 SMALL_NAF: dict[str, Any] = {"dim": 16, "num_blocks": 1, "rope_heads": 1, "kernel_size": 3}
@@ -161,9 +168,12 @@ def test_options_reach_the_backbone_and_the_table_is_readable(
 def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
     report(run(data, "--out", str(tmp_path / "heads"), "--baseline", "--json"))
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [
+        "bilinear-run",
         "bilinear.safetensors",
+        "no-network-RGB-statistics-run",
         "no-network-RGB-statistics.safetensors",
     ]
+    assert [path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()] == ["log.jsonl"]
     stored = load_file(tmp_path / "heads" / "bilinear.safetensors")
     assert {key: tuple(value.shape) for key, value in stored.items()} == {
         "last.weight": (3, 4),
@@ -171,6 +181,66 @@ def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
         "best.weight": (3, 4),
         "best.bias": (3,),
     }
+
+
+@pytest.mark.parametrize("protocol", [(), ("--train-pixels", "8")])
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: tuple[str, ...]
+) -> None:
+    straight = report(run(data, *protocol, "--json"))
+    steps: list[int] = []
+    loss = HeadCourse.loss
+
+    def interrupted(self: HeadCourse, net: nn.Module, batch: Any, step: int) -> Tensor | None:
+        steps.append(step)
+        if len(steps) == 9:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, net, batch, step)
+
+    monkeypatch.setattr(HeadCourse, "loss", interrupted)
+    stopped = run(data, *protocol, "--out", str(tmp_path / "heads"), "--json")
+    assert stopped.exit_code == 130
+    assert not list((tmp_path / "heads").glob("*.safetensors"))
+    resumed = report(run(data, *protocol, "--out", str(tmp_path / "heads"), "--json"))
+    assert steps[9] == 9, "the run began anew"
+    for made in (straight, resumed):
+        del made["results"][0]["seconds"]
+    assert resumed["results"] == straight["results"]
+
+
+def test_killed_and_resumed_equals_straight(data: Path, tmp_path: Path) -> None:
+    def start(out: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "naf_hub",
+            "eval",
+            "segmentation",
+            "--data",
+            str(data),
+            "--size",
+            "32",
+        ]
+        command += ["--backbone", "pico", "--upsampler", "bilinear", "--epochs", "40", "--json"]
+        return subprocess.Popen(
+            [*command, "--out", str(tmp_path / out)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    straight, killed = start("a"), start("b")
+    wait_for(lambda: newest(tmp_path / "b" / "bilinear-run" / "checkpoints"), killed)
+    killed.kill()
+    killed.communicate()
+    output = [finish(process)[0] for process in (start("b"), straight)]
+    heads = [load_file(tmp_path / out / "bilinear.safetensors") for out in "ab"]
+    assert same_state(*heads)
+    resumed, whole = (json.loads(text)["results"][0] for text in output)
+    assert resumed["train_loss"] == whole["train_loss"]
+    assert resumed["last"] == whole["last"]
+    assert logged(tmp_path / "b" / "bilinear-run", "resume")
 
 
 def test_broken_image_is_skipped_and_counted(data: Path) -> None:

@@ -16,7 +16,7 @@ from naf_hub_probing.features import CellStatistics, FeatureCache, survey
 from naf_hub_probing.folders import (
     IGNORE,
     DatasetError,
-    Sample,
+    LabelledImage,
     SegmentationFolder,
     read_classes,
     read_label,
@@ -210,7 +210,7 @@ def test_nothing_readable_or_labelled_is_an_error(root: Path) -> None:
 def test_cache_runs_the_backbone_once_a_picture_and_side(precision: str, calls: int) -> None:
     backbone = Mean()
     cache = FeatureCache(backbone, precision, 4, CPU)
-    samples = [Sample(i, torch.rand(3, 8, 12), torch.zeros(8, 12, dtype=torch.long)) for i in range(2)]
+    samples = [LabelledImage(i, torch.rand(3, 8, 12), torch.zeros(8, 12, dtype=torch.long)) for i in range(2)]
     first = [cache("train", samples, flipped) for flipped in (False, True)]
     again = [cache("train", samples[::-1], flipped) for flipped in (False, True)]
     assert backbone.calls == calls
@@ -223,7 +223,7 @@ def test_cache_runs_the_backbone_once_a_picture_and_side(precision: str, calls: 
 
 def test_cache_that_does_not_fit_is_switched_off() -> None:
     cache = FeatureCache(Mean(), "auto", 10**12, CPU)
-    cache("train", [Sample(0, torch.rand(3, 8, 12), torch.zeros(8, 12))])
+    cache("train", [LabelledImage(0, torch.rand(3, 8, 12), torch.zeros(8, 12))])
     assert cache.precision == "off"
     assert not cache.kept
 

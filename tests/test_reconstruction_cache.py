@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reconstruction_world import BACKBONE, draw_pictures, same_state, settings
+from reconstruction_world import BACKBONE, draw_pictures, prepare_run, same_state
 
 import naf_hub
+from naf_hub.training.settings import ConfigError
 from naf_hub_reconstruction.cache import fingerprint
-from naf_hub_reconstruction.config import ConfigError
 from naf_hub_reconstruction.features import resize
-from naf_hub_reconstruction.settings import build_config
-from naf_hub_reconstruction.trainer import Trainer
 
 
 @pytest.fixture
@@ -21,8 +19,7 @@ def pictures(tmp_path, install_plugin):
 
 
 def trainer(pictures, out, cache, **changes):
-    config = build_config(settings(pictures, views=1, steps=4, **changes))
-    return Trainer(config, out, cache_features=cache, progress=False)
+    return prepare_run(pictures, out, cache=cache, views=1, steps=4, **changes)
 
 
 def calls() -> int:
@@ -52,9 +49,9 @@ def test_cached_features_are_the_live_ones_rounded(pictures, tmp_path):
         trainer(pictures, tmp_path / "b", None),
     )
     for run in (cached, live):
-        run.samples = next(iter(run._loader()))
-    guidance, small, target = cached.teachers["tiny_backbone"].batch(cached.samples)
-    expected = live.teachers["tiny_backbone"].batch(live.samples)
+        run.samples = next(iter(run.course.load_crops(0, 2)))
+    guidance, small, target = cached.course.teachers["tiny_backbone"].batch(cached.samples)
+    expected = live.course.teachers["tiny_backbone"].batch(live.samples)
     assert torch.equal(small, expected[1].half().float())
     assert torch.equal(target, expected[2].half().float())
     assert (guidance - expected[0]).abs().max() <= 0.5 / 255 + 1e-6
@@ -63,8 +60,8 @@ def test_cached_features_are_the_live_ones_rounded(pictures, tmp_path):
 def test_pooled_inputs_are_the_target_averaged(pictures, tmp_path):
     for cache in (None, tmp_path / "cache"):
         run = trainer(pictures, tmp_path / f"run{cache is None}", cache, pooled=1.0)
-        for samples in (next(iter(run._loader())) for _ in range(2)):  # cold, then warm
-            _, small, target = run.teachers["tiny_backbone"].batch(samples)
+        for samples in (next(iter(run.course.load_crops(0, 2))) for _ in range(2)):  # cold, then warm
+            _, small, target = run.course.teachers["tiny_backbone"].batch(samples)
             assert torch.equal(small, torch.nn.functional.avg_pool2d(target, 2))
 
 
@@ -91,7 +88,10 @@ def test_changed_image_is_not_served_from_the_cache(pictures, tmp_path):
 def test_other_crops_have_a_cache_of_their_own(pictures, tmp_path, change):
     one = trainer(pictures, tmp_path / "a", tmp_path / "cache")
     other = trainer(pictures, tmp_path / "b", tmp_path / "cache", **change)
-    assert one.teachers["tiny_backbone"].cache.folder != other.teachers["tiny_backbone"].cache.folder
+    assert (
+        one.course.teachers["tiny_backbone"].cache.folder
+        != other.course.teachers["tiny_backbone"].cache.folder
+    )
 
 
 def test_another_backbone_has_another_fingerprint(pictures):
@@ -104,12 +104,12 @@ def test_another_backbone_has_another_fingerprint(pictures):
 
 def test_fresh_crops_cannot_be_cached(pictures, tmp_path):
     with pytest.raises(ConfigError, match="views"):
-        Trainer(build_config(settings(pictures)), tmp_path / "run", cache_features=tmp_path / "cache")
+        prepare_run(pictures, tmp_path / "run", cache=tmp_path / "cache")
 
 
 def test_features_beyond_float16_are_refused(pictures, tmp_path):
     run = trainer(pictures, tmp_path / "a", tmp_path / "cache")
-    run.teachers["tiny_backbone"].backbone.mix.mul_(1e6)
+    run.course.teachers["tiny_backbone"].backbone.mix.mul_(1e6)
     with pytest.raises(ValueError, match="float16"):
         run.run()
 

@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 
 from naf_hub.publishing.cards import missing_facts
 from naf_hub.training.hardware import describe_hardware
+from naf_hub.training.settings import tomllib
 from naf_hub_reconstruction.card import model_card
 from naf_hub_reconstruction.config import TrainConfig
-from naf_hub_reconstruction.settings import tomllib
 
 FIGURES = {"images": 7, "mse": 0.6, "bilinear_mse": 0.8, "ratio_to_bilinear": 0.75, "cosine": 0.91}
 GPU = {

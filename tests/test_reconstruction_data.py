@@ -11,7 +11,7 @@ from reconstruction_world import draw_picture, draw_pictures
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
 from naf_hub_reconstruction.config import TrainConfig
-from naf_hub_reconstruction.data import Crops, enlarge_or_shrink
+from naf_hub_reconstruction.data import Cropping, Crops, enlarge_or_shrink
 from naf_hub_reconstruction.plan import Item, Plan, Sizes, Steps, crop_side, guidance_side, input_side
 
 SIZES = Sizes(crop=64, input=32, guidance=32, grid=8)
@@ -81,13 +81,13 @@ def test_listed_sides_are_those_drawn():
 
 def test_crop_is_the_centre_when_nothing_is_random(tmp_path):
     path = draw_picture(tmp_path / "a.png", 0, (72, 80))
-    crop = Crops(TrainConfig(crop=64, resize=0), [path]).crop(path, 0, 64)
+    crop = Crops(Cropping(), [path]).crop(path, 0, 64)
     assert torch.equal(crop, read_image(path)[:, 4:68, 8:72])
 
 
 def test_views_differ_and_come_back_the_same(tmp_path):
     path = draw_picture(tmp_path / "a.png", 0, (90, 120))
-    crops = Crops(TrainConfig(crop=64, resize=0, random_crop=True, flip=True), [path])
+    crops = Crops(Cropping(random_crop=True, flip=True), [path])
     views = [crops.crop(path, view, 64) for view in range(6)]
     assert all(torch.equal(views[v], crops.crop(path, v, 64)) for v in range(6))
     assert len({tuple(view.flatten().tolist()) for view in views}) > 3
@@ -95,7 +95,7 @@ def test_views_differ_and_come_back_the_same(tmp_path):
 
 def test_flip_mirrors_half_of_the_views(tmp_path):
     path = draw_picture(tmp_path / "a.png", 0, (64, 64))
-    crops = Crops(TrainConfig(crop=64, resize=0, flip=True), [path])
+    crops = Crops(Cropping(flip=True), [path])
     image = read_image(path)
     mirrored = 0
     for view in range(40):
@@ -119,21 +119,21 @@ def test_broken_images_are_replaced_and_named(tmp_path):
     whole = (folder / "001.png").read_bytes()
     (folder / "001.png").write_bytes(whole[: len(whole) // 2])
     files = sorted(folder.glob("*.png"))
-    sample = Crops(TrainConfig(crop=64, resize=0), files)[Item(0, 0, SIZES)]
-    assert sample.path == files[2]
-    assert list(sample.skipped) == [str(files[0]), str(files[1])]
+    crop = Crops(Cropping(), files)[Item(0, 0, SIZES)]
+    assert crop.path == files[2]
+    assert list(crop.skipped) == [str(files[0]), str(files[1])]
 
 
 def test_small_images_are_left_out(tmp_path):
     draw_picture(tmp_path / "a.png", 0, (40, 200))
     draw_picture(tmp_path / "b.png", 1, (70, 70))
     files: list[Path] = sorted(tmp_path.glob("*.png"))
-    sample = Crops(TrainConfig(crop=64, resize=0, min_side=64), files)[Item(0, 0, SIZES)]
-    assert sample.path == files[1]
-    assert "short side 40" in sample.skipped[str(files[0])]
+    crop = Crops(Cropping(min_side=64), files)[Item(0, 0, SIZES)]
+    assert crop.path == files[1]
+    assert "short side 40" in crop.skipped[str(files[0])]
 
 
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="none of the 1 images"):
-        Crops(TrainConfig(crop=64, resize=0), [tmp_path / "a.png"])[Item(0, 0, SIZES)]
+        Crops(Cropping(), [tmp_path / "a.png"])[Item(0, 0, SIZES)]

@@ -17,8 +17,10 @@ from reconstruction_world import (
 )
 
 from naf_hub.training.checkpoints import newest
+from naf_hub.training.course import Share
+from naf_hub.training.settings import build
+from naf_hub_reconstruction.config import TrainConfig
 from naf_hub_reconstruction.plan import Plan
-from naf_hub_reconstruction.settings import build_config
 
 # `accelerate launch` starts several processes on GPUs only; torchrun does on CPUs, and accelerate finds them.
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -101,11 +103,11 @@ def test_one_signal_stops_both_with_one_checkpoint(start, tmp_path):
 
 @pytest.mark.parametrize(("batch", "accumulate", "processes"), [(4, 1, 1), (2, 1, 2), (1, 2, 2), (1, 4, 1)])
 def test_every_split_of_a_step_sees_the_same_crops(batch, accumulate, processes):
-    config = build_config({"batch": batch, "accumulate": accumulate, "views": 2})
-    plans = [Plan(config, 7, [16], processes, rank) for rank in range(processes)]
-    whole = Plan(build_config({"batch": 4, "views": 2}), 7, [16])
+    plan = Plan(build(TrainConfig, {"batch": batch, "accumulate": accumulate, "views": 2}), 7, [16])
+    whole = Plan(build(TrainConfig, {"batch": 4, "views": 2}), 7, [16])
+    shares = [Share(rank, processes) for rank in range(processes)]
     for step in range(5):
-        assert [item for plan in plans for item in plan.items(step)] == whole.items(step)
+        assert [item for share in shares for item in plan.items(step, share)] == whole.items(step)
 
 
 def test_accumulation_equals_the_large_batch(start, tmp_path):

@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reconstruction_world import BACKBONE, draw_pictures, same_state, settings
+from reconstruction_world import BACKBONE, COARSE, draw_pictures, prepare_run, same_state
 from safetensors.torch import load_file
 
 import naf_hub
 from naf_hub.training.checkpoints import newest
-from naf_hub_reconstruction.config import ConfigError
-from naf_hub_reconstruction.settings import build_config
-from naf_hub_reconstruction.trainer import Trainer
-
-COARSE = BACKBONE.replace("tiny", "coarse").replace("8, 8)", "6, 16)").replace("image, 8", "image, 16")
-COARSE = COARSE.replace("(8, 3,", "(6, 3,").replace("embed_dim=8, patch_size=8", "embed_dim=6, patch_size=16")
+from naf_hub.training.settings import ConfigError
 
 
 @pytest.fixture
@@ -32,13 +27,6 @@ def others(tmp_path):
     return draw_pictures(tmp_path / "others", 3, seed=5)
 
 
-def trainer(pictures, out, *, resume=False, cache=None, tensorboard=False, **changes):
-    config = build_config(settings(pictures, **changes))
-    return Trainer(
-        config, out, resume=resume, cache_features=cache, tensorboard=tensorboard, progress=False
-    )  # fmt: skip
-
-
 def log(out, event):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["event"] == event]
@@ -47,8 +35,10 @@ def log(out, event):
 def test_mixture_draws_both_backbones_and_scores_both(pictures, others, tmp_path, install_plugin):
     install_plugin("coarse-plugin", COARSE)
     both = ["tiny_backbone", "coarse_backbone=none"]
-    run = trainer(pictures, tmp_path / "a", backbone=both, steps=12, held_out=[str(others)], eval_every=12)
-    sizes = [run.plan.sizes(step) for step in range(12)]
+    run = prepare_run(
+        pictures, tmp_path / "a", backbone=both, steps=12, held_out=[str(others)], eval_every=12
+    )
+    sizes = [run.course.plan.sizes(step) for step in range(12)]
     assert {s.teacher for s in sizes} == {0, 1}
     assert {(s.teacher, s.grid) for s in sizes} == {(0, 8), (1, 4)}
     summary = run.run()
@@ -63,12 +53,12 @@ def test_mixture_draws_both_backbones_and_scores_both(pictures, others, tmp_path
 def test_mixture_with_a_cache_keeps_the_backbones_apart(pictures, tmp_path, install_plugin):
     install_plugin("coarse-plugin", COARSE)
     changes = {"backbone": ["tiny_backbone", "coarse_backbone"], "views": 1, "steps": 8}
-    cold = trainer(pictures, tmp_path / "a", cache=tmp_path / "cache", **changes)
+    cold = prepare_run(pictures, tmp_path / "a", cache=tmp_path / "cache", **changes)
     cold.run()
-    warm = trainer(pictures, tmp_path / "b", cache=tmp_path / "cache", **changes)
+    warm = prepare_run(pictures, tmp_path / "b", cache=tmp_path / "cache", **changes)
     warm.run()
     assert same_state(cold.model.state_dict(), warm.model.state_dict())
-    folders = {teacher.cache.folder for teacher in warm.teachers.values()}
+    folders = {teacher.cache.folder for teacher in warm.course.teachers.values()}
     assert len(folders) == 2
 
 
@@ -76,17 +66,19 @@ def test_options_for_one_backbone_of_several(pictures, tmp_path, install_plugin)
     install_plugin("coarse-plugin", COARSE)
     both = ["tiny_backbone", "coarse_backbone"]
     with pytest.raises(TypeError, match="stride"):
-        trainer(pictures, tmp_path / "a", backbone=both, backbone_options={"coarse_backbone": {"stride": 4}})
+        prepare_run(
+            pictures, tmp_path / "a", backbone=both, backbone_options={"coarse_backbone": {"stride": 4}}
+        )
     with pytest.raises(ConfigError, match=r"backbone_options\.tinny: no such backbone; given: tiny_backbone"):
-        trainer(pictures, tmp_path / "b", backbone_options={"tinny": {"stride": 4}})
+        prepare_run(pictures, tmp_path / "b", backbone_options={"tinny": {"stride": 4}})
 
 
 def test_one_backbone_twice_with_options_of_its_own(pictures, tmp_path):
     """The same network at two strides, say: two teachers, told apart by a number."""
-    run = trainer(pictures, tmp_path / "a", backbone=["tiny_backbone", "tiny_backbone=none"])
-    assert list(run.teachers) == ["tiny_backbone", "tiny_backbone#2"]
+    run = prepare_run(pictures, tmp_path / "a", backbone=["tiny_backbone", "tiny_backbone=none"])
+    assert list(run.course.teachers) == ["tiny_backbone", "tiny_backbone#2"]
     with pytest.raises(TypeError, match="stride"):
-        trainer(
+        prepare_run(
             pictures,
             tmp_path / "b",
             backbone=["tiny_backbone", "tiny_backbone"],
@@ -96,7 +88,7 @@ def test_one_backbone_twice_with_options_of_its_own(pictures, tmp_path):
 
 def test_averaged_weights_are_shipped_and_resume_exactly(pictures, tmp_path):
     changes = {"steps": 6, "ema": 0.5, "checkpoint_every": 3, "keep": 9}
-    run = trainer(pictures, tmp_path / "a", **changes)
+    run = prepare_run(pictures, tmp_path / "a", **changes)
     seen = []
     step = run._train_step
 
@@ -118,14 +110,14 @@ def test_averaged_weights_are_shipped_and_resume_exactly(pictures, tmp_path):
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
-    trainer(pictures, tmp_path / "a", resume=True, **changes).run()
+    prepare_run(pictures, tmp_path / "a", resume=True, **changes).run()
     assert same_state(load_file(tmp_path / "a" / "weights" / "model.safetensors"), shipped)
 
 
 def test_best_weights_are_those_with_the_least_held_out_error(pictures, others, tmp_path):
     """The rate explodes after the second step, so that a later evaluation is worse."""
     changes = {"steps": 6, "eval_every": 2, "held_out": [str(others)], "lr": 1e-2}
-    run = trainer(pictures, tmp_path / "a", **changes)
+    run = prepare_run(pictures, tmp_path / "a", **changes)
     step = run._train_step
 
     def wild(*arguments):
@@ -150,7 +142,7 @@ def test_best_weights_are_those_with_the_least_held_out_error(pictures, others, 
 
 
 def test_preview_shows_five_panels_in_one_colour_basis(pictures, tmp_path):
-    trainer(pictures, tmp_path / "a", steps=4, preview_every=2).run()
+    prepare_run(pictures, tmp_path / "a", steps=4, preview_every=2).run()
     files = sorted((tmp_path / "a" / "previews").iterdir())
     assert [file.name for file in files] == ["step-00000002.png", "step-00000004.png"]
     picture = np.asarray(Image.open(files[0])).astype(int)
@@ -163,17 +155,17 @@ def test_preview_shows_five_panels_in_one_colour_basis(pictures, tmp_path):
 
 
 def test_previews_change_nothing_and_a_failing_one_stops_nothing(pictures, tmp_path, monkeypatch):
-    plain = trainer(pictures, tmp_path / "a", steps=3)
+    plain = prepare_run(pictures, tmp_path / "a", steps=3)
     plain.run()
-    drawn = trainer(pictures, tmp_path / "b", steps=3, preview_every=1)
+    drawn = prepare_run(pictures, tmp_path / "b", steps=3, preview_every=1)
     drawn.run()
     assert same_state(plain.model.state_dict(), drawn.model.state_dict())
 
     def fails(*_):
         raise ValueError("fixed ratio")
 
-    monkeypatch.setattr("naf_hub_reconstruction.results.draw_preview", fails)
-    assert trainer(pictures, tmp_path / "c", steps=2, preview_every=1).run()["steps"] == 2
+    monkeypatch.setattr("naf_hub_reconstruction.course.draw_preview", fails)
+    assert prepare_run(pictures, tmp_path / "c", steps=2, preview_every=1).run()["steps"] == 2
     assert log(tmp_path / "c", "no_preview")[0]["reason"] == "fixed ratio"
 
 
@@ -181,7 +173,7 @@ def test_tensorboard_holds_curves_and_pictures(pictures, others, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     changes = {"steps": 4, "eval_every": 2, "preview_every": 2, "held_out": [str(others)]}
-    trainer(pictures, tmp_path / "a", tensorboard=True, **changes).run()
+    prepare_run(pictures, tmp_path / "a", tensorboard=True, **changes).run()
     events = EventAccumulator(str(tmp_path / "a" / "tensorboard"))
     events.Reload()
     logged = [(line["step"], line["loss"]) for line in log(tmp_path / "a", "train")]
@@ -194,12 +186,12 @@ def test_tensorboard_holds_curves_and_pictures(pictures, others, tmp_path):
 
 
 def test_without_tensorboard_nothing_of_it_is_written(pictures, tmp_path):
-    trainer(pictures, tmp_path / "a", steps=1).run()
+    prepare_run(pictures, tmp_path / "a", steps=1).run()
     assert not (tmp_path / "a" / "tensorboard").exists()
 
 
 def test_summary_says_speed_memory_and_hardware(pictures, tmp_path):
-    summary = trainer(pictures, tmp_path / "a", steps=3).run()
+    summary = prepare_run(pictures, tmp_path / "a", steps=3).run()
     assert summary["images_per_second"] > 0
     assert summary["peak_memory_bytes"] > 50e6
     assert summary["hardware"]["cores"] >= 1
@@ -211,7 +203,7 @@ def test_summary_says_speed_memory_and_hardware(pictures, tmp_path):
 def test_every_trainable_upsampler_trains(pictures, tmp_path):
     """NAF++ is NAF with more channels and blocks; the learned joint bilateral upsampler is another method."""
     for name, options in (("jbu", {}), ("naf_plus_plus", {"dim": 32, "num_blocks": 1, "kernel_size": 3})):
-        run = trainer(pictures, tmp_path / name, upsampler=name, upsampler_options=options, steps=2)
+        run = prepare_run(pictures, tmp_path / name, upsampler=name, upsampler_options=options, steps=2)
         before = {key: value.clone() for key, value in run.model.state_dict().items()}
         folder = run.run()["weights"]
         assert not same_state(before, dict(run.model.state_dict()))
@@ -220,8 +212,8 @@ def test_every_trainable_upsampler_trains(pictures, tmp_path):
 
 def test_bf16_is_near_float32(pictures, tmp_path):
     changes = {"steps": 3, "lr": 3e-5}
-    trainer(pictures, tmp_path / "a", **changes).run()
-    trainer(pictures, tmp_path / "b", precision="bf16", **changes).run()
+    prepare_run(pictures, tmp_path / "a", **changes).run()
+    prepare_run(pictures, tmp_path / "b", precision="bf16", **changes).run()
     full, half = ([line["loss"] for line in log(tmp_path / run, "train")] for run in "ab")
     assert half == pytest.approx(full, rel=0.02)
     assert half != full

@@ -8,26 +8,23 @@ import signal
 
 import pytest
 import torch
-from reconstruction_world import BACKBONE, draw_picture, draw_pictures, same_state, settings
+from reconstruction_world import BACKBONE, draw_picture, draw_pictures, prepare_run, same_state
 from safetensors.torch import load_file
+from training_world import stop_after
 
 import naf_hub
 from naf_hub.training import checkpoints
 from naf_hub.training.checkpoints import CheckpointError, newest
-from naf_hub_reconstruction.config import ConfigError
-from naf_hub_reconstruction.preparation import rate_factor
-from naf_hub_reconstruction.settings import build_config
-from naf_hub_reconstruction.trainer import Trainer, TrainingError
+from naf_hub.training.run import TrainingError
+from naf_hub.training.schedule import rate_factor
+from naf_hub.training.settings import ConfigError, build
+from naf_hub_reconstruction.config import TrainConfig
 
 
 @pytest.fixture
 def pictures(tmp_path, install_plugin):
     install_plugin("tiny-plugin", BACKBONE)
     return draw_pictures(tmp_path / "pictures", 5)
-
-
-def trainer(pictures, out, *, resume=False, **changes):
-    return Trainer(build_config(settings(pictures, **changes)), out, resume=resume, progress=False)
 
 
 def log(out):
@@ -38,22 +35,9 @@ def losses(out):
     return [(line["step"], line["loss"], line["lr"]) for line in log(out) if line["event"] == "train"]
 
 
-def stop_after(run, step, number=signal.SIGINT):
-    """Deliver a signal in the middle of the given step."""
-    work = run._train_step
-
-    def interrupted(*arguments):
-        if run.step == step - 1:
-            signal.raise_signal(number)
-        return work(*arguments)
-
-    run._train_step = interrupted
-    return run
-
-
 def test_overfitting_one_image_halves_the_loss(pictures, tmp_path):
     one = draw_picture(tmp_path / "one" / "a.png", 7)
-    trainer(one, tmp_path / "run", steps=60, views=1, batch=1, lr=1e-2).run()
+    prepare_run(one, tmp_path / "run", steps=60, views=1, batch=1, lr=1e-2).run()
     values = [loss for _, loss, _ in losses(tmp_path / "run")]
     assert sum(values[-5:]) / 5 <= 0.5 * values[0]
 
@@ -61,7 +45,7 @@ def test_overfitting_one_image_halves_the_loss(pictures, tmp_path):
 def test_trained_on_edges_it_beats_bilinear_on_others(pictures, tmp_path):
     held_out = draw_pictures(tmp_path / "others", 8, seed=5)
     training = draw_pictures(tmp_path / "many", 24, seed=1)
-    summary = trainer(
+    summary = prepare_run(
         training,
         tmp_path / "run",
         steps=150,
@@ -79,12 +63,12 @@ def test_trained_on_edges_it_beats_bilinear_on_others(pictures, tmp_path):
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
 def test_interrupted_and_resumed_equals_straight(pictures, tmp_path, workers, schedule):
     changes = {"steps": 6, "schedule": schedule, "workers": workers}
-    straight = trainer(pictures, tmp_path / "a", **changes)
+    straight = prepare_run(pictures, tmp_path / "a", **changes)
     straight.run()
     with pytest.raises(KeyboardInterrupt):
-        stop_after(trainer(pictures, tmp_path / "b", **changes), 3).run()
+        stop_after(prepare_run(pictures, tmp_path / "b", **changes), 3).run()
     assert newest(tmp_path / "b" / "checkpoints").step == 3
-    resumed = trainer(pictures, tmp_path / "b", resume=True, **changes)
+    resumed = prepare_run(pictures, tmp_path / "b", resume=True, **changes)
     resumed.run()
     one, other = (newest(tmp_path / run / "checkpoints") for run in "ab")
     assert one.step == other.step == 6
@@ -97,63 +81,63 @@ def test_interrupted_and_resumed_equals_straight(pictures, tmp_path, workers, sc
 
 def test_rope_rescale_is_drawn_every_step_and_restored(pictures, tmp_path):
     """Without the random state in the checkpoint, the resumed run would draw other factors."""
-    run = trainer(pictures, tmp_path / "a", steps=2)
-    samples = next(iter(run._loader()))
-    guidance, small, target = run.teachers["tiny_backbone"].batch(samples)
+    run = prepare_run(pictures, tmp_path / "a", steps=2)
+    samples = next(iter(run.course.load_crops(0, 2)))
+    guidance, small, target = run.course.teachers["tiny_backbone"].batch(samples)
     with torch.no_grad():
         first, second = (run.model(guidance, small, target.shape[-2:]) for _ in range(2))
     assert not torch.equal(first, second)
 
 
 def test_resuming_with_other_settings_is_refused_with_the_difference(pictures, tmp_path):
-    trainer(pictures, tmp_path / "a", steps=2).run()
+    prepare_run(pictures, tmp_path / "a", steps=2).run()
     with pytest.raises(ConfigError, match=r"lr: 0\.002 -> 0\.01"):
-        trainer(pictures, tmp_path / "a", steps=2, lr=0.01, resume=True)
+        prepare_run(pictures, tmp_path / "a", steps=2, lr=0.01, resume=True)
     draw_picture(pictures / "new.png", 99)
     with pytest.raises(ConfigError, match=r"images \(5 -> 6 files\)"):
-        trainer(pictures, tmp_path / "a", steps=2, resume=True)
+        prepare_run(pictures, tmp_path / "a", steps=2, resume=True)
 
 
 def test_settings_that_change_no_number_may_change(pictures, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        stop_after(trainer(pictures, tmp_path / "a", steps=4), 2).run()
-    summary = trainer(pictures, tmp_path / "a", steps=4, keep=1, log_every=3, resume=True).run()
+        stop_after(prepare_run(pictures, tmp_path / "a", steps=4), 2).run()
+    summary = prepare_run(pictures, tmp_path / "a", steps=4, keep=1, log_every=3, resume=True).run()
     assert summary["steps"] == 4
     assert len(list((tmp_path / "a" / "checkpoints").iterdir())) == 1
 
 
 def test_a_folder_with_a_run_is_not_overwritten(pictures, tmp_path):
-    trainer(pictures, tmp_path / "a", steps=1).run()
+    prepare_run(pictures, tmp_path / "a", steps=1).run()
     with pytest.raises(TrainingError, match="--resume"):
-        trainer(pictures, tmp_path / "a", steps=1)
+        prepare_run(pictures, tmp_path / "a", steps=1)
 
 
 def test_resume_of_a_finished_run_only_writes_the_weights(pictures, tmp_path):
-    trainer(pictures, tmp_path / "a", steps=2).run()
-    again = trainer(pictures, tmp_path / "a", steps=2, resume=True).run()
+    prepare_run(pictures, tmp_path / "a", steps=2).run()
+    again = prepare_run(pictures, tmp_path / "a", steps=2, resume=True).run()
     assert again["steps"] == 2
     assert again["loss"] == losses(tmp_path / "a")[-1][1]
 
 
 def test_log_after_the_checkpoint_is_dropped_on_resume(pictures, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        stop_after(trainer(pictures, tmp_path / "a", steps=6), 3).run()
+        stop_after(prepare_run(pictures, tmp_path / "a", steps=6), 3).run()
     with open(tmp_path / "a" / "log.jsonl", "a") as file:
         file.write('{"event": "train", "step": 4, "loss": 123.0, "lr": 1}\n{"event": "tra')
-    trainer(pictures, tmp_path / "a", steps=6, resume=True).run()
+    prepare_run(pictures, tmp_path / "a", steps=6, resume=True).run()
     assert [step for step, _, _ in losses(tmp_path / "a")] == [1, 2, 3, 4, 5, 6]
     assert 123.0 not in [loss for _, loss, _ in losses(tmp_path / "a")]
 
 
 def test_sigterm_saves_and_exits_143(pictures, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        stop_after(trainer(pictures, tmp_path / "a", steps=6), 2, signal.SIGTERM).run()
+        stop_after(prepare_run(pictures, tmp_path / "a", steps=6), 2, signal.SIGTERM).run()
     assert stopped.value.code == 143
     assert newest(tmp_path / "a" / "checkpoints").step == 2
 
 
 def test_second_signal_leaves_at_once(pictures, tmp_path):
-    run = trainer(pictures, tmp_path / "a", steps=6)
+    run = prepare_run(pictures, tmp_path / "a", steps=6)
     work = run._train_step
 
     def twice(*arguments):
@@ -168,14 +152,14 @@ def test_second_signal_leaves_at_once(pictures, tmp_path):
 
 
 def test_nan_stops_with_the_step_and_keeps_good_weights(pictures, tmp_path):
-    run = trainer(pictures, tmp_path / "a", steps=9)
-    batch = run.teachers["tiny_backbone"].batch
+    run = prepare_run(pictures, tmp_path / "a", steps=9)
+    batch = run.course.teachers["tiny_backbone"].batch
 
     def poisoned(samples):
         guidance, small, target = batch(samples)
         return guidance, small, target * (math.nan if run.step == 3 else 1)
 
-    run.teachers["tiny_backbone"].batch = poisoned
+    run.course.teachers["tiny_backbone"].batch = poisoned
     with pytest.raises(TrainingError, match=r"nan at step 4 \(images .*png.*step-00000003"):
         run.run()
     kept = newest(tmp_path / "a" / "checkpoints")
@@ -185,7 +169,7 @@ def test_nan_stops_with_the_step_and_keeps_good_weights(pictures, tmp_path):
 
 
 def test_exploding_gradient_stops_before_the_weights_take_it(pictures, tmp_path):
-    run = trainer(pictures, tmp_path / "a", steps=9)
+    run = prepare_run(pictures, tmp_path / "a", steps=9)
     next(run.model.parameters()).register_hook(lambda grad: grad * (math.inf if run.step == 2 else 1))
     with pytest.raises(TrainingError, match="gradient is not finite at step 3"):
         run.run()
@@ -194,7 +178,7 @@ def test_exploding_gradient_stops_before_the_weights_take_it(pictures, tmp_path)
 
 
 def test_full_disk_keeps_the_old_checkpoint(pictures, tmp_path, monkeypatch):
-    run = trainer(pictures, tmp_path / "a", steps=4, checkpoint_every=2, keep=1)
+    run = prepare_run(pictures, tmp_path / "a", steps=4, checkpoint_every=2, keep=1)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -215,7 +199,7 @@ def test_full_disk_keeps_the_old_checkpoint(pictures, tmp_path, monkeypatch):
 
 def test_broken_image_is_skipped_counted_and_named(pictures, tmp_path, caplog):
     (pictures / "002.png").write_bytes(b"no picture")
-    summary = trainer(pictures, tmp_path / "a", steps=6).run()
+    summary = prepare_run(pictures, tmp_path / "a", steps=6).run()
     assert summary["skipped"] == [str(pictures / "002.png")]
     named = [line for line in log(tmp_path / "a") if line["event"] == "skipped"]
     assert [line["path"] for line in named] == [str(pictures / "002.png")]
@@ -224,12 +208,12 @@ def test_broken_image_is_skipped_counted_and_named(pictures, tmp_path, caplog):
 
 def test_held_out_images_must_not_be_trained_on(pictures, tmp_path):
     with pytest.raises(ConfigError, match="also trained on"):
-        trainer(pictures, tmp_path / "a", steps=1, held_out=[str(pictures / "001.png")])
+        prepare_run(pictures, tmp_path / "a", steps=1, held_out=[str(pictures / "001.png")])
 
 
 def test_held_out_error_is_logged(pictures, tmp_path):
     others = draw_pictures(tmp_path / "others", 3, seed=5)
-    trainer(pictures, tmp_path / "a", steps=4, eval_every=2, eval_images=2, held_out=[str(others)]).run()
+    prepare_run(pictures, tmp_path / "a", steps=4, eval_every=2, eval_images=2, held_out=[str(others)]).run()
     lines = [line for line in log(tmp_path / "a") if line["event"] == "eval"]
     assert [line["step"] for line in lines] == [2, 4]
     assert all(line["images"] == 2 for line in lines)
@@ -240,7 +224,7 @@ def test_held_out_error_is_logged(pictures, tmp_path):
 
 def test_evaluating_does_not_change_the_training(pictures, tmp_path):
     others = draw_pictures(tmp_path / "others", 2, seed=5)
-    one, other = trainer(pictures, tmp_path / "a", steps=3), trainer(
+    one, other = prepare_run(pictures, tmp_path / "a", steps=3), prepare_run(
         pictures, tmp_path / "b", steps=3, eval_every=1, held_out=[str(others)]
     )  # fmt: skip
     one.run()
@@ -249,7 +233,7 @@ def test_evaluating_does_not_change_the_training(pictures, tmp_path):
 
 
 def test_output_is_loadable_and_says_how_it_was_made(pictures, tmp_path):
-    run = trainer(pictures, tmp_path / "a", steps=2)
+    run = prepare_run(pictures, tmp_path / "a", steps=2)
     folder = run.run()["weights"]
     loaded = naf_hub.load("naf", weights=folder)  # options come with the weights
     assert same_state(dict(loaded.state_dict()), dict(run.model.state_dict()))
@@ -262,37 +246,37 @@ def test_output_is_loadable_and_says_how_it_was_made(pictures, tmp_path):
 
 
 def test_training_starts_from_given_weights(pictures, tmp_path):
-    first = trainer(pictures, tmp_path / "a", steps=2)
+    first = prepare_run(pictures, tmp_path / "a", steps=2)
     first.run()
-    second = trainer(pictures, tmp_path / "b", steps=2, init=str(tmp_path / "a" / "weights"))
+    second = prepare_run(pictures, tmp_path / "b", steps=2, init=str(tmp_path / "a" / "weights"))
     assert same_state(dict(first.model.state_dict()), dict(second.model.state_dict()))
 
 
 def test_untrainable_upsampler_is_refused_with_the_others_named(pictures, tmp_path):
     with pytest.raises(ConfigError, match=r"bilinear cannot be trained; these can: .*naf"):
-        trainer(pictures, tmp_path / "a", upsampler="bilinear", upsampler_options={})
+        prepare_run(pictures, tmp_path / "a", upsampler="bilinear", upsampler_options={})
 
 
 def test_an_unwritable_place_fails_before_any_work(pictures, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(
-        "naf_hub_reconstruction.trainer.find_images", lambda _: pytest.fail("looked for images")
+        "naf_hub_reconstruction.course.find_images", lambda _: pytest.fail("looked for images")
     )
     with pytest.raises(OSError, match="file"):
-        trainer(pictures, tmp_path / "file" / "run")
+        prepare_run(pictures, tmp_path / "file" / "run")
 
 
 def test_schedule():
-    config = build_config({"steps": 100, "schedule": "one_cycle", "warmup": 0.1})
+    config = build(TrainConfig, {"steps": 100, "schedule": "one_cycle", "warmup": 0.1})
     factors = [rate_factor(config, step) for step in range(100)]
     assert factors[0] == pytest.approx(1 / 25)
     assert factors[10] == pytest.approx(1, abs=1e-4)
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[-1] < 1e-3
-    assert rate_factor(build_config({}), 77) == 1
+    assert rate_factor(build(TrainConfig, {}), 77) == 1
 
 
 def test_constant_is_the_published_rate(pictures, tmp_path):
-    trainer(pictures, tmp_path / "a", steps=3, schedule="constant", lr=2e-4).run()
+    prepare_run(pictures, tmp_path / "a", steps=3, schedule="constant", lr=2e-4).run()
     assert [rate for _, _, rate in losses(tmp_path / "a")] == [2e-4] * 3

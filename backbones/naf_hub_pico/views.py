@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,15 +60,21 @@ def crop(image: Tensor, height: int, width: int, rng: random.Random) -> tuple[Te
 
 
 class ViewPool:
-    """A bounded pool of views: the teacher runs once a view, and every view serves several random crops before
-    a newer one takes its place.
+    """A sliding window over an endless row of views: the teacher runs once a view, and every view serves several
+    random crops before it leaves.
+
+    View k is a pure function of the seed and k, and so are the views that a step may draw from: a continued run
+    draws what an uninterrupted one would have drawn. Views are made when they are first drawn.
 
     Args:
         paths: image files; those with a side below 96 pixels are left out when drawn.
         teacher: (1, 3, H, W) in [0, 1] to (1, C, H/16, W/16).
-        capacity: views held; a view takes about 1 MB.
+        capacity: views in the window; a view takes about 1 MB.
+        prefill, renew: views in the window before the first step, and how many enter it at each step; the oldest
+            leave when there are more than ``capacity``.
         crop_size: side in pixels of the crops, a multiple of 16.
         sides: range of the short side of views.
+        device: where the teacher runs.
     """
 
     def __init__(
@@ -76,59 +83,97 @@ class ViewPool:
         teacher: Callable[[Tensor], Tensor],
         *,
         capacity: int,
+        prefill: int,
+        renew: float,
         crop_size: int,
         sides: tuple[int, int],
         seed: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         if crop_size % STRIDE or crop_size > sides[0]:
             raise ValueError(f"crop size {crop_size} must be a multiple of {STRIDE} and at most {sides[0]}")
         self.paths = list(paths)
         self.teacher = teacher
-        self.capacity = capacity
+        self.capacity, self.prefill, self.renew = capacity, prefill, Fraction(str(renew))
         self.crop_size = crop_size
         self.sides = sides
-        self.rng = random.Random(seed)
-        self.views: list[View] = []
-        self._queue: list[Path] = []
-        self._oldest = 0
+        self.seed, self.device = seed, device
+        self.views: dict[int, View] = {}
+        self._order: tuple[int, list[Path]] = (-1, [])
 
-    def _draw(self) -> Tensor:
-        for _ in range(100):
-            if not self._queue:
-                self._queue = self.rng.sample(self.paths, len(self.paths))
-            image = read_image(self._queue.pop())
-            if min(image.shape[-2:]) >= SMALLEST_SIDE:
-                return augment(image, self.sides, int(1.5 * self.sides[1]), self.rng)
-        raise ValueError(f"no image with both sides of at least {SMALLEST_SIDE} pixels among 100 drawn")
+    def window(self, step: int) -> range:
+        """Numbers of the views that ``step`` (counted from 0) draws from."""
+        # Exact fractions: the number of views must not depend on how rounding errors add up.
+        stop = self.prefill + int(self.renew * (step + 1))
+        return range(max(0, stop - self.capacity), stop)
 
-    def renew(self) -> None:
-        """Add a fresh view, in place of the oldest once the pool is full."""
-        image = (self._draw() * 255).round().to(torch.uint8)
+    def view(self, number: int) -> View:
+        """The ``number``-th view, made unless it is held.
+
+        Raises:
+            ValueError: images too small, or a teacher that is not of stride 16.
+        """
+        if number not in self.views:
+            self.views[number] = self._make(number)
+        return self.views[number]
+
+    def _make(self, number: int) -> View:
+        image = (self._draw(number) * 255).round().to(torch.uint8)
         with torch.no_grad():
-            features = self.teacher(image[None].float() / 255)[0]
+            features = self.teacher(image[None].to(self.device).float() / 255)[0].cpu()
         expected = (image.shape[-2] // STRIDE, image.shape[-1] // STRIDE)
         if tuple(features.shape[-2:]) != expected:
             raise ValueError(
                 f"teacher gives a grid of {tuple(features.shape[-2:])} where {expected} was expected"
             )
-        view = View(image, features.half())
-        if len(self.views) < self.capacity:
-            self.views.append(view)
-        else:
-            self.views[self._oldest] = view
-            self._oldest = (self._oldest + 1) % self.capacity
+        return View(image, features.half())
+
+    def _draw(self, number: int) -> Tensor:
+        draw = random.Random(f"{self.seed}/view/{number}")
+        path = self._path(number)
+        for _ in range(100):
+            image = read_image(path)
+            if min(image.shape[-2:]) >= SMALLEST_SIDE:
+                return augment(image, self.sides, int(1.5 * self.sides[1]), draw)
+            path = draw.choice(self.paths)
+        raise ValueError(f"no image with both sides of at least {SMALLEST_SIDE} pixels among 100 drawn")
+
+    def _path(self, number: int) -> Path:
+        """Every image comes once in each ``len(paths)`` views, in a new order each time."""
+        epoch, place = divmod(number, len(self.paths))
+        if self._order[0] != epoch:
+            order = random.Random(f"{self.seed}/order/{epoch}").sample(self.paths, len(self.paths))
+            self._order = (epoch, order)
+        return self._order[1][place]
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C,) of the teacher's channels over the present views."""
-        cells = torch.cat([view.features.flatten(1) for view in self.views], dim=1).float()
+        """Mean and standard deviation (C,) of the teacher's channels over the first ``prefill`` views."""
+        views = [self.view(number) for number in self.window(-1)]
+        cells = torch.cat([view.features.flatten(1) for view in views], dim=1).float()
         return cells.mean(1), cells.std(1)
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Images (size, 3, crop, crop) in [0, 1] and teacher features (size, C, crop/16, crop/16)."""
+    def batch(self, step: int, size: int, place: int = 0, places: int = 1) -> tuple[Tensor, Tensor]:
+        """Crops of different views, as far as there are so many.
+
+        Args:
+            step: decides which views and which crops, with the seed.
+            size: number of crops.
+            place, places: which of several equal batches of the step this is, and of how many.
+
+        Returns:
+            Images (size, 3, crop, crop) in [0, 1] and teacher features (size, C, crop/16, crop/16).
+        """
+        window = self.window(step)
+        for number in [number for number in self.views if number < window.start]:
+            del self.views[number]
+        draw = random.Random(f"{self.seed}/batch/{step}")
+        numbers = draw.sample(window, min(size * places, len(window)))
+        corners = [random.Random(f"{self.seed}/crop/{step}/{i}") for i in range(len(numbers))]
         images, targets = [], []
         cells = self.crop_size // STRIDE
-        for view in self.rng.sample(self.views, min(size, len(self.views))):
-            image, (top, left) = crop(view.image, self.crop_size, self.crop_size, self.rng)
+        for number, corner in list(zip(numbers, corners, strict=True))[place::places]:
+            view = self.view(number)
+            image, (top, left) = crop(view.image, self.crop_size, self.crop_size, corner)
             images.append(image.float() / 255)
             targets.append(view.features[:, top : top + cells, left : left + cells].float())
         return torch.stack(images), torch.stack(targets)

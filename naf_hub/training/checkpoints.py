@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import re
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..atomic import atomic_folder
 from ..errors import NafHubError
+from ..weights.checksums import sha256_of
 
 log = logging.getLogger("naf_hub")
 
@@ -48,7 +48,7 @@ class Checkpoint:
         return load_file(self.folder / MODEL)
 
     def training(self) -> dict[str, Any]:
-        """Optimizer, schedule and random state; read without unpickling code."""
+        """State of the optimizer and what else :func:`save_checkpoint` was given; read without unpickling code."""
         return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
 
 
@@ -78,7 +78,7 @@ def save_checkpoint(
         with atomic_folder(target) as temporary:
             save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, temporary / MODEL)
             torch.save(dict(training), temporary / STATE)
-            digests = {name: _digest(temporary / name) for name in (MODEL, STATE)}
+            digests = {name: sha256_of(temporary / name) for name in (MODEL, STATE)}
             manifest = {"step": step, "sha256": digests, **facts}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     except Exception as error:  # OSError, SafetensorError, or RuntimeError from torch.save, by who writes
@@ -113,7 +113,9 @@ def _valid(folder: Path) -> Iterator[Checkpoint]:
     for path in _folders(folder):
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            damaged = [name for name, digest in manifest["sha256"].items() if _digest(path / name) != digest]
+            damaged = [
+                name for name, digest in manifest["sha256"].items() if sha256_of(path / name) != digest
+            ]
             step = int(manifest["step"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is no valid checkpoint (%s); trying an older one", path, error)
@@ -122,11 +124,3 @@ def _valid(folder: Path) -> Iterator[Checkpoint]:
             log.warning("%s is damaged (%s); trying an older one", path, ", ".join(damaged))
             continue
         yield Checkpoint(path, step, manifest)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

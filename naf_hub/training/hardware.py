@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def describe_hardware(device: str | torch.device = "cpu", processes: int = 1) ->
         facts["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: most that torch held on a CUDA device, elsewhere most that this process held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":  # which has no resource module
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _cpu_name() -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from naf_hub import Backbone
 from naf_hub.errors import ImageError
 
-from .folders import IGNORE, DatasetError, Readable, Sample, SegmentationFolder
+from .folders import IGNORE, DatasetError, LabelledImage, Readable, SegmentationFolder
 
 CACHES: dict[str, torch.dtype | None] = {"float32": torch.float32, "float16": torch.float16, "off": None}
 
@@ -42,7 +42,7 @@ class FeatureCache:
         self.kept: dict[tuple[str, int, bool], Tensor] = {}
 
     @torch.no_grad()
-    def __call__(self, split: str, samples: Sequence[Sample], flipped: bool = False) -> Tensor:
+    def __call__(self, split: str, samples: Sequence[LabelledImage], flipped: bool = False) -> Tensor:
         """Features of the samples, of their mirror images where ``flipped``."""
         keys = [(split, sample.position, flipped) for sample in samples]
         missing = [i for i, key in enumerate(keys) if key not in self.kept]
@@ -104,7 +104,7 @@ def survey(folder: SegmentationFolder, split: str, cache: FeatureCache, workers:
         if isinstance(item, ImageError):
             skipped.append(str(item))
             continue
-        sample = cast(Sample, item)
+        sample = cast(LabelledImage, item)
         usable.append(sample.position)
         pixels += torch.bincount(sample.label[sample.label != IGNORE], minlength=len(pixels))
         features = cache(split, [sample])[0].flatten(1).double()

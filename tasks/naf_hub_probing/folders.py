@@ -123,7 +123,7 @@ def read_label(path: str | os.PathLike[str], classes: Classes) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class LabelledImage:
     """One picture, ready for the backbone.
 
     Attributes:
@@ -137,7 +137,7 @@ class Sample:
     label: Tensor
 
 
-class SegmentationFolder(Dataset[Sample]):
+class SegmentationFolder(Dataset[LabelledImage]):
     """The pairs of one split, sorted by name. ``images`` and ``labels`` match by name without suffix.
 
     Args:
@@ -180,7 +180,7 @@ class SegmentationFolder(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> LabelledImage:
         """Read one pair.
 
         Raises:
@@ -195,10 +195,10 @@ class SegmentationFolder(Dataset[Sample]):
                 f"{label_path}: label is {label.shape[0]}x{label.shape[1]}, its image "
                 f"{image.shape[1]}x{image.shape[2]}: not the same shape"
             )
-        return Sample(position, *self.geometry.apply(image, label))
+        return LabelledImage(position, *self.geometry.apply(image, label))
 
 
-class Readable(Dataset["Sample | ImageError"]):
+class Readable(Dataset["LabelledImage | ImageError"]):
     """A folder whose broken pictures come out as the error, so that a caller can count and skip them."""
 
     def __init__(self, folder: SegmentationFolder) -> None:
@@ -207,7 +207,7 @@ class Readable(Dataset["Sample | ImageError"]):
     def __len__(self) -> int:
         return len(self.folder)
 
-    def __getitem__(self, position: int) -> Sample | ImageError:
+    def __getitem__(self, position: int) -> LabelledImage | ImageError:
         try:
             return self.folder[position]
         except ImageError as error:

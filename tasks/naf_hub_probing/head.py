@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from naf_hub import Upsampler
 from naf_hub.parts.linear_groups import project_groups
 
-Weights = tuple[Tensor, Tensor]
+HeadWeights = tuple[Tensor, Tensor]
 """Weight (K, C) and bias (K,) of a head, acting on raw features."""
 
 
@@ -41,7 +41,7 @@ class LinearHead(nn.Module):
         self.register_buffer("mean", mean.float())
         self.register_buffer("std", torch.where(std > 1e-6, std, 1.0).float())
 
-    def folded(self) -> Weights:
+    def folded(self) -> HeadWeights:
         """Weight (K, C) and bias (K,) for raw features, differentiable.
 
         With standardisation these are W / std and b - (W / std) mean: the same scores, and for upsamplers
@@ -62,7 +62,7 @@ def upsampled_scores(
     image: Tensor,
     features: Tensor,
     size: tuple[int, int],
-    heads: Sequence[Weights],
+    heads: Sequence[HeadWeights],
 ) -> Iterator[Tensor]:
     """Class scores of each head on upsampled features: (B, K, H, W) with (H, W) = ``size``, in turn.
 

@@ -14,7 +14,7 @@ from naf_hub.atomic import atomic_file
 
 from .features import Survey
 from .folders import SegmentationFolder
-from .head import Weights
+from .head import HeadWeights
 from .metrics import Confusion
 from .transforms import Size
 
@@ -35,7 +35,7 @@ def split_counts(folder: SegmentationFolder, seen: Survey) -> dict[str, Any]:
     }
 
 
-def save_heads(folder: Path, label: str, last: Weights, best: Weights) -> None:
+def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights) -> None:
     tensors: dict[str, Tensor] = {}
     for epoch, (weight, bias) in (("last", last), ("best", best)):
         # Copies, because safetensors refuses shared memory and the last epoch may be the best one.

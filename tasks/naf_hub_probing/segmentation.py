@@ -20,10 +20,11 @@ from naf_hub import Backbone, Task, Upsampler, UpsamplerRecord
 
 from .features import CellStatistics, FeatureCache, Survey, survey
 from .folders import SegmentationFolder, read_classes
-from .head import LinearHead, Weights, upsampled_scores
+from .head import HeadWeights, LinearHead, upsampled_scores
+from .material import AllPixels, Material, SampledPixels
 from .metrics import Confusion, predict
 from .report import epoch_scores, plain_size, save_heads, split_counts
-from .training import Recipe, all_pixels, fit, plan, sampled_pixels
+from .training import HeadCourse, Recipe, fit, forget_checkpoints, plan_epochs, run_folder
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -92,7 +93,8 @@ def evaluate(
             :class:`naf_hub_probing.features.FeatureCache`.
         workers: processes that read pictures.
         device: where models run.
-        out: folder for the trained heads, one safetensors file an upsampler.
+        out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
+            in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
         on_result: called with each entry of ``results`` as soon as it is there.
 
     Returns:
@@ -135,6 +137,9 @@ def evaluate(
     if baseline:
         plain = _prepare(train, val, CellStatistics(), recipe, cache, workers, device)
         run(NO_NETWORK, load_upsampler("bilinear")[1], plain, True)
+    if out is not None:  # not earlier: the same command, interrupted, must not train the first ones again
+        for result in results:
+            forget_checkpoints(run_folder(Path(out), result["upsampler"]))
     return {
         "task": "segmentation",
         "protocol": {
@@ -212,12 +217,15 @@ def _probe(
     started = time.perf_counter()
     with _frozen(upsampler, device), _frozen(splits.cache.backbone, device):
         if recipe.train_pixels is None:
-            scored = all_pixels(head, upsampler, splits.train, splits.cache, splits.workers)
+            material: Material = AllPixels(upsampler, splits.train, splits.cache, splits.workers)
         else:
-            scored = sampled_pixels(
-                head, upsampler, splits.train, seen.usable, splits.cache, recipe, label, splits.workers
+            pixels = (recipe.train_pixels, recipe.seed)
+            material = SampledPixels(
+                upsampler, splits.train, seen.usable, splits.cache, *pixels, label, splits.workers
             )
-        snapshots, losses = fit(head, plan(seen.usable, recipe), scored, recipe, label)
+        course = HeadCourse(head, plan_epochs(seen.usable, recipe), material, recipe)
+        folder = None if out is None else run_folder(Path(out), label)
+        snapshots, losses = fit(course, device, label, folder)
         trained = time.perf_counter()
         confusions = score(upsampler, snapshots, splits, label)
     epochs = [epoch_scores(epoch, confusion, names) for epoch, confusion in enumerate(confusions, start=1)]
@@ -236,7 +244,9 @@ def _probe(
 
 
 @torch.no_grad()
-def score(upsampler: Upsampler, snapshots: Sequence[Weights], splits: Splits, label: str) -> list[Confusion]:
+def score(
+    upsampler: Upsampler, snapshots: Sequence[HeadWeights], splits: Splits, label: str
+) -> list[Confusion]:
     """One confusion matrix over the validation split for the head of every epoch, in one pass.
 
     Scoring the epochs together costs one call of the upsampler a picture, not one a picture and epoch.

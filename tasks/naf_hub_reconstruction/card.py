@@ -9,7 +9,7 @@ from naf_hub import __version__
 from naf_hub.errors import UnknownNameError
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
-from naf_hub.training.hardware import describe_hardware
+from naf_hub.training.card import hardware_section, training_section
 
 from .config import TrainConfig
 
@@ -19,8 +19,8 @@ def model_card(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 
     Args:
         config: of the run.
-        summary: what :meth:`Trainer.run` returns, without the folder. Its ``hardware`` is that of
-            :func:`describe_hardware`; asked of this machine where it is missing.
+        summary: what :meth:`naf_hub.training.run.Run.run` returns, without the folder. Its ``hardware`` is asked
+            of this machine where it is missing.
     """
     settings = config.to_dict()
     name = settings["upsampler"]
@@ -49,17 +49,9 @@ features = upsampler(image, low_resolution_features, (448, 448))  # image: RGB i
 
 {_data(settings, summary)}
 
-## Training
+{training_section(settings, summary, "crops")}
 
-{summary["steps"]} steps of {_crops(settings, summary)} crops in {_duration(summary["seconds"])}. Every setting:
-
-```toml
-{_toml_table(settings)}
-```
-
-## Hardware
-
-{_hardware(summary)}
+{hardware_section(summary)}
 
 ## Held-out reconstruction
 
@@ -92,36 +84,6 @@ def _data(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return text
 
 
-def _crops(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> int:
-    return settings["batch"] * settings["accumulate"] * summary["processes"]
-
-
-def _duration(seconds: float) -> str:
-    text = f"{seconds:,.0f} seconds"
-    if seconds >= 7200:
-        return f"{text} ({seconds / 3600:.1f} hours)"
-    return f"{text} ({seconds / 60:.0f} minutes)" if seconds >= 120 else text
-
-
-def _hardware(summary: Mapping[str, Any]) -> str:
-    facts = summary.get("hardware") or describe_hardware(summary["device"])
-    several = f"{facts['processes']} processes, each on " if facts.get("processes", 1) > 1 else ""
-    lines = [f"Trained on `{summary['device']}`."]
-    if "gpu" in facts:
-        lines.append(
-            f"* GPU: {several}one {facts['gpu']}, {facts['gpu_memory_gib']} GiB, CUDA {facts['cuda']}"
-        )
-        several = ""
-    lines += [
-        f"* CPU: {several}{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, "
-        f"{facts['memory_gib']} GiB of memory",
-        f"* Software: torch {facts['torch']}, Python {facts['python']}, {facts['system']}",
-    ]
-    if "peak_memory_bytes" in summary:
-        lines.append(f"* Peak memory: {summary['peak_memory_bytes'] / 2**30:.1f} GiB")
-    return lines[0] + "\n\n" + "\n".join(lines[1:])
-
-
 def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) -> str:
     if not held_out:
         return "No held-out images were given: nothing is known of how good these weights are."
@@ -142,24 +104,3 @@ def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) ->
             *rows,
         ]
     )
-
-
-def _toml_table(settings: Mapping[str, Any]) -> str:
-    # TOML has no null: a setting that is not set is left out.
-    return "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    return repr(value)
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml(key)

@@ -53,10 +53,13 @@ def train(
 
     IMAGES after the options are trained on too, so that a shell pattern works. Ctrl-C finishes the step,
     saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
-    accelerate launch -m naf_hub.commands.main train reconstruction ...
+    accelerate launch -m naf_hub train reconstruction ...
     """
-    from .settings import build_config, parse_set, read_recipe
-    from .trainer import Trainer
+    from naf_hub.training.run import Run
+    from naf_hub.training.settings import build, parse_set
+
+    from .config import TrainConfig, read_recipe
+    from .course import ReconstructionCourse
 
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if backbone:
@@ -65,12 +68,11 @@ def train(
         given["images"] = [*images, *more_images]
     if held_out:
         given["held_out"] = list(held_out)
-    config = build_config(read_recipe(recipe), given, parse_set(assignments))
-    trainer = Trainer(
-        config, out, resume=resume, cache_features=cache_features, device=device, tensorboard=tensorboard
-    )
-    summary = trainer.run()
-    if not trainer.main:
+    config = build(TrainConfig, read_recipe(recipe), given, parse_set(assignments))
+    course = ReconstructionCourse(config, cache_features)
+    run = Run(course, out, resume=resume, device=device, tensorboard=tensorboard)
+    summary = run.run()
+    if not run.main:
         return
     if as_json:
         click.echo(json.dumps(summary, indent=2))
@@ -111,7 +113,8 @@ def evaluate(
     backbone_options: tuple[str, ...], as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's."""
-    from .settings import parse_set
+    from naf_hub.training.settings import parse_set
+
     from .task import evaluate as run
 
     figures = run(

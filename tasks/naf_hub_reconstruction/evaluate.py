@@ -13,8 +13,7 @@ from torch import Tensor
 
 from naf_hub.errors import ImageError
 
-from .config import TrainConfig
-from .data import Crops
+from .data import Cropping, Crops
 from .features import Teacher
 from .plan import Sizes, crop_side, guidance_side, input_side
 
@@ -56,7 +55,7 @@ def held_out_pairs(
         crop: side of the crop in pixels, rounded down to whole patches.
         down: side of the input image over that of the crop, rounded to whole patches.
         guidance, guidance_max: side of the guidance image: pixels per target cell, and its upper bound.
-        resize, min_side: as in :class:`TrainConfig`.
+        resize, min_side: see :class:`~naf_hub_reconstruction.data.Cropping`.
         pooled: the input is the target averaged to the input grid, not the features of a smaller image.
         skipped: receives the images passed over and why.
     """
@@ -65,7 +64,7 @@ def held_out_pairs(
     grid = side // patch
     guide = guidance_side(grid, guidance, guidance_max)
     sizes = Sizes(side, input_side(side, patch, down), guide, grid, pooled)
-    crops = Crops(TrainConfig(crop=crop, resize=resize, min_side=min_side), files)
+    crops = Crops(Cropping(resize, min_side), files)
     for path in files:
         try:
             image = crops.crop(path, 0, side)

@@ -11,7 +11,7 @@ from torch import Tensor
 from naf_hub.interfaces import Backbone
 
 from .cache import FeatureCache
-from .data import Sample
+from .data import Crop
 from .plan import Sizes
 
 
@@ -61,46 +61,46 @@ class Teacher:
         small = target if sizes.pooled else self.features(resize(crops, sizes.input))
         return resize(crops, sizes.guidance), self._pooled(small, sizes), target
 
-    def batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`pair`, of the samples of one step."""
+    def batch(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`pair`, of the crops of one step."""
         if self.cache is None:
-            crops = torch.stack([sample.crop for sample in samples if sample.crop is not None])
-            return self.pair(crops, samples[0].item.sizes)
-        entries = [self._cached(sample) for sample in samples]
+            images = torch.stack([crop.image for crop in crops if crop.image is not None])
+            return self.pair(images, crops[0].item.sizes)
+        entries = [self._cached(crop) for crop in crops]
         guidance, small, target = (
             torch.stack([entry[key] for entry in entries]).to(self.device).float()
             for key in ("guidance", "input", "target")
         )
-        sizes = samples[0].item.sizes
+        sizes = crops[0].item.sizes
         return guidance / 255, self._pooled(target if sizes.pooled else small, sizes), target
 
     def _pooled(self, features: Tensor, sizes: Sizes) -> Tensor:
         side = sizes.input // self.backbone.patch_size
         return F.adaptive_avg_pool2d(features, side) if sizes.pooled else features
 
-    def _cached(self, sample: Sample) -> dict[str, Tensor]:
-        if sample.cached is not None:
-            return sample.cached
+    def _cached(self, crop: Crop) -> dict[str, Tensor]:
+        if crop.cached is not None:
+            return crop.cached
         assert self.cache is not None
-        assert sample.crop is not None
-        sizes = sample.item.sizes
+        assert crop.image is not None
+        sizes = crop.item.sizes
         # One crop at a time: a batch would round differently with its neighbours.
-        crop = sample.crop[None].to(self.device)
-        target = self._half(crop, sample)
+        image = crop.image[None].to(self.device)
+        target = self._half(image, crop)
         inputs = {
-            side: self._half(resize(crop, side), sample) for side in sorted({sizes.input, *self.input_sides})
+            side: self._half(resize(image, side), crop) for side in sorted({sizes.input, *self.input_sides})
         }
         images = {
-            side: (resize(crop, side)[0] * 255).round().byte().cpu()
+            side: (resize(image, side)[0] * 255).round().byte().cpu()
             for side in sorted({sizes.guidance, *self.guidance_sides})
         }
-        self.cache.store(sample.path, sample.item, target, inputs, images)
+        self.cache.store(crop.path, crop.item, target, inputs, images)
         return {"target": target, "input": inputs[sizes.input], "guidance": images[sizes.guidance]}
 
-    def _half(self, image: Tensor, sample: Sample) -> Tensor:
+    def _half(self, image: Tensor, crop: Crop) -> Tensor:
         features = self.features(image)[0].half().cpu()
         if not torch.isfinite(features).all():
             raise ValueError(
-                f"{sample.path}: features leave the range of float16; train without --cache-features"
+                f"{crop.path}: features leave the range of float16; train without --cache-features"
             )
         return features

@@ -9,6 +9,8 @@ import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 
+from naf_hub.training.course import ALONE, Share
+
 from .config import TrainConfig
 
 
@@ -69,16 +71,10 @@ class Plan:
         config: see :class:`TrainConfig`.
         images: how many there are.
         patches: image pixels per cell, of each backbone.
-        processes, rank: how many processes train together, and which of them this is.
     """
 
-    def __init__(
-        self, config: TrainConfig, images: int, patches: Sequence[int], processes: int = 1, rank: int = 0
-    ) -> None:
+    def __init__(self, config: TrainConfig, images: int, patches: Sequence[int]) -> None:
         self.config, self.images, self.patches = config, images, tuple(patches)
-        self.rank = rank
-        self.share = config.batch * config.accumulate
-        self.batch = self.share * processes
         self._orders: dict[int, list[int]] = {}
         for patch in self.patches:
             crop_side(config.crop, patch)  # raises early
@@ -108,14 +104,15 @@ class Plan:
         guidance = {guidance_side(crop // patch, scale, config.guidance_max) for scale in config.guidance}
         return sorted(inputs), sorted(guidance)
 
-    def items(self, step: int) -> list[Item]:
-        """This process's items of ``step``, ``batch * accumulate`` of them.
+    def items(self, step: int, share: Share = ALONE) -> list[Item]:
+        """The items of ``step`` for one process, ``batch * accumulate`` of them.
 
         Every image comes once an epoch, in a new order each time, whatever the number of processes.
         """
         sizes = self.sizes(step)
-        start = step * self.batch + self.rank * self.share
-        return [self._item(position, sizes) for position in range(start, start + self.share)]
+        count = self.config.batch * self.config.accumulate
+        start = (step * share.processes + share.rank) * count
+        return [self._item(position, sizes) for position in range(start, start + count)]
 
     def _item(self, position: int, sizes: Sizes) -> Item:
         epoch, place = divmod(position, self.images)
@@ -128,13 +125,13 @@ class Plan:
 
 
 class Steps:
-    """This process's items of steps ``start`` to ``stop - 1``, as a ``batch_sampler``."""
+    """The items of one process in steps ``start`` to ``stop - 1``, as a ``batch_sampler``."""
 
-    def __init__(self, plan: Plan, start: int, stop: int) -> None:
-        self.plan, self.start, self.stop = plan, start, stop
+    def __init__(self, plan: Plan, start: int, stop: int, share: Share = ALONE) -> None:
+        self.plan, self.start, self.stop, self.share = plan, start, stop, share
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        return (self.plan.items(step) for step in range(self.start, self.stop))
+        return (self.plan.items(step, self.share) for step in range(self.start, self.stop))

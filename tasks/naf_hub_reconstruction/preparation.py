@@ -1,25 +1,25 @@
-"""What a run needs before its first step: teachers, student, schedule and held-out pairs."""
+"""What a run needs before its first step: teachers, student and held-out pairs."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 
 import naf_hub
 from naf_hub.images import find_images
 from naf_hub.interfaces import Backbone, Upsampler
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
+from naf_hub.training.facts import describe_files
+from naf_hub.training.settings import ConfigError
 
 from .cache import FeatureCache, fingerprint
-from .config import ConfigError, TrainConfig
+from .config import TrainConfig
+from .data import Cropping
 from .evaluate import Pair, held_out_pairs
 from .features import Teacher
 from .plan import Plan
@@ -41,6 +41,11 @@ def held_out_files(config: TrainConfig, trained_on: Sequence[Path]) -> list[Path
         raise ConfigError(f"{len(shared)} held-out images are also trained on, such as {min(shared)}")
     count = min(config.eval_images, len(files))
     return [files[i * len(files) // count] for i in range(count)]
+
+
+def cropping_of(config: TrainConfig) -> Cropping:
+    """How a run cuts its training crops."""
+    return Cropping(config.resize, config.min_side, config.random_crop, config.flip, config.seed)
 
 
 def prepare_pairs(config: TrainConfig, files: Sequence[Path], teacher: Teacher) -> list[Pair]:
@@ -94,8 +99,6 @@ def prepare_teachers(
     files: Sequence[Path],
     device: torch.device,
     cache_folder: str | os.PathLike[str] | None,
-    processes: int = 1,
-    rank: int = 0,
 ) -> tuple[dict[str, Teacher], Plan, dict[str, Any]]:
     """The frozen backbones, the plan of the steps, and the facts a continued run must share.
 
@@ -105,7 +108,7 @@ def prepare_teachers(
     if cache_folder is not None and not config.views:
         raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
     backbones = load_backbones(config)
-    plan = Plan(config, len(files), [b.patch_size for b in backbones.values()], processes, rank)
+    plan = Plan(config, len(files), [b.patch_size for b in backbones.values()])
     digests = {name: fingerprint(backbone) for name, backbone in backbones.items()}
     teachers: dict[str, Teacher] = {}
     for place, (name, backbone) in enumerate(backbones.items()):
@@ -121,14 +124,10 @@ def prepare_teachers(
             cache = FeatureCache(cache_folder, identity)
         bf16 = config.precision == "bf16"
         teachers[name] = Teacher(backbone, device, inputs, guidance, cache, bf16)
-    names = "\n".join(str(path) for path in files)
     facts = {
-        "config": config.to_dict(),
-        "processes": processes,
-        "images": len(files),
-        "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
-        "backbone_sha256": digests,
-        "cached": cache_folder is not None,
+        "list of images": describe_files(files),
+        "weights of the backbone": digests,
+        "use of --cache-features": cache_folder is not None,
     }
     return teachers, plan, facts
 
@@ -149,22 +148,3 @@ def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:
     model.requires_grad_(True)  # load() freezes
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
-
-
-def rate_factor(config: TrainConfig, step: int) -> float:
-    """The learning rate of ``step`` (counted from 0) over ``config.lr``.
-
-    One cycle: half a cosine from 1/25 up to 1 over the first ``warmup`` of the steps, half a cosine down
-    to nearly 0 over the others.
-    """
-    if config.schedule == "constant":
-        return 1.0
-    rise = max(1.0, config.warmup * config.steps)
-    if step < rise:
-        return 1 - (1 - 1 / 25) * (1 + math.cos(math.pi * step / rise)) / 2
-    return 1e-5 + (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, config.steps - rise)))) / 2
-
-
-def prepare_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """The schedule of :func:`rate_factor`."""
-    return LambdaLR(optimizer, lambda step: rate_factor(config, step))

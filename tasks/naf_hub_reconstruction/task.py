@@ -10,8 +10,6 @@ import naf_hub
 from naf_hub.images import find_images
 from naf_hub.interfaces import Backbone, Task, Upsampler
 
-from .settings import build_config, read_recipe
-
 
 class Reconstruction(Task):
     """Feature reconstruction: upsample the features of a downscaled image to those of the image itself.
@@ -47,24 +45,22 @@ def train(
     Args:
         out: folder of the run.
         recipe: a shipped recipe or a TOML file; settings go over it.
-        resume, cache_features, device, tensorboard, progress: see :class:`~naf_hub_reconstruction.trainer.Trainer`.
+        cache_features: folder for features of the frozen backbones; needs ``views``.
+        resume, device, tensorboard, progress: see :class:`~naf_hub.training.run.Run`.
         settings: keys of :class:`~naf_hub_reconstruction.config.TrainConfig`.
 
     Returns:
-        The summary of :meth:`~naf_hub_reconstruction.trainer.Trainer.run`.
+        The summary of :meth:`naf_hub.training.run.Run.run`.
     """
-    from .trainer import Trainer
+    from naf_hub.training.run import Run
+    from naf_hub.training.settings import build
 
-    config = build_config(read_recipe(recipe) if recipe else {}, settings)
-    return Trainer(
-        config,
-        out,
-        resume=resume,
-        cache_features=cache_features,
-        device=device,
-        tensorboard=tensorboard,
-        progress=progress,
-    ).run()
+    from .config import TrainConfig, read_recipe
+    from .course import ReconstructionCourse
+
+    config = build(TrainConfig, read_recipe(recipe) if recipe else {}, settings)
+    course = ReconstructionCourse(config, cache_features)
+    return Run(course, out, resume=resume, device=device, tensorboard=tensorboard, progress=progress).run()
 
 
 def evaluate(

@@ -1,0 +1,75 @@
+"""What the card of trained weights says of their run, whatever was learned: settings, time, hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .hardware import describe_hardware
+
+
+def training_section(settings: Mapping[str, Any], summary: Mapping[str, Any], examples: str) -> str:
+    """Markdown: steps, their size, time, every setting as TOML.
+
+    Args:
+        settings: as plain data, see :meth:`naf_hub.training.settings.RunSettings.to_dict`.
+        summary: what :meth:`naf_hub.training.run.Run.run` returns.
+        examples: word for what is counted by ``batch``, in the plural.
+    """
+    size = settings["batch"] * settings["accumulate"] * summary["processes"]
+    return f"""## Training
+
+{summary["steps"]} steps of {size} {examples} in {duration(summary["seconds"])}. Every setting:
+
+```toml
+{toml_table(settings)}
+```"""
+
+
+def hardware_section(summary: Mapping[str, Any]) -> str:
+    """Markdown: what computed, on what versions, in how much memory; asked of this machine where missing."""
+    facts = summary.get("hardware") or describe_hardware(summary["device"])
+    several = f"{facts['processes']} processes, each on " if facts.get("processes", 1) > 1 else ""
+    lines = []
+    if "gpu" in facts:
+        lines.append(
+            f"* GPU: {several}one {facts['gpu']}, {facts['gpu_memory_gib']} GiB, CUDA {facts['cuda']}"
+        )
+        several = ""
+    lines += [
+        f"* CPU: {several}{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"{facts['memory_gib']} GiB of memory",
+        f"* Software: torch {facts['torch']}, Python {facts['python']}, {facts['system']}",
+    ]
+    if "peak_memory_bytes" in summary:
+        lines.append(f"* Peak memory: {summary['peak_memory_bytes'] / 2**30:.1f} GiB")
+    return f"## Hardware\n\nTrained on `{summary['device']}`.\n\n" + "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, and minutes or hours beside them where they say more."""
+    text = f"{seconds:,.0f} seconds"
+    if seconds >= 7200:
+        return f"{text} ({seconds / 3600:.1f} hours)"
+    return f"{text} ({seconds / 60:.0f} minutes)" if seconds >= 120 else text
+
+
+def toml_table(settings: Mapping[str, Any]) -> str:
+    """Settings as lines of TOML, which has no null: what is ``None`` is left out."""
+    return "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    return repr(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml(key)

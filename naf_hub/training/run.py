@@ -1,0 +1,327 @@
+"""The training loop: resumable to the bit, stoppable at any moment, in one process or many."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ..errors import NafHubError
+from .board import Board
+from .checkpoints import Checkpoint, clean, newest, save_checkpoint
+from .course import Batch, Course
+from .facts import compare_facts
+from .hardware import peak_memory
+from .interrupts import StopRequest
+from .journal import Journal
+from .processes import Processes, seed_step, start
+from .results import Results
+from .schedule import rate_factor
+from .settings import ConfigError, difference
+
+log = logging.getLogger("naf_hub")
+
+PROCESSES = "number of processes"
+
+
+class TrainingError(NafHubError, RuntimeError):
+    """Training cannot go on."""
+
+
+class Run:
+    """One training run of a course, in one folder.
+
+    The folder gets ``log.jsonl``, ``checkpoints/``, ``previews/``, ``best/`` (the weights with the best score so
+    far) and, at the end, ``weights/``. Building a run does everything that can fail early: it makes the folder,
+    prepares the course and, with ``resume``, takes up the newest valid checkpoint.
+
+    Of several processes every one builds its own; the first writes, all compute, and they separate at the end:
+    a process of several trains once.
+
+    Args:
+        course: what is learned.
+        out: folder of the run; ``None`` writes nothing and keeps no checkpoints.
+        resume: go on from the newest checkpoint there, if there is one.
+        device: where to train; default is what accelerate finds: CUDA, MPS, the CPU.
+        processes: instead of ``device``, those of the run.
+        tensorboard: also log to ``out/tensorboard``.
+        progress: show a progress bar on stderr.
+        title: of the progress bar.
+
+    Raises:
+        ConfigError: unusable settings, or settings or facts that differ from those of the run to be resumed.
+        TrainingError: the folder already holds a run and ``resume`` was not asked for.
+        MissingExtraError: accelerate (for several processes) or TensorBoard is not installed.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        resume: bool = False,
+        device: str | torch.device | None = None,
+        processes: Processes | None = None,
+        tensorboard: bool = False,
+        progress: bool = True,
+        title: str | None = None,
+    ) -> None:
+        self.course, self.settings = course, course.settings
+        self.processes = processes or start(device)
+        self.device, self.main = self.processes.device, self.processes.main
+        self.progress, self.title = progress and self.main, title
+        self.out = None if out is None else Path(out)
+        checkpoint = self._open_folder(resume)
+        course.prepare(self.device, self.processes.share)
+        self.model = course.model
+        self.net = self.processes.connect(self.model)
+        self.ema = self._average() if self.settings.ema else None
+        self.optimizer = self._build_optimizer()
+        self.step, self.seconds, self.skipped = 0, 0.0, dict[str, str]()
+        self.results = Results(course, self.out, self.journal, None)
+        if checkpoint:
+            self._restore(checkpoint)
+        else:
+            config = self.settings.to_dict()
+            self.journal.start(**course.about, processes=self.processes.count, config=config)
+        if tensorboard and self.main and self.out is not None:
+            self.results.board = Board(self.out / "tensorboard", self.step)
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """The folder of the checkpoints."""
+        return None if self.out is None else self.out / "checkpoints"
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The model that is examined and written: the average of the weights where one is kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    def _open_folder(self, resume: bool) -> Checkpoint | None:
+        writes = self.main and self.out is not None
+        self.journal = Journal((self.out or Path()) / "log.jsonl", writes=writes)
+        if self.checkpoints is None:
+            return None
+        if self.main:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.journal.path.touch()  # a place that cannot be written fails here, before any work
+            clean(self.checkpoints)
+        self.processes.wait()
+        checkpoint = newest(self.checkpoints)
+        if checkpoint and not resume:
+            raise TrainingError(
+                f"{self.out} already holds a run at step {checkpoint.step}: continue it with --resume, "
+                "or choose another folder"
+            )
+        return checkpoint
+
+    def _average(self) -> AveragedModel:
+        # With buffers: the statistics of batch norms must be those of the averaged weights.
+        average = get_ema_multi_avg_fn(self.settings.ema)
+        return AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+
+    def _build_optimizer(self) -> torch.optim.AdamW:
+        settings, parameters = self.settings, list(self.model.parameters())
+        groups: list[dict[str, Any]] = [{"params": parameters}]
+        if not settings.decay_vectors:
+            groups = [
+                {"params": [p for p in parameters if p.ndim > 1]},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+        betas = (settings.beta1, settings.beta2)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        manifest = checkpoint.manifest
+        changes = difference(manifest["config"], self.settings.to_dict(), self.settings.free_to_change)
+        before = {PROCESSES: manifest["processes"], **manifest["facts"]}
+        changes += compare_facts(before, {PROCESSES: self.processes.count, **self.course.facts})
+        if changes:
+            raise ConfigError(
+                f"{self.out} was started with other settings, so it cannot go on: {'; '.join(changes)}"
+            )
+        self.model.load_state_dict(checkpoint.model())
+        state = checkpoint.training()
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.results.restore(state["results"])
+        self.step, self.seconds = checkpoint.step, manifest["seconds"]
+        self.skipped = dict(manifest["skipped"])
+        self.journal.rewind(self.step)
+        self.journal.write("resume", step=self.step)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step and write the weights.
+
+        Returns:
+            A summary: what the course says of itself, steps, last loss, figures and score of the best step,
+            skipped files, seconds, images per second, peak memory in bytes, hardware, folder of the weights.
+
+        Raises:
+            TrainingError: the loss or a gradient is no longer finite.
+            CheckpointError: a checkpoint cannot be written.
+            KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
+        """
+        settings, started, before, first = self.settings, time.perf_counter(), self.seconds, self.step
+        size = settings.batch * settings.accumulate * self.processes.count
+        batches = iter(self.course.batches(self.step, settings.steps, self.processes.share))
+        with StopRequest() as stop, self._bar(size) as bar, contextlib.closing(self.results):
+            while self.step < settings.steps:
+                passes = list(itertools.islice(batches, settings.accumulate))
+                if len(passes) < settings.accumulate:
+                    raise TrainingError(f"the course has no batch for step {self.step + 1}")
+                self._note_skipped({p: why for batch in passes for p, why in batch.skipped.items()})
+                loss, norm, stopping = self._train_step(passes, stop)
+                self.step += 1
+                self.results.count_step(loss)
+                elapsed = time.perf_counter() - started
+                self.seconds = before + elapsed
+                bar.update(size)
+                last = self.step == settings.steps
+                if self.step % settings.log_every == 0 or last:
+                    text = "none" if loss is None else f"{loss:.4g}"
+                    bar.set_postfix_str(f"step {self.step}/{settings.steps} loss {text}")
+                    self.results.log_step(
+                        self.step,
+                        loss=loss,
+                        lr=self.optimizer.param_groups[0]["lr"],
+                        gradient_norm=norm,
+                        seconds=self.seconds,
+                        images_per_second=(self.step - first) * size / elapsed,
+                    )
+                if self.main:
+                    self.results.examine(self.shipped, self._summary())
+                if self.step % settings.checkpoint_every == 0 or last or stopping:
+                    self.save()
+                if stopping and not last:
+                    self.processes.separate()
+                    stop.leave(stopping)
+        summary = self._summary()
+        if self.main:
+            summary = self.results.finish(self.shipped, summary)
+        self.processes.separate()
+        return summary
+
+    def _summary(self) -> dict[str, Any]:
+        settings = self.settings
+        seen = self.step * settings.batch * settings.accumulate * self.processes.count
+        return {
+            **self.course.about,
+            "steps": self.step,
+            "skipped": sorted(self.skipped),
+            "loss": self.results.loss,
+            "seconds": round(self.seconds, 1),
+            "images_per_second": round(seen / max(self.seconds, 1e-9), 2),
+            "peak_memory_bytes": peak_memory(self.device),
+            "device": str(self.device),
+            "processes": self.processes.count,
+        }
+
+    def _bar(self, size: int) -> tqdm[Any]:
+        return tqdm(
+            desc=self.title,
+            total=self.settings.steps * size,
+            initial=self.step * size,
+            unit="image",
+            disable=None if self.progress else True,
+        )
+
+    def _train_step(
+        self, passes: Sequence[Batch], stop: StopRequest
+    ) -> tuple[float | None, float | None, int]:
+        """One step of the optimizer.
+
+        Returns:
+            Mean loss over all processes, norm of the gradient (``None`` where no pass had a loss), and the
+            signal that stops the run.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * rate_factor(self.settings, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        total, learned = torch.zeros((), device=self.device), False
+        for batch in passes:
+            last = batch is passes[-1]
+            with contextlib.nullcontext() if last else self.processes.hold_back(self.net):
+                seed_step(self.settings.seed, self.step)
+                loss = self.course.loss(self.net, batch, self.step)
+                if loss is None:
+                    self._refuse_several()
+                    continue
+                loss = loss / self.settings.accumulate
+                loss.backward()
+            total, learned = total + loss.detach(), True
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
+        # Every process must learn of a signal that any of them got, else they would wait for each other.
+        news = torch.stack([total, norm.float(), *(total.new_tensor(float(flag)) for flag in stop.flags())])
+        value, gradient, *flags = self.processes.mean(news).tolist()
+        if not learned:
+            return None, None, stop.signal_of(flags)
+        if not (math.isfinite(value) and math.isfinite(gradient)):
+            self._stop_diverged(value, passes)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return value, gradient, stop.signal_of(flags)
+
+    def _refuse_several(self) -> None:
+        if self.processes.count > 1:
+            raise TrainingError(
+                f"step {self.step + 1} has a batch without anything to learn from, which several processes "
+                "cannot skip: train in one"
+            )
+
+    def _stop_diverged(self, loss: float, passes: Sequence[Batch]) -> None:
+        # The optimizer has not stepped: the weights are still those of the last good step.
+        saved = self.save()
+        what = f"loss became {loss}" if not math.isfinite(loss) else "a gradient is not finite"
+        self.journal.write("diverged", step=self.step + 1, loss=str(loss))
+        names = ", ".join(name for batch in passes for name in batch.names)
+        message = f"{what} at step {self.step + 1}" + (f" (images {names})" if names else "")
+        if saved is not None:
+            message += f"; the weights before it are in {saved}"
+        raise TrainingError(f"{message}; {self.course.advice.format(saved=saved)}")
+
+    def _note_skipped(self, skipped: Mapping[str, str]) -> None:
+        for path, reason in skipped.items():
+            if path not in self.skipped:
+                self.skipped[path] = reason
+                log.warning("skipped: %s", reason)
+                self.journal.write("skipped", step=self.step + 1, path=path, reason=reason)
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of the present state; returns its folder. All processes must call it.
+
+        Raises:
+            CheckpointError: see :func:`~naf_hub.training.checkpoints.save_checkpoint`.
+        """
+        for path, reason in self.processes.gather(list(self.skipped.items())):
+            self._note_skipped({path: reason})
+        if not self.main or self.checkpoints is None:
+            return self.checkpoints
+        state: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "results": self.results.state(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        manifest = {
+            "config": self.settings.to_dict(),
+            "processes": self.processes.count,
+            "facts": dict(self.course.facts),
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+        }
+        weights: dict[str, Tensor] = self.model.state_dict()
+        return save_checkpoint(self.checkpoints, self.step, weights, state, manifest, self.settings.keep)

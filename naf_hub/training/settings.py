@@ -1,0 +1,232 @@
+"""Settings of a run: one frozen dataclass, built from layers of mappings, each value checked against its type."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from ..errors import NafHubError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+Made = TypeVar("Made")
+Schedule = Literal["constant", "one_cycle", "plateau", "cosine"]
+
+
+class ConfigError(NafHubError, ValueError):
+    """A setting that does not exist or makes no sense."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What every run decides; the settings of a course extend it by inheritance.
+
+    Attributes:
+        steps, lr, beta1, beta2, weight_decay: number of steps of AdamW, and its options.
+        decay_vectors: whether parameters of fewer than two dimensions (biases, scales of norms) decay too.
+        batch, accumulate: examples in one pass and process, and passes in a step.
+        schedule, warmup: see :func:`naf_hub.training.schedule.rate_factor`.
+        grad_clip: largest gradient norm; 0 clips nothing.
+        ema: decay of the running average of the weights that is then examined and written; 0 is off.
+        precision: ``"fp32"`` or ``"bf16"`` (autocast; the loss stays float32).
+        seed: decides initial weights, order and every other draw.
+        workers: processes that read data.
+        log_every, eval_every, preview_every, checkpoint_every: steps between log lines, examinations, preview
+            pictures (0: none) and checkpoints.
+        keep: number of checkpoints that stay.
+    """
+
+    steps: int = 1000
+    batch: int = 4
+    accumulate: int = 1
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    decay_vectors: bool = True
+    schedule: Schedule = "constant"
+    warmup: float = 0.1
+    grad_clip: float = 0.0
+    ema: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    workers: int = 0
+    log_every: int = 10
+    eval_every: int = 500
+    preview_every: int = 500
+    checkpoint_every: int = 500
+    keep: int = 2
+
+    free_to_change: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "log_every", "eval_every", "preview_every", "checkpoint_every", "keep"}
+    )
+    """What may differ between a run and its continuation, since it changes no computed weight."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch", "accumulate", "log_every", "eval_every", "checkpoint_every", "keep"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
+        for key in ("workers", "grad_clip", "weight_decay", "preview_every"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
+        require(self.lr > 0, "lr", self.lr, "must be positive")
+        require(0 <= self.ema < 1, "ema", self.ema, "must lie in [0, 1)")
+        require(0 < self.warmup < 1, "warmup", self.warmup, "must lie between 0 and 1")
+        for key in ("schedule", "precision"):  # also where the settings were not built from layers
+            _converted(key, getattr(self, key), typing.get_type_hints(RunSettings)[key])
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether what happens ``every`` so many steps (0: never) happens after ``step``; the last counts."""
+        return every > 0 and (step % every == 0 or step == self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            k: list(v) if isinstance(v, tuple) else dict(v) if isinstance(v, Mapping) else v
+            for k, v in data.items()
+        }
+
+
+def require(condition: bool, key: str, value: Any, reason: str) -> None:
+    """Raise a :class:`ConfigError` that names key, value and reason unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(f"{key} = {value!r}: {reason}")
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str]) -> list[str]:
+    """``key: old -> new`` for every key that differs and is not among the ``free`` ones."""
+    keys = [k for k in {**old, **new} if k not in free]
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """Keys and values of the TOML file ``name``.
+
+    Raises:
+        ConfigError: not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+
+
+def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` pairs; values are TOML (``0.5``, ``[1, 2]``, ``true``), bare words are text.
+
+    ``upsampler_options.dim=32`` sets one entry of a table, ``backbone_options.NAME.stride=8`` one entry of
+    the table NAME in it.
+
+    Raises:
+        ConfigError: no ``=``.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = (piece.strip() for piece in assignment.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment!r}: write key=value")
+        value = parse_value(text)
+        outer, dot, rest = key.partition(".")
+        inner, nested, entry = rest.rpartition(".")  # names of models may contain dots, names of options not
+        if not dot:
+            values[key] = value
+        elif nested:
+            values.setdefault(outer, {}).setdefault(inner, {})[entry] = value
+        else:
+            values.setdefault(outer, {})[rest] = value
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value, or the text itself where it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
+    """Settings of a dataclass from layers of keys, later ones winning; tables are merged.
+
+    Each value is converted by the type of its field: numbers, text, ``bool``, ``Literal``, ``Mapping``,
+    ``list[T]`` and ``tuple[T, ...]`` (one value alone is a list of one), and ``T | None`` (the word ``none``
+    is ``None``, since TOML has no null).
+
+    Raises:
+        ConfigError: an unknown key (the nearest is named), a value of the wrong type or out of range.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    for key in merged:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(names)}"
+            raise ConfigError(f"unknown key {key!r}; {hint}")
+    return kind(**{key: _converted(key, value, hints[key]) for key, value in merged.items()})
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = _merge(below, value)
+        merged[key] = value
+    return merged
+
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _converted(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` wants it; a :class:`ConfigError` that says what it must be otherwise."""
+    found, word = _fitted(value, hint)
+    if word:
+        raise ConfigError(f"{key} = {value!r}: must be {word}")
+    return found
+
+
+def _fitted(value: Any, hint: Any) -> tuple[Any, str]:
+    """``value`` converted and no word, or anything and the words for what it should have been."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in arguments and (value is None or value == "none"):
+            return None, ""
+        tried = [_fitted(value, kind) for kind in arguments if kind is not type(None)]
+        words = " or ".join(word for _, word in tried)
+        words += ", or none" if type(None) in arguments else ""
+        return next((attempt for attempt in tried if not attempt[1]), (None, words))
+    if origin is Literal:
+        return value, "" if value in arguments else " or ".join(map(str, arguments))
+    if origin in (list, tuple):
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        entries = [_fitted(entry, arguments[0]) for entry in values]
+        word = next((f"a list, each entry {word}" for _, word in entries if word), "")
+        return origin(entry for entry, _ in entries), word
+    if hint is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return (dict(value), "") if isinstance(value, Mapping) else (None, "a table")
+    if hint is Any:
+        return value, ""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value), ""
+    if hint is int and number and isinstance(value, int):
+        return value, ""
+    if hint is bool and isinstance(value, bool):
+        return value, ""
+    if hint is str and isinstance(value, (str, Path)):
+        return str(value), ""
+    if hint not in WORDS:
+        raise TypeError(f"settings cannot be of type {hint}")
+    return None, WORDS[hint]

@@ -1,0 +1,180 @@
+"""What a head is trained on: every pixel, upsampled anew at each step, or a few pixels kept of each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from naf_hub import Upsampler
+from naf_hub.training.facts import describe_files, fingerprint
+from naf_hub.training.interrupts import leave_signals_to_parent
+
+from .features import FeatureCache
+from .folders import IGNORE, LabelledImage, SegmentationFolder
+from .head import LinearHead, upsampled_scores
+
+Pictures = tuple[list[int], bool]
+"""Positions of the pictures of a batch, and whether they are mirrored."""
+HALF_LIMIT = 6e4
+
+
+class Material(Protocol):
+    """What a head is trained on."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a continued run must share: plain JSON data."""
+        ...
+
+    def load(self, order: Sequence[Pictures], start: int) -> Iterator[Any]:
+        """What :meth:`score` needs of each batch of ``order`` from number ``start`` on, in turn."""
+        ...
+
+    def score(self, head: LinearHead, content: Any) -> tuple[Tensor, Tensor]:
+        """Scores (B, K, ...), differentiable in the head, and target (B, ...) of a batch."""
+        ...
+
+
+def _load(folder: SegmentationFolder, order: list[list[int]], workers: int) -> DataLoader[LabelledImage]:
+    return DataLoader(
+        folder,
+        batch_sampler=order,
+        collate_fn=list,
+        num_workers=workers,
+        worker_init_fn=leave_signals_to_parent,
+        generator=torch.Generator(),  # else it draws from the global generator
+    )
+
+
+def _facts(upsampler: Upsampler, folder: SegmentationFolder, cache: FeatureCache) -> dict[str, Any]:
+    return {
+        "upsampler": fingerprint(upsampler),
+        "backbone": fingerprint(cache.backbone),
+        "use of --cache float16": cache.precision == "float16",
+        "list of pictures": describe_files(path for pair in folder.pairs for path in pair),
+        "sizes of the pictures": str(folder.geometry),
+        "classes": list(folder.classes.names),
+    }
+
+
+class AllPixels:
+    """The published protocol: scores of every pixel of the batch, upsampled anew at each step."""
+
+    def __init__(
+        self, upsampler: Upsampler, folder: SegmentationFolder, cache: FeatureCache, workers: int
+    ) -> None:
+        self.upsampler, self.folder, self.cache, self.workers = upsampler, folder, cache, workers
+        self.facts = _facts(upsampler, folder, cache)
+
+    def load(self, order: Sequence[Pictures], start: int) -> Iterator[tuple[list[LabelledImage], bool]]:
+        """The pictures of each batch, and whether they are mirrored."""
+        self._refill(order[:start])
+        batches = order[start:]
+        loader = _load(self.folder, [positions for positions, _ in batches], self.workers)
+        for pictures, (_, flipped) in zip(loader, batches, strict=True):
+            yield pictures, flipped  # pyright: ignore[reportReturnType]
+
+    def _refill(self, done: Sequence[Pictures]) -> None:
+        """Keep the mirrored features again that the batches ``done`` had kept, each computed with the same others.
+
+        A backbone rounds differently with other pictures beside one, so that features computed in the batch
+        where a continued run first meets them would not be those of an uninterrupted run.
+        """
+        if self.cache.precision == "off":
+            return
+        seen: set[int] = set()
+        groups: list[list[int]] = []
+        for positions, flipped in done:
+            if flipped and not seen.issuperset(positions):
+                seen.update(positions)
+                groups.append(positions)
+        for pictures in _load(self.folder, groups, self.workers):
+            self.cache("train", pictures, True)  # pyright: ignore[reportArgumentType]
+
+    def score(self, head: LinearHead, content: tuple[list[LabelledImage], bool]) -> tuple[Tensor, Tensor]:
+        """See :func:`batch_scores`."""
+        pictures, flipped = content
+        features = self.cache("train", pictures, flipped)
+        return batch_scores(head, self.upsampler, pictures, features, flipped)
+
+
+class SampledPixels:
+    """The fast protocol: each picture is upsampled once; features of at most ``count`` random labelled pixels are
+    kept.
+    """
+
+    def __init__(
+        self,
+        upsampler: Upsampler,
+        folder: SegmentationFolder,
+        positions: list[int],
+        cache: FeatureCache,
+        count: int,
+        seed: int,
+        name: str,
+        workers: int,
+    ) -> None:
+        self.device = cache.device
+        self.facts = _facts(upsampler, folder, cache)
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        loader = _load(folder, [[p] for p in positions], workers)
+        for pictures in tqdm(loader, desc=f"upsample: {name}", disable=None, unit="image"):
+            picture: LabelledImage = pictures[0]
+            features = cache("train", pictures)
+            size = (picture.label.shape[0], picture.label.shape[1])
+            chosen = choose_pixels(picture.label, count, seed + picture.position)
+            with torch.no_grad():
+                upsampled = upsampler(picture.image[None].to(cache.device), features, size)
+                if upsampled.shape[-2:] != size:
+                    upsampled = F.interpolate(upsampled, size, mode="bilinear", align_corners=False)
+                pixels = upsampled[0].flatten(1)[:, chosen.to(cache.device)].T.contiguous().cpu()
+            small = pixels.abs().amax() < HALF_LIMIT if pixels.numel() else True
+            self.kept[picture.position] = (
+                pixels.half() if small else pixels,
+                picture.label.flatten()[chosen],
+            )
+
+    def load(self, order: Sequence[Pictures], start: int) -> Iterator[list[int]]:
+        """The positions of the pictures of each batch."""
+        return (positions for positions, _ in order[start:])
+
+    def score(self, head: LinearHead, content: list[int]) -> tuple[Tensor, Tensor]:
+        """Scores (N, K) and target (N,) of the N pixels kept of the pictures."""
+        features = torch.cat([self.kept[p][0].to(self.device).float() for p in content])
+        target = torch.cat([self.kept[p][1] for p in content]).to(self.device)
+        weight, bias = head.folded()
+        return F.linear(features, weight, bias), target
+
+
+def batch_scores(
+    head: LinearHead, upsampler: Upsampler, samples: list[LabelledImage], features: Tensor, flipped: bool
+) -> tuple[Tensor, Tensor]:
+    """Scores (B, K, H, W) and target (B, H, W); flattened to one row where label sizes differ."""
+    device = features.device
+    images = torch.stack([sample.image for sample in samples]).to(device)
+    labels = [sample.label.to(device) for sample in samples]
+    if flipped:
+        images, labels = images.flip(-1), [label.flip(-1) for label in labels]
+    weights = head.folded()
+    if len({label.shape for label in labels}) == 1:
+        size = (labels[0].shape[0], labels[0].shape[1])
+        return next(upsampled_scores(upsampler, images, features, size, [weights])), torch.stack(labels)
+    rows = []
+    for i, label in enumerate(labels):
+        size = (label.shape[0], label.shape[1])
+        scores = next(upsampled_scores(upsampler, images[i : i + 1], features[i : i + 1], size, [weights]))
+        rows.append(scores.flatten(2))
+    return torch.cat(rows, 2), torch.cat([label.flatten() for label in labels])[None]
+
+
+def choose_pixels(label: Tensor, count: int, seed: int) -> Tensor:
+    """Flat indices of at most ``count`` labelled pixels, without replacement, in a random order."""
+    labelled = (label.flatten() != IGNORE).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(seed)
+    return labelled[torch.randperm(len(labelled), generator=generator)[:count]]

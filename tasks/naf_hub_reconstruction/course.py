@@ -1,0 +1,127 @@
+"""Feature reconstruction as a course: an upsampler learns to rebuild the features of a larger image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from naf_hub.images import find_images
+from naf_hub.interfaces import Upsampler
+from naf_hub.training.course import ALONE, Batch, Examination, Export, Share
+from naf_hub.training.interrupts import leave_signals_to_parent
+from naf_hub.training.settings import ConfigError
+
+from .card import model_card
+from .config import TrainConfig
+from .data import Crop, Crops
+from .evaluate import Pair, score
+from .plan import Steps
+from .preparation import cropping_of, held_out_files, prepare_model, prepare_pairs, prepare_teachers
+from .preview import draw_preview
+
+
+class ReconstructionCourse:
+    """See :class:`naf_hub.training.course.Course`.
+
+    Args:
+        settings: what to compute.
+        cache_features: folder for features of the frozen backbones; needs ``settings.views``.
+
+    :meth:`prepare` raises :class:`~naf_hub.training.settings.ConfigError` where a backbone, an upsampler or the
+    images make no sense.
+    """
+
+    advice = "start anew from them with --set init={saved} and a smaller lr or grad_clip=1"
+    model: nn.Module
+
+    def __init__(self, settings: TrainConfig, cache_features: str | os.PathLike[str] | None = None) -> None:
+        self.settings, self.cache_features = settings, cache_features
+        self.facts: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+        self.pairs: dict[str, list[Pair]] = {}
+
+    def prepare(self, device: torch.device, share: Share) -> None:
+        """Find the images, load the frozen backbones and the upsampler."""
+        settings = self.settings
+        if not settings.images:
+            raise ConfigError("no training images given")
+        self.device = device
+        self.files = find_images(settings.images)
+        self.held_out = held_out_files(settings, self.files)
+        self.teachers, self.plan, self.facts = prepare_teachers(
+            settings, self.files, device, self.cache_features
+        )
+        self.by_place = list(self.teachers.values())
+        self.model = prepare_model(settings, device)
+        backbones = list(settings.backbone)
+        self.about = {
+            "upsampler": settings.upsampler,
+            "backbone": backbones,
+            "images": len(self.files),
+        }
+
+    def batches(self, start: int, stop: int, share: Share) -> Iterator[Batch]:
+        """Crops of ``settings.batch`` images each."""
+        size = self.settings.batch
+        for crops in self.load_crops(start, stop, share):
+            for first in range(0, len(crops), size):
+                found = crops[first : first + size]
+                skipped = {path: why for crop in found for path, why in crop.skipped.items()}
+                yield Batch(found, tuple(crop.path.name for crop in found), skipped)
+
+    def load_crops(self, start: int, stop: int, share: Share = ALONE) -> Iterator[list[Crop]]:
+        """The crops of each step from ``start`` to ``stop - 1``."""
+        loader = DataLoader(
+            Crops(cropping_of(self.settings), self.files, [teacher.cache for teacher in self.by_place]),
+            batch_sampler=Steps(self.plan, start, stop, share),  # pyright: ignore[reportArgumentType]
+            num_workers=self.settings.workers,
+            collate_fn=list,
+            worker_init_fn=leave_signals_to_parent,
+            generator=torch.Generator(),  # else it draws from the global generator
+        )
+        yield from cast("Iterator[list[Crop]]", loader)
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Tensor:
+        """Mean squared error of the upsampled features against those of the larger image."""
+        crops: list[Crop] = batch.content
+        guidance, small, target = self.by_place[crops[0].item.sizes.teacher].batch(crops)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            output = net(guidance, small, (target.shape[-2], target.shape[-1]))
+        return F.mse_loss(output.float(), target)
+
+    def examine(self, model: nn.Module, step: int) -> Examination:
+        """Held-out error for each backbone, chosen by the mean ratio to bilinear's; and a preview."""
+        settings, upsampler = self.settings, cast("Upsampler", model)
+        found = Examination(subject="backbone", metric="ratio_to_bilinear")
+        if self.held_out and settings.is_due(settings.eval_every, step):
+            found.figures = {name: self._score(name, upsampler) for name in self.teachers}
+            ratios = [figures["ratio_to_bilinear"] for figures in found.figures.values()]
+            found.score = sum(ratios) / len(ratios)
+        if settings.is_due(settings.preview_every, step):
+            files, teacher = self.held_out or self.files, self.by_place[0]
+            found.preview = lambda: draw_preview(settings, files, teacher, upsampler)
+        return found
+
+    def _score(self, name: str, model: Upsampler) -> dict[str, Any]:
+        if name not in self.pairs:
+            self.pairs[name] = prepare_pairs(self.settings, self.held_out, self.teachers[name])
+        found = score({"model": model}, self.pairs[name])
+        return {
+            "images": found["images"],
+            "bilinear_mse": found["bilinear_mse"],
+            **found["methods"]["model"],
+        }
+
+    def export(self, model: nn.Module) -> Export:
+        """The upsampler, with its options."""
+        return Export(self.settings.upsampler, model, self.settings.upsampler_options)
+
+    def card(self, summary: Mapping[str, Any]) -> str:
+        """See :func:`~naf_hub_reconstruction.card.model_card`."""
+        return model_card(self.settings, summary)

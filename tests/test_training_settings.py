@@ -1,0 +1,95 @@
+"""Settings of any dataclass, built by type."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, Optional
+
+import pytest
+
+from naf_hub.training.schedule import plateau, rate_factor
+from naf_hub.training.settings import ConfigError, RunSettings, build, parse_set
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(RunSettings):
+    limit: int | None = None
+    name: Optional[str] = None  # noqa: UP045
+    sides: list[int] = dataclasses.field(default_factory=list)
+    shares: tuple[float, ...] = ()
+    tables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mode: Literal["fast", "exact"] = "fast"
+    size: int | str = 0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "value"),
+    [
+        ("limit=3", "limit", 3),
+        ("limit=none", "limit", None),
+        ("name=none", "name", None),
+        ("name=x", "name", "x"),
+        ("sides=[1, 2]", "sides", [1, 2]),
+        ("sides=4", "sides", [4]),
+        ("shares=[1, 0.5]", "shares", (1.0, 0.5)),
+        ("tables.a=1", "tables", {"a": 1}),
+        ("options.a=1", "options", {"a": 1}),
+        ("mode=exact", "mode", "exact"),
+        ("size=3", "size", 3),
+        ("size=half", "size", "half"),
+        ("steps=3", "steps", 3),
+    ],
+)
+def test_values_are_converted_by_type(assignment, key, value):
+    found = getattr(build(Odd, parse_set([assignment])), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("limit=2.5", "limit = 2.5: must be a whole number, or none"),
+        ("limit=true", "whole number, or none"),
+        ("sides=[1, 0.5]", "a list, each entry a whole number"),
+        ("shares=[true]", "a list, each entry a number"),
+        ("options=3", "a table"),
+        ("mode=slow", "must be fast or exact"),
+        ("size=1.5", "a whole number or text"),
+        ("limt=2", "did you mean limit"),
+        ("zzzzzz=2", "keys: steps, batch"),
+    ],
+)
+def test_bad_values_say_what_they_must_be(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        build(Odd, parse_set([assignment]))
+
+
+def test_choices_hold_without_build_too():
+    with pytest.raises(ConfigError, match="constant or one_cycle"):
+        RunSettings(schedule="wild")  # pyright: ignore[reportArgumentType]
+
+
+def test_later_layers_win_and_tables_are_merged():
+    found = build(Odd, {"steps": 3, "options": {"a": 1, "b": 1}}, {"steps": 4, "options": {"b": 2}})
+    assert (found.steps, found.options) == (4, {"a": 1, "b": 2})
+
+
+def test_plateau_rises_stays_and_falls_to_zero():
+    rates = [plateau(step, 1000) for step in range(1001)]
+    assert rates[0] == 1 / 200
+    assert rates[200] == rates[649] == 1
+    assert rates[1000] == 0
+    assert rates[650:] == sorted(rates[650:], reverse=True)
+    assert [plateau(step, 1000) for step in range(600)] == [plateau(step, 2000) for step in range(600)]
+
+
+def test_cosine_falls_from_one_to_zero():
+    settings = RunSettings(steps=6, schedule="cosine")
+    rates = [rate_factor(settings, step) for step in range(7)]
+    assert rates[0] == 1
+    assert rates[3] == pytest.approx(0.5)
+    assert rates[6] == 0
+    assert rate_factor(RunSettings(), 77) == 1
