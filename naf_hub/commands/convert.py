@@ -6,15 +6,16 @@ from typing import Any
 
 import click
 
-from .options import parse_options
+from ..options import pairs_option
 
 
 @click.command("convert")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write.")
 @click.option("--name", required=True, help="Registered name the weights belong to; they must fit it.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
-              help="Constructor option the weights need, e.g. dim=96. Repeatable.")  # fmt: skip
+@pairs_option(
+    "--option", "options", "Set a constructor option that the weights need, e.g. dim=96; repeatable."
+)
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 def convert_command(file: str, out: str, name: str, options: dict[str, Any], force: bool) -> None:
     """Convert a pickle (.pth, .pt, .bin) FILE to a folder with model.safetensors and config.json.

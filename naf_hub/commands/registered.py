@@ -6,8 +6,8 @@ import click
 
 from .. import registry
 from ..errors import UnknownNameError
+from ..options import print_json, print_table
 from ..records import BackboneRecord, Record, TaskRecord, UpsamplerRecord
-from .options import print_json, print_table
 
 
 @click.command("list")

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from naf_hub import Upsampler
+from naf_hub.interfaces import Features
+from naf_hub.store import each_map, maps_in
 
-from .features import FeatureCache
+from .features import SplitFeatures
 from .folders import IGNORE, Sample, SegmentationFolder
 from .head import LinearHead, Weights, upsampled_scores
 
@@ -128,7 +130,7 @@ def fit(
 
 
 def all_pixels(
-    head: LinearHead, upsampler: Upsampler, folder: SegmentationFolder, cache: FeatureCache, workers: int
+    head: LinearHead, upsampler: Upsampler, folder: SegmentationFolder, cache: SplitFeatures, workers: int
 ) -> Callable[[list[Batch]], Iterator[tuple[Tensor, Tensor]]]:
     """The published protocol: scores of every pixel of the batch, upsampled anew at each step."""
 
@@ -142,10 +144,10 @@ def all_pixels(
 
 
 def batch_scores(
-    head: LinearHead, upsampler: Upsampler, samples: list[Sample], features: Tensor, flipped: bool
+    head: LinearHead, upsampler: Upsampler, samples: list[Sample], features: Features, flipped: bool
 ) -> tuple[Tensor, Tensor]:
     """Scores (B, K, H, W) and target (B, H, W); flattened to one row where label sizes differ."""
-    device = features.device
+    device = maps_in(features)[0].device
     images = torch.stack([sample.image for sample in samples]).to(device)
     labels = [sample.label.to(device) for sample in samples]
     if flipped:
@@ -157,7 +159,8 @@ def batch_scores(
     rows = []
     for i, label in enumerate(labels):
         size = (label.shape[0], label.shape[1])
-        scores = next(upsampled_scores(upsampler, images[i : i + 1], features[i : i + 1], size, [weights]))
+        own = each_map(lambda found, i=i: found[i : i + 1], features)
+        scores = next(upsampled_scores(upsampler, images[i : i + 1], own, size, [weights]))
         rows.append(scores.flatten(2))
     return torch.cat(rows, 2), torch.cat([label.flatten() for label in labels])[None]
 
@@ -167,7 +170,7 @@ def sampled_pixels(
     upsampler: Upsampler,
     folder: SegmentationFolder,
     positions: list[int],
-    cache: FeatureCache,
+    cache: SplitFeatures,
     recipe: Recipe,
     name: str,
     workers: int,

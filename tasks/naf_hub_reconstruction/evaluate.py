@@ -60,12 +60,24 @@ def held_out_pairs(
         pooled: the input is the target averaged to the input grid, not the features of a smaller image.
         skipped: receives the images passed over and why.
     """
-    patch = teacher.backbone.patch_size
+    sizes = pair_sizes(teacher.backbone.patch_size, crop, down, guidance, guidance_max, pooled)
+    for _, image in held_out_crops(files, sizes.crop, resize, min_side, skipped):
+        yield Pair(*teacher.pair(image[None], sizes))
+
+
+def pair_sizes(patch: int, crop: int, down: float, guidance: float, guidance_max: int, pooled: bool) -> Sizes:
+    """The sides of a held-out pair for a backbone of that patch; arguments as for :func:`held_out_pairs`."""
     side = crop_side(crop, patch)
     grid = side // patch
     guide = guidance_side(grid, guidance, guidance_max)
-    sizes = Sizes(side, input_side(side, patch, down), guide, grid, pooled)
-    crops = Crops(TrainConfig(crop=crop, resize=resize, min_side=min_side), files)
+    return Sizes(side, input_side(side, patch, down), guide, grid, pooled)
+
+
+def held_out_crops(
+    files: Sequence[Path], side: int, resize: int, min_side: int, skipped: dict[str, str] | None = None
+) -> Iterator[tuple[Path, Tensor]]:
+    """The centre crop (3, side, side) of each usable image; arguments as for :func:`held_out_pairs`."""
+    crops = Crops(TrainConfig(crop=side, resize=resize, min_side=min_side), files)
     for path in files:
         try:
             image = crops.crop(path, 0, side)
@@ -73,7 +85,7 @@ def held_out_pairs(
             if skipped is not None:
                 skipped[str(path)] = str(error)
             continue
-        yield Pair(*teacher.pair(image[None], sizes))
+        yield path, image
 
 
 @torch.no_grad()

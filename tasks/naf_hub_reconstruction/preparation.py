@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import naf_hub
 from naf_hub.images import find_images
 from naf_hub.interfaces import Backbone, Upsampler
+from naf_hub.loading import load_upsampler
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
 
@@ -145,7 +146,10 @@ def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:
         raise ConfigError(f"{record.name} cannot be trained; these can: {', '.join(names) or 'none'}")
     torch.manual_seed(config.seed)
     weights = None if config.init in RANDOM else config.init
-    model = naf_hub.load(record.name, weights=weights, **config.upsampler_options).to(device)
+    made_for = config.backbone[0].partition("=")[0] if len(config.backbone) == 1 else None
+    model = load_upsampler(record.name, weights=weights, made_for=made_for, **config.upsampler_options).to(
+        device
+    )
     model.requires_grad_(True)  # load() freezes
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
