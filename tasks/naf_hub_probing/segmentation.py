@@ -143,6 +143,7 @@ class Segmentation(Task):
         train = SegmentationFolder(data, "train", classes, geometry, chosen.limit_train or chosen.limit)
         val = SegmentationFolder(data, "val", classes, geometry, chosen.limit)
         # All models first: a misspelt name must not cost a pass over the data.
+        name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
         models = load_contenders(contenders, made_for=made_for, seed=recipe.seed)
         if isinstance(behind, Contender):
@@ -163,7 +164,7 @@ class Segmentation(Task):
                 on_result(rows[-1])
             return splits
 
-        name, splits = name_model(behind), None
+        splits = None
         for label, model in models.items():
             splits = run(label, model, behind, chosen.standardize, name)
         assert splits is not None

@@ -73,13 +73,13 @@ class Reconstruction(Task):
         if chosen.limit and chosen.limit < len(files):
             files = [files[i * len(files) // chosen.limit] for i in range(chosen.limit)]
         behind = parse_backbone(backbone)
+        name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
         models = load_contenders(contenders, made_for=made_for, device=device)
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
         skipped: dict[str, str] = {}
         figures, count = compare(models, behind, files, chosen, device, skipped, progress)
-        name = name_model(behind)
         rows = [
             Row.of(
                 label,
