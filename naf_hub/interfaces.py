@@ -13,7 +13,8 @@ from .checks import check_features, check_image, check_output, check_output_size
 from .errors import MapError
 from .images import as_batch
 from .promises import Promises
-from .records import Origin
+from .records import Origin, Record, UpsamplerRecord
+from .reports import Metric, Report
 from .wants import Want
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -366,14 +367,46 @@ class Restorer(nn.Module):
 
 
 class Task:
-    """What upsampled features are for. A subclass implements :meth:`train`, :meth:`evaluate`, or both."""
+    """What upsampled features are for. A subclass implements :meth:`train`, :meth:`evaluate`, or both.
+
+    Attributes:
+        name: the registered one.
+        contends: record class of what it compares.
+        version: of its protocol; figures of different versions do not compare.
+        metrics: figures of each row of its reports; the first ranks.
+    """
 
     name: ClassVar[str] = ""
+    contends: ClassVar[type[Record]] = UpsamplerRecord
+    version: ClassVar[int] = 1
+    metrics: ClassVar[tuple[Metric, ...]] = ()
 
     def train(self, **options: Any) -> dict[str, Any]:
         """Train and return a summary; raises ``NotImplementedError`` where the task cannot train."""
         raise NotImplementedError(f"task {self.name!r} does not train")
 
-    def evaluate(self, **options: Any) -> dict[str, Any]:
-        """Evaluate and return metrics; raises ``NotImplementedError`` where the task cannot evaluate."""
+    def evaluate(
+        self,
+        contenders: Any,
+        data: Any,
+        protocol: Mapping[str, Any] | None = None,
+        *,
+        backbone: Any = None,
+        device: Any = "cpu",
+    ) -> Report:
+        """Compare contenders, everything else being equal.
+
+        Args:
+            contenders: ``NAME[=WEIGHTS]``, :class:`~naf_hub.contenders.Contender` or modules; one, several, or
+                modules by the label to report.
+            data: what to evaluate on, as the task says.
+            protocol: settings over the task's own, as plain data.
+            backbone: ``NAME[=WEIGHTS]``, a contender or a module; ``None`` where the task needs none.
+            device: where to compute.
+
+        A task may take more keywords, for what changes no figure.
+
+        Raises:
+            NotImplementedError: the task cannot evaluate.
+        """
         raise NotImplementedError(f"task {self.name!r} does not evaluate")

@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .wants import Want
+
 if TYPE_CHECKING:
-    from .interfaces import Upsampler
+    from torch import Tensor
+
+    from .interfaces import Features, Upsampler
 
 
 class PeakMemory:
@@ -69,12 +73,27 @@ def timed(call: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
+def make_features(model: Upsampler, image: Tensor, shape: tuple[int, int, int]) -> Features:
+    """Features (1, C, h, w) to time a model on, on the device of ``image``: random normal ones where it wants the
+    plain last map, else what it gathers of a backbone that gives every map at that shape."""
+    import torch
+
+    if model.gather_key == ((Want(),),):
+        return torch.randn(1, *shape, device=image.device)
+    from .testing.random_backbone import RandomBackbone
+
+    channels, *grid = shape
+    backbone = RandomBackbone(channels, (grid[0], grid[1]), (image.shape[-2], image.shape[-1]))
+    with torch.no_grad():
+        return model.gather(image, backbone)
+
+
 def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: int, device: str,
             image_side: int | None = None) -> dict[str, Any]:  # fmt: skip
     """Forward time, peak memory and the ratio to the floor of one upsampler.
 
     Args:
-        shape: features (C, h, w); random, seeded, batch 1.
+        shape: features (C, h, w); random, seeded, batch 1; see :func:`make_features`.
         size: output side in pixels; the image has ``image_side`` (default the same).
         repeats: timed calls; model and floor take turns, so that a noisy machine disturbs both alike.
 
@@ -87,7 +106,7 @@ def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: i
     torch.manual_seed(0)
     side = image_side or size
     image = torch.rand(1, 3, side, side, device=device)
-    features = torch.randn(1, *shape, device=device)
+    features = make_features(model, image, shape)
     with torch.no_grad():
         # The first call, with nothing cached by the allocator, is the one whose memory is honest.
         with PeakMemory(device) as peak:

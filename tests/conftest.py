@@ -65,3 +65,39 @@ def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         sys.modules.pop(name, None)
     monkeypatch.undo()
     registry.reload()
+
+
+@pytest.fixture
+def choosy(install_plugin: Install, tmp_path: Path) -> Iterator[None]:
+    """An upsampler with weights for two backbones: it multiplies by 2 behind pico and by 3 behind dinov2_s."""
+    import torch
+
+    from naf_hub.weights.files import save_weights
+
+    for name, value in (("pico", 2.0), ("dinov2_s", 3.0)):
+        save_weights(tmp_path / "choosy_weights" / "w" / name, {"gain": torch.tensor(value)}, name="choosy")
+    install_plugin(
+        "choosy-naf",
+        """
+        import torch
+        from naf_hub import Upsampler, UpsamplerRecord, Weights, hookimpl
+
+        class Choosy(Upsampler):
+            def __init__(self):
+                super().__init__()
+                self.gain = torch.nn.Parameter(torch.ones(()))
+
+            def upsample(self, image, features, output_size):
+                return self.gain * torch.nn.functional.interpolate(features, output_size)
+
+        @hookimpl
+        def register_upsamplers(register):
+            weights = {n: Weights(f"package://choosy_weights/w/{n}") for n in ("pico", "dinov2_s")}
+            register(UpsamplerRecord(name="choosy", summary="Made for two backbones.", target="choosy_naf:Choosy",
+                                     backbone_agnostic=False, trainable=True, weights=weights))
+        """,
+    )
+    (tmp_path / "choosy_weights" / "__init__.py").touch()
+    sys.path.insert(0, str(tmp_path))
+    yield
+    sys.path.remove(str(tmp_path))

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.reports import Report
 
 TINY = ["--upsampler", "bilinear", "--backbone", "pico", "--size", "64"]
 
@@ -99,6 +100,10 @@ def test_info_shows_a_pinned_revision(install_plugin):
         (["convert", "nowhere.pth", "-o", "out", "--name", "naf"], 2, "does not exist"),
         (["bench", "naf", "--features", "3,3"], 2, "is not C,h,w"),
         (["bench", "nafff"], 2, "did you mean naf"),
+        (["bench", "bilinear=foo"], 2, "'bilinear' has no weights to choose"),
+        (["bench", "naf", "--device", "tpu"], 2, "give auto, cpu, cuda, cuda:1 or mps"),
+        (["upsample", "x.jpg", "-o", "out", "--upsampler", "bilinear=foo"], 2, "no weights to choose"),
+        (["upsample", "x.jpg", "-o", "out", "--backbone", "naf"], 2, "'naf' is a upsampler, not a backbone"),
         (["demo", "--image", "nowhere.jpg"], 2, "does not exist"),
     ],
 )
@@ -229,13 +234,41 @@ def test_bench_reports_ratio_and_memory():
         "bench", "naf", "bilinear", "--features", "8,6,6", "--size", "48", "--repeats", "1", "--json"
     )
     assert result.exit_code == 0, result.output
-    naf, bilinear = json.loads(result.output)["results"]
-    assert naf["ratio"] == pytest.approx(naf["seconds"] / naf["floor_seconds"])
-    assert "ratio" not in bilinear
+    report = Report.from_json(result.output)
+    naf, bilinear = report.rows
+    assert naf.values["ratio"] == pytest.approx(naf.values["seconds"] / naf.extras["floor_seconds"])
+    assert bilinear.values["ratio"] is None
+    assert (naf.label, naf.weights) == ("naf", None)
+    assert naf.values["peak_mib"] == naf.extras["peak_bytes"] / 2**20
     assert (
         "bare convolutions"
         in run("bench", "naf", "--features", "8,6,6", "--size", "48", "--repeats", "1").output
     )
+
+
+WANTING = """
+import torch
+from naf_hub import Upsampler, UpsamplerRecord, Want, hookimpl
+
+class Wanting(Upsampler):
+    wants = (Want(kind="key"), Want(0), Want())
+
+    def upsample(self, image, features, output_size):
+        keys = features["key[-1]"]
+        assert not torch.equal(keys, features["token[-1]"]), "the maps are one and the same"
+        return torch.nn.functional.interpolate(keys, output_size)
+
+@hookimpl
+def register_upsamplers(register):
+    register(UpsamplerRecord(name="wanting", summary="A toy.", target="wanting_naf:Wanting", learned=False))
+"""
+
+
+def test_bench_gathers_what_a_method_wants(install_plugin):
+    install_plugin("wanting-naf", WANTING)
+    result = run("bench", "wanting", "--features", "8,6,6", "--size", "48", "--repeats", "1", "--json")
+    assert result.exit_code == 0, result.output
+    assert Report.from_json(result.output)["wanting"].values["seconds"] > 0
 
 
 def test_demo_writes_what_it_says(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
 import warnings
 
 import numpy as np
@@ -121,40 +120,6 @@ def test_a_loaded_model_knows_its_record_and_weights():
 def test_options_that_do_not_exist_are_told():
     with pytest.raises(TypeError, match=r"'naf'.*colour"):
         naf_hub.load("naf", weights=None, colour=3)
-
-
-@pytest.fixture
-def choosy(install_plugin, tmp_path):
-    """An upsampler with weights for two backbones."""
-    from naf_hub.weights.files import save_weights
-
-    for name, value in (("pico", 2.0), ("dinov2_s", 3.0)):
-        save_weights(tmp_path / "choosy_weights" / "w" / name, {"gain": torch.tensor(value)}, name="choosy")
-    install_plugin(
-        "choosy-naf",
-        """
-        import torch
-        from naf_hub import Upsampler, UpsamplerRecord, Weights, hookimpl
-
-        class Choosy(Upsampler):
-            def __init__(self):
-                super().__init__()
-                self.gain = torch.nn.Parameter(torch.ones(()))
-
-            def upsample(self, image, features, output_size):
-                return self.gain * torch.nn.functional.interpolate(features, output_size)
-
-        @hookimpl
-        def register_upsamplers(register):
-            weights = {n: Weights(f"package://choosy_weights/w/{n}") for n in ("pico", "dinov2_s")}
-            register(UpsamplerRecord(name="choosy", summary="Made for two backbones.", target="choosy_naf:Choosy",
-                                     backbone_agnostic=False, weights=weights))
-        """,
-    )
-    (tmp_path / "choosy_weights" / "__init__.py").touch()
-    sys.path.insert(0, str(tmp_path))
-    yield
-    sys.path.remove(str(tmp_path))
 
 
 @pytest.mark.usefixtures("choosy")

@@ -23,9 +23,10 @@ from training_world import logged
 import naf_hub
 from naf_hub import Backbone
 from naf_hub.commands.main import cli
+from naf_hub.reports import Report
 from naf_hub.training.checkpoints import newest
-from naf_hub_probing.segmentation import Segmentation, load_upsampler
-from naf_hub_probing.training import HeadCourse, Recipe
+from naf_hub_probing.segmentation import Segmentation
+from naf_hub_probing.training import HeadCourse
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
 SMALL_NAF: dict[str, Any] = {"dim": 16, "num_blocks": 1, "rope_heads": 1, "kernel_size": 3}
@@ -43,15 +44,51 @@ class Colours(Backbone):
         return torch.cat([means, torch.ones_like(means[:, :1])], 1)
 
 
+PLUGIN = """
+import sys
+import torch
+from naf_hub import BackboneRecord, Upsampler, UpsamplerRecord, hookimpl
+
+class Plain(Upsampler):
+    def upsample(self, image, features, output_size):
+        return torch.nn.functional.interpolate(features, output_size)
+
+class Extended(Plain):
+    # Gathers more channels than the backbone says it has.
+    def gather(self, image, backbone):
+        features = backbone(image)
+        return {"a": features, "b": features.square()}
+
+    def reference(self, features):
+        return torch.cat(list(features.values()), 1)
+
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, self.reference(features), output_size)
+
+@hookimpl
+def register_backbones(register):
+    register(BackboneRecord(name="colours", summary="Mean colours.", target="test_probing_command:Colours",
+                            embed_dim=4, patch_size=4, learned=False))
+
+@hookimpl
+def register_upsamplers(register):
+    for name in ("Plain", "Extended"):
+        register(UpsamplerRecord(name=name.lower(), summary="A toy.", target=f"toys:{name}", learned=False))
+"""
+
+
 @pytest.fixture(autouse=True)
-def backbone(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def backbone(monkeypatch: pytest.MonkeyPatch, install_plugin) -> dict[str, object]:
+    """The backbone by name, and what it was last loaded with."""
+    install_plugin("toys", PLUGIN)
     asked: dict[str, object] = {}
+    load_backbone = naf_hub.load_backbone
 
-    def load_backbone(name: str, *, weights: str | None = "default", **options: float) -> Backbone:
-        asked.update(name=name, weights=weights, **options)
-        return Colours(**options).eval().requires_grad_(False)
+    def loaded(name: str, **options: Any) -> Backbone:
+        asked.update(name=name, **options)
+        return load_backbone(name, **options)
 
-    monkeypatch.setattr(naf_hub, "load_backbone", load_backbone)
+    monkeypatch.setattr("naf_hub.loading.load_backbone", loaded)
     return asked
 
 
@@ -85,46 +122,58 @@ def run(data: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, [*arguments, "--epochs", "4", "--lr", "0.1", "--device", "cpu", *options])
 
 
-def report(result: Result) -> dict:
+def report(result: Result) -> Report:
     assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+    return Report.from_json(result.stdout)
 
 
 @pytest.mark.parametrize("protocol", [(), ("--train-pixels", "100"), ("--standardize", "--cache", "float16")])
 def test_it_learns(data: Path, protocol: tuple[str, ...]) -> None:
     made = report(run(data, "--upsampler", "nearest", "--upsampler", "bilinear", *protocol, "--json"))
-    assert [row["upsampler"] for row in made["results"]] == ["nearest", "bilinear"]
-    assert made["data"]["train"]["images"] == 12
-    assert made["data"]["val"]["images"] == 4
-    assert sum(made["data"]["val"]["pixels"].values()) == 4 * 30 * 48
-    for row in made["results"]:
-        assert row["last"]["epoch"] == 4
-        assert row["last"]["miou"] > 80
-        assert row["best"]["miou"] >= row["last"]["miou"]
-        assert row["probe_parameters"] == 15
-        assert row["train_loss"][-1] < row["train_loss"][0]
-        assert list(row["last"]["iou"]) == ["red", "green", "blue"]
-        assert row["last"]["miou"] == pytest.approx(sum(row["last"]["iou"].values()) / 3)
+    assert [row.label for row in made.rows] == ["nearest", "bilinear"]
+    assert made.data["train"]["images"] == 12
+    assert made.data["val"]["images"] == 4
+    assert sum(made.data["val"]["pixels"].values()) == 4 * 30 * 48
+    for row in made.rows:
+        last, best, loss = row.extras["last"], row.extras["best"], row.extras["train_loss"]
+        assert last["epoch"] == 4
+        assert last["miou"] > 80
+        assert best["miou"] >= last["miou"]
+        assert row.values == {
+            "miou": last["miou"],
+            "pixel_accuracy": last["pixel_accuracy"],
+            "best_miou": best["miou"],
+            "best_epoch": best["epoch"],
+        }
+        assert row.extras["probe_parameters"] == 15
+        assert loss[-1] < loss[0]
+        assert list(last["iou"]) == ["red", "green", "blue"]
+        assert last["miou"] == pytest.approx(sum(last["iou"].values()) / 3)
     # Edges fall on cells, so nearest is right everywhere and bilinear blurs them.
-    assert made["results"][0]["last"]["miou"] > made["results"][1]["last"]["miou"]
+    assert made.ranked() == made.rows
+    assert made.rows[0].extras["last"]["miou"] > made.rows[1].extras["last"]["miou"]
 
 
 def test_same_seed_same_figures_and_the_published_crop(data: Path) -> None:
     options = ("--size", "16", "--flip", "--limit-train", "6", "--json")
     first, again = (report(run(data, *options)) for _ in range(2))
     other = report(run(data, *options, "--seed", "1"))
+    figures = []
     for made in (first, again, other):
-        del made["results"][0]["seconds"]
-    assert first == again
-    assert first["results"] != other["results"]
-    assert first["data"]["train"]["images"] == 6
+        assert made.rows[0].extras["seconds"]["train"] > 0
+        rows = [{**row.extras, "seconds": 0, "values": row.values} for row in made.rows]
+        figures.append((rows, made.protocol, made.data))
+    assert figures[0] == figures[1]
+    assert figures[0][0] != figures[2][0]
+    assert (first.seeds, other.seeds) == ((0,), (1,))
+    assert first.data["train"]["images"] == 6
     # A 16x16 crop of a 16x24 image: its void rows are one of 16.
-    assert sum(first["data"]["val"]["pixels"].values()) == 4 * 15 * 16
+    assert sum(first.data["val"]["pixels"].values()) == 4 * 15 * 16
 
 
 def test_flip_and_cache_change_only_what_they_should(data: Path) -> None:
     figures = {
-        options: report(run(data, *options, "--json"))["results"][0]["train_loss"]
+        options: report(run(data, *options, "--json")).rows[0].extras["train_loss"]
         for options in [("--flip",), ("--no-flip",), ("--cache", "off")]
     }
     assert figures[("--flip",)] == figures[("--cache", "off")]
@@ -132,24 +181,54 @@ def test_flip_and_cache_change_only_what_they_should(data: Path) -> None:
 
 
 def test_naf_and_its_random_initialisation(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = naf_hub.load
+    load = naf_hub.loading.load_upsampler
     asked = []
 
-    def small(name: str, **options: object) -> object:
-        asked.append((name, options["weights"]))
+    def small(name: str, **options: Any) -> object:
+        asked.append((name, options["weights"], options["made_for"]))
         return load(name, weights=None, **SMALL_NAF) if name == "naf" else load(name)
 
-    monkeypatch.setattr(naf_hub, "load", small)
+    monkeypatch.setattr("naf_hub.loading.load_upsampler", small)
     torch.manual_seed(1)
     first_run = run(data, "--upsampler", "naf=none", "--upsampler", "naf=runs/a=b", "--json")
     first = report(first_run)
-    assert asked == [("naf", None), ("naf", "runs/a=b")]
+    assert asked == [("naf", None, "colours"), ("naf", "runs/a=b", "colours")]
     assert "--train-pixels" in first_run.stderr
-    assert first["results"][0]["last"]["miou"] > 80
+    assert first.rows[0].values["miou"] > 80  # pyright: ignore
     torch.manual_seed(2)  # the initialisation belongs to the result, not to the process
     again = report(run(data, "--upsampler", "naf", "--weights", "none", "--json"))
-    assert asked[-1] == ("naf", None)
-    assert again["results"][0]["train_loss"] == first["results"][0]["train_loss"]
+    assert asked[-1] == ("naf", None, "colours")
+    assert again.rows[0].label == "naf=none"
+    assert again.rows[0].extras["train_loss"] == first.rows[0].extras["train_loss"]
+
+
+def test_every_contender_is_probed_on_what_it_gathers(data: Path) -> None:
+    names = ("plain", "extended", "nearest")
+    options = [part for name in names for part in ("--upsampler", name)]
+    made = report(run(data, *options, "--standardize", "--json"))
+    alone = report(run(data, "--upsampler", "nearest", "--standardize", "--json"))
+    assert [row.extras["probe_parameters"] for row in made.rows] == [15, 3 * 9, 15]
+    assert made["plain"].extras["train_loss"] == pytest.approx(made["nearest"].extras["train_loss"], rel=1e-5)
+    assert made["nearest"].extras["train_loss"] == alone["nearest"].extras["train_loss"]
+    assert made["extended"].values["miou"] > 80  # pyright: ignore
+    fast = report(run(data, *options, "--train-pixels", "100", "--json"))
+    assert [row.extras["probe_parameters"] for row in fast.rows] == [15, 3 * 9, 15]
+
+
+def test_contenders_that_gather_the_same_share_the_passes(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = []
+    extract = Colours.extract
+    monkeypatch.setattr(Colours, "extract", lambda self, x: pictures.append(len(x)) or extract(self, x))
+
+    def passes(*names: str) -> int:
+        pictures.clear()
+        report(run(data, *(p for n in names for p in ("--upsampler", n)), "--no-flip", "--json"))
+        return sum(pictures)
+
+    assert passes("plain") == passes("plain", "nearest", "bilinear") == 16
+    assert passes("plain", "extended") == 32
 
 
 def test_options_reach_the_backbone_and_the_table_is_readable(
@@ -157,7 +236,7 @@ def test_options_reach_the_backbone_and_the_table_is_readable(
 ) -> None:
     result = run(data, "--backbone-option", "contrast=2.5", "--backbone-weights", "none", "--baseline")
     assert result.exit_code == 0, result.stderr
-    assert backbone == {"name": "colours", "weights": None, "contrast": 2.5}
+    assert backbone == {"name": "colours", "weights": None, "device": torch.device("cpu"), "contrast": 2.5}
     assert "--train-pixels" not in result.stderr
     assert "bilinear: mIoU " in result.stderr
     assert "12 training and 4 validation images, 0 skipped" in result.stdout
@@ -247,8 +326,8 @@ def test_broken_image_is_skipped_and_counted(data: Path) -> None:
     (data / "train" / "images" / "03.png").write_bytes(b"broken")
     result = run(data, "--json")
     made = report(result)
-    assert made["data"]["train"]["images"] == 11
-    assert len(made["data"]["train"]["skipped"]) == 1
+    assert made.data["train"]["images"] == 11
+    assert len(made.data["train"]["skipped"]) == 1
     assert "skipped (train): " in result.stderr
     assert "03.png" in result.stderr
 
@@ -283,6 +362,7 @@ def test_bad_data_is_one_line(data: Path, damage, message: str) -> None:
     [
         (("--size", "big"), 2, "HEIGHTxWIDTH"),
         (("--label-size", "448"), 1, "must both be"),
+        (("--upsampler", "bilinear=foo"), 2, "no weights to choose"),
         (("--upsampler", "bilinaer"), 2, "did you mean bilinear"),
         (("--upsampler", "bilinear", "--upsampler", "bilinear"), 1, "named twice"),
         (("--backbone-option", "contrast"), 2, "key=value"),
@@ -298,20 +378,18 @@ def test_bad_options_are_one_line(data: Path, options: tuple[str, ...], status: 
 
 
 def test_python_interface_takes_modules_and_gives_them_back_as_they_were(data: Path) -> None:
-    upsampler = load_upsampler("bilinear")[1].train()
+    upsampler = naf_hub.load("bilinear").train()
     backbone = Colours().train()
     task = naf_hub.load_task("segmentation")
     assert isinstance(task, Segmentation)
-    made = task.evaluate(
-        data=data,
-        upsamplers=upsampler,
-        backbone=backbone,
-        size=(32, 48),
-        recipe=Recipe(epochs=2, lr=0.1),
-        limit=4,
-    )
-    assert made["results"][0]["upsampler"] == "Interpolation"
-    assert made["backbone"]["name"] == "Colours"
+    protocol = {"size": (32, 48), "epochs": 2, "lr": 0.1, "limit": 4}
+    made = task.evaluate(upsampler, data, protocol, backbone=backbone)
+    assert made.rows[0].label == "bilinear"
+    assert made.rows[0].backbone == "Colours"
+    assert made.protocol["limit"] == 4
+    assert Report.from_json(made.to_json()) == made
+    with pytest.raises(ValueError, match="no setting 'epoch'"):
+        task.evaluate(upsampler, data, {"epoch": 2}, backbone=backbone)
     assert upsampler.training
     assert backbone.training
     assert backbone.contrast.requires_grad

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import naf_hub
 from naf_hub import Backbone
-from naf_hub_probing.features import CellStatistics, FeatureCache, survey
+from naf_hub.store import FeatureStore
+from naf_hub_probing.features import CellStatistics, SplitFeatures, survey
 from naf_hub_probing.folders import (
     IGNORE,
     DatasetError,
@@ -178,12 +180,16 @@ class Mean(Backbone):
         return torch.nn.functional.avg_pool2d(image, 4)
 
 
+def gathered(backbone: Backbone, precision: str, expected: int = 4) -> SplitFeatures:
+    return SplitFeatures(FeatureStore(precision, expected, CPU), backbone, naf_hub.load("nearest"))
+
+
 def test_survey_skips_and_counts_broken_pictures(root: Path) -> None:
     path = root / "train" / "images" / "1.png"
     path.write_bytes(path.read_bytes()[:40])
     (root / "train" / "labels" / "2.png").write_bytes(b"no picture")
     backbone = Mean()
-    cache = FeatureCache(backbone, "auto", 4, CPU)
+    cache = gathered(backbone, "auto")
     seen = survey(folder(root), "train", cache)
     assert seen.usable == [0, 3]
     assert len(seen.skipped) == 2
@@ -199,17 +205,17 @@ def test_nothing_readable_or_labelled_is_an_error(root: Path) -> None:
     for path in (root / "val" / "labels").iterdir():
         write(path, np.full((8, 12), 255))
     with pytest.raises(DatasetError, match="no labelled pixel in val"):
-        survey(folder(root, "val"), "val", FeatureCache(Mean(), "float32", 2, CPU))
+        survey(folder(root, "val"), "val", gathered(Mean(), "float32"))
     for path in (root / "val" / "images").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match="no readable pair in val"):
-        survey(folder(root, "val"), "val", FeatureCache(Mean(), "float32", 2, CPU))
+        survey(folder(root, "val"), "val", gathered(Mean(), "float32"))
 
 
 @pytest.mark.parametrize(("precision", "calls"), [("float32", 4), ("float16", 4), ("off", 8), ("auto", 4)])
 def test_cache_runs_the_backbone_once_a_picture_and_side(precision: str, calls: int) -> None:
     backbone = Mean()
-    cache = FeatureCache(backbone, precision, 4, CPU)
+    cache = gathered(backbone, precision)
     samples = [LabelledImage(i, torch.rand(3, 8, 12), torch.zeros(8, 12, dtype=torch.long)) for i in range(2)]
     first = [cache("train", samples, flipped) for flipped in (False, True)]
     again = [cache("train", samples[::-1], flipped) for flipped in (False, True)]
@@ -222,18 +228,10 @@ def test_cache_runs_the_backbone_once_a_picture_and_side(precision: str, calls: 
 
 
 def test_cache_that_does_not_fit_is_switched_off() -> None:
-    cache = FeatureCache(Mean(), "auto", 10**12, CPU)
+    cache = gathered(Mean(), "auto", 10**12)
     cache("train", [LabelledImage(0, torch.rand(3, 8, 12), torch.zeros(8, 12))])
-    assert cache.precision == "off"
-    assert not cache.kept
-
-
-def test_features_beyond_float16_are_refused() -> None:
-    cache = FeatureCache(Mean(), "float16", 1, CPU)
-    with pytest.raises(ValueError, match="exceed float16"):
-        cache._keep({("train", 0, False): torch.full((3, 2, 2), 1e6)})
-    with pytest.raises(ValueError, match="cache must be"):
-        FeatureCache(Mean(), "int8", 1, CPU)
+    assert cache.store.precision == "off"
+    assert not cache.store.kept
 
 
 def test_cell_statistics_are_means_deviations_and_position() -> None:

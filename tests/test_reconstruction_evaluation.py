@@ -15,8 +15,9 @@ import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
+from naf_hub.reports import Report
 from naf_hub_reconstruction.evaluate import Pair, bilinear, score
-from naf_hub_reconstruction.task import load_named
+from naf_hub_reconstruction.task import Reconstruction
 
 
 @pytest.fixture
@@ -28,6 +29,11 @@ def pictures(tmp_path, install_plugin):
 def evaluate(*arguments):
     base = ["eval", "reconstruction", "--backbone", "tiny_backbone", "--crop", "64"]
     return CliRunner().invoke(cli, [*base, *arguments])
+
+
+def read(result):
+    assert result.exit_code == 0, result.output
+    return Report.from_json(result.stdout)
 
 
 def test_score_by_hand():
@@ -88,26 +94,27 @@ def test_command_against_an_independent_computation(pictures):
     result = evaluate(
         "--upsampler", "nearest", "--upsampler", "bilinear", "--images", str(pictures), "--json"
     )
-    assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
-    assert figures["images"] == 3
-    assert figures["bilinear_mse"] == pytest.approx(np.mean(linear), rel=1e-4)
-    assert figures["methods"]["nearest"]["mse"] == pytest.approx(np.mean(nearest), rel=1e-4)
-    assert figures["methods"]["nearest"]["ratio_to_bilinear"] == pytest.approx(
+    report = read(result)
+    assert report.data["images"] == 3
+    assert report["nearest"].extras["bilinear_mse"] == pytest.approx(np.mean(linear), rel=1e-4)
+    assert report["nearest"].values["mse"] == pytest.approx(np.mean(nearest), rel=1e-4)
+    assert report["nearest"].values["ratio_to_bilinear"] == pytest.approx(
         np.mean(nearest) / np.mean(linear), rel=1e-4
     )
-    assert figures["methods"]["bilinear"]["ratio_to_bilinear"] == pytest.approx(1, abs=1e-6)
+    assert report["bilinear"].values["ratio_to_bilinear"] == pytest.approx(1, abs=1e-6)
 
 
 def test_pooled_input_loses_detail_alone(pictures):
     """The tiny backbone averages colours, so its features of the halved picture are its own averaged: 8-bit
     pictures halved by bilinear resizing are averages too, and both ways must agree."""
     arguments = ["--upsampler", "nearest", "--images", str(pictures), "--json"]
-    plain, pooled = (json.loads(evaluate(*arguments, *more).stdout) for more in ([], ["--pooled"]))
-    assert pooled["methods"]["nearest"]["mse"] == pytest.approx(plain["methods"]["nearest"]["mse"], rel=1e-4)
-    assert pooled["pooled"]
+    plain, pooled = (read(evaluate(*arguments, *more)) for more in ([], ["--pooled"]))
+    assert pooled["nearest"].values["mse"] == pytest.approx(plain["nearest"].values["mse"], rel=1e-4)
+    assert pooled.protocol["pooled"]
     shrunk = ["--down", "0.25"]  # three pixels in four are not looked at when a quarter is resized
-    plain, pooled = (json.loads(evaluate(*arguments, *shrunk, *more).stdout) for more in ([], ["--pooled"]))
+    plain, pooled = (
+        read(evaluate(*arguments, *shrunk, *more))["nearest"].extras for more in ([], ["--pooled"])
+    )
     assert pooled["bilinear_mse"] != pytest.approx(plain["bilinear_mse"], rel=1e-4)
 
 
@@ -119,19 +126,20 @@ def test_untrained_and_own_weights_side_by_side(pictures, tmp_path):
     names = ["naf=none", f"naf={folder}"]
     arguments = [part for name in names for part in ("--upsampler", name)]
     result = evaluate(*arguments, "--images", str(pictures), "--json")
-    assert result.exit_code == 0, result.output
-    assert list(json.loads(result.stdout)["methods"]) == names
+    report = read(result)
+    assert [row.label for row in report.rows] == names
+    assert [(row.upsampler, row.weights) for row in report.rows] == [("naf", None), ("naf", str(folder))]
 
 
-def test_weights_option_is_for_those_without_their_own(tmp_path):
+def test_weights_option_is_for_those_without_their_own(pictures, tmp_path):
     naf = naf_hub.load("naf", weights=None, dim=32, num_blocks=1)
     from naf_hub.weights.files import save_weights
 
     folder = save_weights(tmp_path / "mine", naf, name="naf", options={"dim": 32, "num_blocks": 1})
-    name, loaded = load_named("naf", str(folder))
-    assert name == "naf"
-    assert torch.equal(next(loaded.parameters()), next(naf.parameters()))
-    assert load_named("bilinear", str(folder))[0] == "bilinear"
+    names = [part for name in ("naf", "naf=none", "bilinear") for part in ("--upsampler", name)]
+    report = read(evaluate(*names, "--weights", str(folder), "--images", str(pictures), "--json"))
+    assert [row.label for row in report.rows] == [f"naf={folder}", "naf=none", "bilinear"]
+    assert report.rows[0].values != report.rows[1].values
 
 
 def test_table(pictures):
@@ -145,11 +153,11 @@ def test_limit_and_unusable_images(pictures):
     (pictures / "broken.png").write_bytes(b"no picture")
     draw_picture(pictures / "small.png", 0, (20, 200))
     result = evaluate("--upsampler", "bilinear", "--images", str(pictures), "--min-side", "64", "--json")
-    figures = json.loads(result.stdout)
-    assert figures["images"] == 3
-    assert {path.rsplit("/")[-1] for path in figures["skipped"]} == {"broken.png", "small.png"}
+    data = read(result).data
+    assert data["images"] == 3
+    assert {path.rsplit("/")[-1] for path in data["skipped"]} == {"broken.png", "small.png"}
     limited = evaluate("--upsampler", "bilinear", "--images", str(pictures), "--limit", "2", "--json")
-    assert json.loads(limited.stdout)["images"] == 2
+    assert read(limited).data["images"] == 2
 
 
 @pytest.mark.parametrize(
@@ -159,6 +167,8 @@ def test_limit_and_unusable_images(pictures):
         (["--upsampler", "bilinear", "--images", "nowhere"], 1, "no image at nowhere"),
         (["--upsampler", "bilineer", "--images", "."], 2, "bilinear"),
         (["--upsampler", "naf=nowhere", "--images", "."], 1, "nowhere"),
+        (["--upsampler", "bilinear=foo", "--images", "."], 2, "no weights to choose"),
+        (["--upsampler", "bilinear", "--images", ".", "--device", "cuda:99"], 1, "cuda:99 is not there"),
     ],
 )
 def test_bad_usage(pictures, arguments, status, message):
@@ -166,6 +176,66 @@ def test_bad_usage(pictures, arguments, status, message):
     assert result.exit_code == status
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+PLUGIN = """
+import torch
+from naf_hub import Upsampler, UpsamplerRecord, Want, hookimpl
+
+class Plain(Upsampler):
+    def upsample(self, image, features, output_size):
+        return torch.nn.functional.interpolate(features, output_size, mode="bilinear")
+
+class Tiled(Plain):
+    def gather(self, image, backbone):
+        halves = image.chunk(2, -1)
+        return torch.cat([backbone(half) for half in halves], -1)
+
+class Doubled(Plain):
+    def reference(self, features):
+        return 2 * features
+
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, 2 * features, output_size)
+
+@hookimpl
+def register_upsamplers(register):
+    for name in ("Plain", "Tiled", "Doubled"):
+        register(UpsamplerRecord(name=name.lower(), summary="A toy.", target=f"toys:{name}", learned=False))
+"""
+
+
+def test_contenders_that_gather_the_same_share_one_pass(pictures, install_plugin):
+    install_plugin("toys", PLUGIN)
+    backbone = naf_hub.load_backbone("tiny_backbone")
+    images = sorted(pictures.glob("*.png"))[:2]
+
+    def passes(*names):
+        type(backbone).calls = 0
+        report = Reconstruction().evaluate(names, images, {"crop": 64}, backbone=backbone, progress=False)
+        return type(backbone).calls, report
+
+    assert passes("plain")[0] == 2 * 2  # the crop and the smaller crop, of two images
+    assert passes("plain", "bilinear", "nearest", "doubled")[0] == 2 * 2
+    assert passes("plain", "tiled")[0] == 2 * 2 + 2 * 4  # one of its own, in halves
+    assert passes("tiled")[0] == 2 * 4
+
+
+def test_an_output_in_another_space_is_compared_there(pictures, install_plugin):
+    install_plugin("toys", PLUGIN)
+    report = Reconstruction().evaluate(
+        ["plain", "doubled"], [pictures], {"crop": 64}, backbone="tiny_backbone", progress=False
+    )
+    plain, doubled = report["plain"].values, report["doubled"].values
+    assert doubled["mse"] == pytest.approx(4 * plain["mse"], rel=1e-5)
+    assert doubled["ratio_to_bilinear"] == pytest.approx(1, abs=1e-6)
+
+
+def test_settings_and_backbone_are_asked_for(pictures):
+    with pytest.raises(ValueError, match=r"no setting 'cropp'; there are: crop, "):
+        Reconstruction().evaluate("bilinear", pictures, {"cropp": 64}, backbone="tiny_backbone")
+    with pytest.raises(ValueError, match="needs a backbone"):
+        Reconstruction().evaluate("bilinear", pictures)
 
 
 def test_train_command_reports_and_task_object_trains(pictures, tmp_path):

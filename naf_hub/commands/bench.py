@@ -7,9 +7,27 @@ from typing import Any
 import click
 
 from ..measuring import measure
-from .options import parse_options, print_json, print_table
+from ..options import (
+    backbone_option,
+    constructor_option,
+    device_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    report_options,
+    show_report,
+    upsampler_weights_option,
+)
+from ..reports import Metric, Report, Row, describe_environment
 
 MIB = 1 << 20
+METRICS = (
+    Metric("seconds", "s", False, 3, "median"),
+    Metric("least_seconds", "s", False, 3, "least"),
+    Metric("peak_mib", "MiB", False, 0, "peak"),
+    Metric("ratio", "", False, 2, "x floor"),
+)
+VERSION = 1
 
 
 def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int, int]:
@@ -20,7 +38,7 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
 
 
 @click.command("bench")
-@click.argument("upsamplers", nargs=-1, required=True, metavar="UPSAMPLER...")
+@click.argument("upsamplers", nargs=-1, required=True, metavar="NAME[=WEIGHTS]...")
 @click.option(
     "--features", default="384,28,28", show_default=True, callback=_shape, help="Feature shape C,h,w."
 )
@@ -30,46 +48,55 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
 )
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Timed calls each.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="CPU threads.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps.")
+@device_option
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]),
               help="Autocast to this type where it is not float32.")  # fmt: skip
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
-              help="Constructor option, given to every upsampler. Repeatable.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@upsampler_weights_option("none")
+@backbone_option(
+    text="Take weights that are made per backbone from the set of this one, which itself is not loaded. "
+)
+@constructor_option
+@report_options
 def bench_command(
     upsamplers: tuple[str, ...], features: tuple[int, int, int], size: int, image: int | None, repeats: int,
-    threads: int, device: str, dtype: str, options: dict[str, Any], as_json: bool,
+    threads: int, device: str, dtype: str, weights: str | None, backbone: str | None, options: dict[str, Any],
+    format_: str, as_json: bool, save: str | None,
 ) -> None:  # fmt: skip
-    """Time upsamplers on random features: forward seconds, peak memory, ratio to the method's own floor."""
+    """Time upsamplers on random features: forward seconds, peak memory, ratio to the method's own floor.
+
+    Weights are random unless some are named: they run exactly as fast as trained ones.
+    """
     import contextlib
+
+    contenders = parse_upsamplers(upsamplers, weights, options)
+    made_for = None if backbone is None else parse_backbone_option(backbone).name
 
     import torch
 
-    from ..loading import load
-
+    where = pick_device(device)
     torch.set_num_threads(threads)
-    rows: list[dict[str, Any]] = []
-    for name in upsamplers:
-        # Random weights run exactly as fast as trained ones.
-        model = load(name, weights=None, device=device, **options)
+    rows: list[Row] = []
+    for name, contender in zip(upsamplers, contenders, strict=True):
+        model = contender.load(made_for, where)
         cast = (
-            contextlib.nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
+            contextlib.nullcontext()
+            if dtype == "float32"
+            else torch.autocast(torch.device(where).type, getattr(torch, dtype))
         )
         with cast:
-            rows.append({"name": name} | measure(model, features, size, repeats, device, image))
+            rows.append(_row(name, model, measure(model, features, size, repeats, where, image), made_for))
         del model
-    if as_json:
-        print_json(
-            {"features": list(features), "size": size, "image": image or size, "threads": threads, "device": device,
-             "dtype": dtype, "repeats": repeats, "torch": torch.__version__, "results": rows}
-        )  # fmt: skip
-        return
-    table = [("upsampler", "median s", "least s", "peak MiB", "x floor", "floor")]
-    for row in rows:
-        floor = f"{row['floor']}: {row['floor_seconds']:.3f} s" if "floor" in row else ""
-        ratio = f"{row['ratio']:.2f}" if "ratio" in row else "-"
-        table.append(
-            (row["name"], f"{row['seconds']:.3f}", f"{row['least_seconds']:.3f}",
-             f"{row['peak_bytes'] / MIB:.0f}", ratio, floor)
-        )  # fmt: skip
-    print_table(table)
+    protocol = {"features": features, "size": size, "image": image or size, "threads": threads, "device": where,
+                "dtype": dtype, "repeats": repeats, "options": options}  # fmt: skip
+    report = Report(
+        "bench", VERSION, protocol, METRICS, tuple(rows), seeds=(0,), environment=describe_environment(where)
+    )
+    show_report(report, format_, as_json, save)
+
+
+def _row(name: str, model: Any, found: dict[str, Any], backbone: str | None) -> Row:
+    values = {key: found.get(key) for key in ("seconds", "least_seconds", "ratio")}
+    values["peak_mib"] = found["peak_bytes"] / MIB
+    note = f"floor: {found['floor']}: {found['floor_seconds']:.3f} s" if "floor" in found else ""
+    extras = {key: found[key] for key in ("floor", "floor_seconds", "peak_bytes") if key in found}
+    return Row.of(name, model, values, backbone=backbone, note=note, extras=extras)

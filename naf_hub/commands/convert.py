@@ -6,17 +6,18 @@ from typing import Any
 
 import click
 
-from .options import parse_options
+from ..options import pairs_option
 
 
 @click.command("convert")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write.")
 @click.option("--name", required=True, help="Registered name the weights belong to; they must fit it.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
-              help="Constructor option the weights need, e.g. dim=96. Repeatable.")  # fmt: skip
+@pairs_option(
+    "--option", "options", "Set a constructor option that the weights need, e.g. dim=96; repeatable."
+)
 @click.option("--key", "keys", multiple=True, metavar="KEY",
-              help="Key under which FILE hides its state dict; repeat it for one within the other, outermost first."
+              help="Take the state dict under this key of FILE; repeat it for one within the other, outermost first."
                    "  [default: what NAME's record says]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 def convert_command(

@@ -6,6 +6,16 @@ from pathlib import Path
 
 import click
 
+from ..contenders import name_model
+from ..options import (
+    backbone_option,
+    device_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    upsampler_option,
+)
+
 
 def sample_photo(name: str) -> Path:
     """A photo bundled with scikit-image.
@@ -30,23 +40,30 @@ def sample_photo(name: str) -> Path:
 )
 @click.option("--image", default=None, type=click.Path(exists=True, dir_okay=False),
               help="A photo of yours; default scikit-image's cat.")  # fmt: skip
-def demo_command(out: str, image: str | None) -> None:
+@upsampler_option("naf")
+@backbone_option("pico")
+@device_option
+def demo_command(out: str, image: str | None, upsampler: str, backbone: str, device: str) -> None:
     """Upsample the features of a photo, offline, and write the picture and the features."""
     import torch
 
-    from ..loading import load
+    from ..pipeline import FeaturePipeline
     from .upsample import Settings, upsample_file
 
+    (chosen,) = parse_upsamplers([upsampler])
     source = Path(image) if image else sample_photo("chelsea.png")
-    model = load("naf", backbone="pico")
-    stem = Path(out, f"{source.stem}_naf_pico")
+    where = pick_device(device)
+    behind = parse_backbone_option(backbone).load(device=where)
+    model = FeaturePipeline(behind, chosen.load(behind, where)).eval()
+    names = name_model(model.backbone), name_model(model.upsampler)
+    stem = Path(out, f"{source.stem}_{chosen.record.name}_{behind.origin.record.name}")
     Path(out).mkdir(parents=True, exist_ok=True)
-    result = upsample_file(model, source, stem, Settings(), "pico|naf")
+    result = upsample_file(model, source, stem, Settings())
     click.echo(
         f"photo      {source.name}, resized to {result['image_size'][0]}x{result['image_size'][1]} pixels"
     )
-    click.echo(f"backbone   pico: features {tuple(result['low_res'])}")
-    click.echo(f"upsampler  naf: features {tuple(result['features'])} in {result['seconds']:.2f} s, "
+    click.echo(f"backbone   {names[0]}: features {tuple(result['low_res'])}")
+    click.echo(f"upsampler  {names[1]}: features {tuple(result['features'])} in {result['seconds']:.2f} s, "
                f"{torch.get_num_threads()} threads")  # fmt: skip
     for file in result["files"]:
         click.echo(f"wrote      {file}")

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from ..options import print_json
 from ..publishing.publish import publish
 from ..publishing.publishable import check_branch, check_license, check_repo
-from .options import print_json
 
 
 def _usage(check: Any) -> Any:

@@ -9,7 +9,7 @@ import click
 from .. import registry
 from ..errors import UnknownNameError
 from ..kinds import KINDS
-from .options import print_json, print_table
+from ..options import print_json, print_table
 
 
 @click.command("list")

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import parse_options, parse_weights, print_json
+from ..contenders import name_model
+from ..options import (
+    backbone_constructor_option,
+    backbone_option,
+    backbone_weights_option,
+    constructor_option,
+    device_option,
+    json_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    print_json,
+    upsampler_option,
+    upsampler_weights_option,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,9 +69,7 @@ def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int
     return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))  # pyright: ignore
 
 
-def upsample_file(
-    model: FeaturePipeline, source: Path, stem: Path, settings: Settings, title: str
-) -> dict[str, Any]:
+def upsample_file(model: FeaturePipeline, source: Path, stem: Path, settings: Settings) -> dict[str, Any]:
     """Upsample one image file and write ``stem.png`` and ``stem.safetensors`` (or ``.npy``).
 
     Returns:
@@ -87,7 +99,7 @@ def upsample_file(
     if settings.format != "none":
         written.append(write_features(stem, features[0], low[0], settings))
     if settings.picture:
-        written.append(_write_picture(stem, image[0], low[0], features[0], title))
+        written.append(_write_picture(stem, image[0], low[0], features[0], model))
     return {
         "image": str(source),
         "image_size": list(size),
@@ -120,16 +132,15 @@ def write_features(stem: Path, features: Tensor, low: Tensor, settings: Settings
     return path
 
 
-def _write_picture(stem: Path, image: Tensor, low: Tensor, features: Tensor, title: str) -> Path:
+def _write_picture(stem: Path, image: Tensor, low: Tensor, features: Tensor, model: FeaturePipeline) -> Path:
     from ..atomic import atomic_file
     from ..picture import PcaBasis, photo, side_by_side
 
     basis = PcaBasis.fit(low)
-    backbone, upsampler = title.split("|")
     panels = [
         ("photo", photo(image)),
-        (f"{backbone} {low.shape[-2]}x{low.shape[-1]}", basis.picture(low)),
-        (f"{upsampler} {features.shape[-2]}x{features.shape[-1]}", basis.picture(features)),
+        (f"{name_model(model.backbone)} {low.shape[-2]}x{low.shape[-1]}", basis.picture(low)),
+        (f"{name_model(model.upsampler)} {features.shape[-2]}x{features.shape[-1]}", basis.picture(features)),
     ]
     path = stem.with_name(f"{stem.name}.png")
     with atomic_file(path) as temporary:
@@ -150,30 +161,15 @@ def stems(images: list[Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def pick_device(name: str) -> str:
-    """``auto`` is the GPU where there is one."""
-    import torch
-
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 @click.command("upsample")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write to.")
-@click.option("--upsampler", default="naf", show_default=True, help="Registered upsampler.")
-@click.option("--backbone", default="pico", show_default=True, help="Registered backbone, or timm:<model>.")
-@click.option("--weights", default="default", show_default=True, callback=parse_weights,
-              help="Upsampler weights: a named set, a path, hf://owner/repo, or 'none' (random).")  # fmt: skip
-@click.option("--backbone-weights", default="default", show_default=True, callback=parse_weights,
-              help="Backbone weights, likewise.")  # fmt: skip
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
-              help="Constructor option of the upsampler, e.g. memory=512MiB. Repeatable.")  # fmt: skip
-@click.option("--backbone-option", "backbone_options", multiple=True, metavar="KEY=VALUE", callback=parse_options,
-              help="Constructor option of the backbone. Repeatable.")  # fmt: skip
+@upsampler_option("naf")
+@backbone_option("pico")
+@upsampler_weights_option()
+@backbone_weights_option
+@constructor_option
+@backbone_constructor_option
 @click.option("--size", default="448", show_default=True,
               help="Shorter side in pixels, or HxW exactly, or 'native'.")  # fmt: skip
 @click.option("--format", "format_", default="safetensors", show_default=True,
@@ -183,9 +179,9 @@ def pick_device(name: str) -> str:
 @click.option(
     "--picture/--no-picture", default=True, show_default=True, help="Write the side-by-side picture."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@device_option
 @click.option("--force", is_flag=True, help="Overwrite existing results.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@json_option
 def upsample_command(
     images: tuple[str, ...], out: str, upsampler: str, backbone: str, weights: str | None,
     backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: str,
@@ -200,6 +196,8 @@ def upsample_command(
     from ..images import find_images
 
     image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
+    (chosen,) = parse_upsamplers([upsampler], weights, options)
+    behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
     found = find_images(images)
     settings = Settings(size, format_, dtype, picture)
     todo = list(zip(found, stems(found, Path(out)), strict=True))
@@ -208,12 +206,12 @@ def upsample_command(
 
     from tqdm import tqdm
 
-    from ..loading import load, load_backbone
+    from ..pipeline import FeaturePipeline
 
-    model = load(
-        upsampler, load_backbone(backbone, weights=backbone_weights, **backbone_options), weights=weights,
-        device=pick_device(device), **options,
-    )  # fmt: skip
+    where = pick_device(device)
+    # By name, so that weights which this backbone has none of are told before the backbone is fetched.
+    made = chosen.load(behind.name, where)
+    model = FeaturePipeline(behind.load(device=where), made).eval()
     results, failures = [], 0
     bar = tqdm(todo, disable=len(todo) < 2 or as_json or not sys.stderr.isatty(), unit="image")
     for source, stem in bar:
@@ -227,7 +225,7 @@ def upsample_command(
                 raise FileExistsError(f"{existing[0]} exists; use --force to overwrite")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
-                result = upsample_file(model, source, stem, settings, f"{backbone}|{upsampler}")
+                result = upsample_file(model, source, stem, settings)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             failures += 1
             message = " ".join(str(error).split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,18 +43,6 @@ class Subject:
         backbone = RandomBackbone(self.channels or c, (h, w), (height, width))
         with torch.no_grad():
             return image, self.make().to(**kind).gather(image, backbone)
-
-
-def each(features: Features, function: Callable[[Tensor], Tensor]) -> Features:
-    """``function`` of the map, or of each map."""
-    if isinstance(features, Mapping):
-        return {name: function(found) for name, found in features.items()}
-    return function(features)
-
-
-def maps_of(features: Features) -> list[Tensor]:
-    """The map, or all maps."""
-    return list(features.values()) if isinstance(features, Mapping) else [features]
 
 
 def assert_close(found: Tensor, wanted: Tensor, atol: float, promise: str) -> None:

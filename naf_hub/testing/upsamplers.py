@@ -14,7 +14,8 @@ from ..loading import load
 from ..parts.linear_groups import project_groups
 from ..records import UpsamplerRecord
 from ..registry import registry
-from .subject import Subject, assert_close, each, maps_of
+from ..store import each_map, maps_in
+from .subject import Subject, assert_close
 
 # (channels, h, w, image H, image W, output H, output W): square, non-square, non-integer ratio, image of
 # another size than the output, a single row, a single cell, ratio 1, and an output smaller than the features.
@@ -69,7 +70,7 @@ def batch_independence(subject: Subject) -> None:
     image, features = subject.inputs(2, SIZES[1])
 
     def alone(i: int) -> torch.Tensor:
-        return model(image[i : i + 1], each(features, lambda found: found[i : i + 1]))
+        return model(image[i : i + 1], each_map(lambda found: found[i : i + 1], features))
 
     with torch.no_grad():
         assert_close(model(image, features), torch.cat([alone(0), alone(1)]), 2e-5, "batch independence")
@@ -82,7 +83,7 @@ def constant_features(subject: Subject) -> None:
         return
     image, features = subject.inputs(1, SIZES[1])
     with torch.no_grad():
-        output = model(image, each(features, lambda found: torch.full_like(found, 1.5)))
+        output = model(image, each_map(lambda found: torch.full_like(found, 1.5), features))
     assert_close(output, torch.full_like(output, 1.5), 2e-5, "constant in, constant out")
 
 
@@ -106,7 +107,7 @@ def determinism(subject: Subject) -> None:
     model = subject.make()
     state = copy.deepcopy(model.state_dict())
     inputs = subject.inputs(1, SIZES[0])
-    given = [inputs[0], *maps_of(inputs[1])]
+    given = [inputs[0], *maps_in(inputs[1])]
     kept = [t.clone() for t in given]
     with torch.no_grad():
         first, second = model(*inputs), model(*inputs)
@@ -122,7 +123,7 @@ def gradients(subject: Subject) -> None:
     if not model.promises.gradients:
         return
     image, features = subject.inputs(1, SIZES[0])
-    given = maps_of(features)
+    given = maps_in(features)
     for found in given:
         found.requires_grad_()
     model(image, features).square().mean().backward()
@@ -187,8 +188,8 @@ def bad_input(subject: Subject) -> None:
     """Wrong input raises ValueError or TypeError; values outside [0, 1] warn."""
     model = subject.make()
     image, features = subject.inputs(2, SIZES[0])
-    flat = each(features, lambda found: found[0])
-    poisoned = each(features, lambda found: found * float("nan"))
+    flat = each_map(lambda found: found[0], features)
+    poisoned = each_map(lambda found: found * float("nan"), features)
     wrong: list[tuple[str, tuple[Any, ...]]] = [
         ("an image of 4 channels", (image.repeat(1, 2, 1, 1)[:, :4], features)),
         ("another batch size", (image[:1], features)),

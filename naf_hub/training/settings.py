@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ..errors import NafHubError
+from ..options import parse_pairs
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -120,37 +121,18 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
-    """``key=value`` pairs; values are TOML (``0.5``, ``[1, 2]``, ``true``), bare words are text.
+    """Values by key of ``key=value`` texts, see :func:`naf_hub.options.parse_pairs`.
 
     ``upsampler_options.dim=32`` sets one entry of a table, ``backbone_options.NAME.stride=8`` one entry of
     the table NAME in it.
 
     Raises:
-        ConfigError: no ``=``.
+        ConfigError: no ``=``, or a key that is both a value and a table.
     """
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = (piece.strip() for piece in assignment.partition("="))
-        if not equals or not key:
-            raise ConfigError(f"--set {assignment!r}: write key=value")
-        value = parse_value(text)
-        outer, dot, rest = key.partition(".")
-        inner, nested, entry = rest.rpartition(".")  # names of models may contain dots, names of options not
-        if not dot:
-            values[key] = value
-        elif nested:
-            values.setdefault(outer, {}).setdefault(inner, {})[entry] = value
-        else:
-            values.setdefault(outer, {})[rest] = value
-    return values
-
-
-def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself where it is none."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        return parse_pairs(assignments)
+    except ValueError as error:
+        raise ConfigError(f"--set {error}") from error
 
 
 def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:

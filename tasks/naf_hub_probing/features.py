@@ -1,4 +1,4 @@
-"""Frozen features, computed once a picture and kept in memory; and a backbone that needs no network."""
+"""Frozen features of a split as an upsampler gathers them, and a backbone that needs no network."""
 
 from __future__ import annotations
 
@@ -6,69 +6,42 @@ import dataclasses
 from collections.abc import Sequence
 from typing import cast
 
-import psutil
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from naf_hub import Backbone
+from naf_hub import Backbone, Upsampler
 from naf_hub.errors import ImageError
+from naf_hub.interfaces import Features
+from naf_hub.store import FeatureStore
 
 from .folders import IGNORE, DatasetError, LabelledImage, Readable, SegmentationFolder
 
-CACHES: dict[str, torch.dtype | None] = {"float32": torch.float32, "float16": torch.float16, "off": None}
 
-
-class FeatureCache:
-    """``cache(samples) -> (B, C, h, w)`` float32; each picture goes through the backbone once.
+class SplitFeatures:
+    """``features(split, samples)``: what one upsampler gathers of one backbone, each picture and side once.
 
     Args:
+        store: keeps the features; upsamplers that gather the same share them.
         backbone: frozen.
-        precision: ``"float32"`` (exact), ``"float16"`` (half the memory), ``"off"`` (always compute), or
-            ``"auto"``: float32 where ``expected`` pictures fit in half the free memory, else off.
-        expected: number of pictures (a mirrored one counts as another).
-        device: where the backbone runs and the features are returned; the cache itself is in RAM.
+        upsampler: gathers.
     """
 
-    def __init__(self, backbone: Backbone, precision: str, expected: int, device: torch.device) -> None:
-        if precision not in (*CACHES, "auto"):
-            raise ValueError(f"cache must be auto, {', '.join(CACHES)}, got {precision!r}")
-        self.backbone = backbone
-        self.precision = precision
-        self.expected = expected
-        self.device = device
-        self.kept: dict[tuple[str, int, bool], Tensor] = {}
+    def __init__(self, store: FeatureStore, backbone: nn.Module, upsampler: Upsampler) -> None:
+        self.store, self.backbone, self.upsampler = store, backbone, upsampler
 
-    @torch.no_grad()
-    def __call__(self, split: str, samples: Sequence[LabelledImage], flipped: bool = False) -> Tensor:
-        """Features of the samples, of their mirror images where ``flipped``."""
-        keys = [(split, sample.position, flipped) for sample in samples]
-        missing = [i for i, key in enumerate(keys) if key not in self.kept]
-        fresh: dict[int, Tensor] = {}
-        if missing:
-            images = torch.stack([samples[i].image for i in missing]).to(self.device)
-            computed = self.backbone(images.flip(-1) if flipped else images).float()
-            fresh = dict(zip(missing, computed, strict=True))
-            self._keep({keys[i]: features for i, features in fresh.items()})
-        return torch.stack([fresh[i] if i in fresh else self._stored(key) for i, key in enumerate(keys)])
+    @property
+    def device(self) -> torch.device:
+        """Where the features are returned."""
+        return self.store.device
 
-    def _stored(self, key: tuple[str, int, bool]) -> Tensor:
-        return self.kept[key].to(self.device).float()
-
-    def _keep(self, fresh: dict[tuple[str, int, bool], Tensor]) -> None:
-        if self.precision == "auto":
-            one = next(iter(fresh.values()))
-            fits = one.nbytes * self.expected < psutil.virtual_memory().available / 2
-            self.precision = "float32" if fits else "off"
-        dtype = CACHES[self.precision]
-        if dtype is not None:
-            for key, features in fresh.items():
-                kept = features.cpu().to(dtype, copy=True)
-                if dtype is torch.float16 and not torch.isfinite(kept).all():
-                    raise ValueError("features exceed float16; use --cache float32 or off")
-                self.kept[key] = kept
+    def __call__(self, split: str, samples: Sequence[LabelledImage], flipped: bool = False) -> Features:
+        """float32 features (B, C, h, w), or several by name, of the samples; of their mirror images if ``flipped``."""
+        images = [sample.image.flip(-1) if flipped else sample.image for sample in samples]
+        views = [(split, sample.position, flipped) for sample in samples]
+        return self.store.gather(self.upsampler, self.backbone, images, views)
 
 
 @dataclasses.dataclass
@@ -79,7 +52,7 @@ class Survey:
         usable: positions of the readable pairs.
         skipped: one line for each pair that could not be read.
         pixels: labelled pixels a class.
-        moments: per-channel mean and standard deviation (C,) of the features.
+        moments: per-channel mean and standard deviation (C,) of the upsampler's reference features.
     """
 
     usable: list[int]
@@ -88,7 +61,7 @@ class Survey:
     moments: tuple[Tensor, Tensor]
 
 
-def survey(folder: SegmentationFolder, split: str, cache: FeatureCache, workers: int = 0) -> Survey:
+def survey(folder: SegmentationFolder, split: str, cache: SplitFeatures, workers: int = 0) -> Survey:
     """Read every pair, fill the cache, and collect what training must know.
 
     Raises:
@@ -107,7 +80,7 @@ def survey(folder: SegmentationFolder, split: str, cache: FeatureCache, workers:
         sample = cast(LabelledImage, item)
         usable.append(sample.position)
         pixels += torch.bincount(sample.label[sample.label != IGNORE], minlength=len(pixels))
-        features = cache(split, [sample])[0].flatten(1).double()
+        features = cache.upsampler.reference(cache(split, [sample]))[0].flatten(1).double()
         total = total + features.sum(1)
         square = square + features.square().sum(1)
         count += features.shape[1]

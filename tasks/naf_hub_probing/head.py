@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub import Upsampler
+from naf_hub.interfaces import Features
 from naf_hub.parts.linear_groups import project_groups
 
 HeadWeights = tuple[Tensor, Tensor]
@@ -60,20 +61,21 @@ class LinearHead(nn.Module):
 def upsampled_scores(
     upsampler: Upsampler,
     image: Tensor,
-    features: Tensor,
+    features: Features,
     size: tuple[int, int],
     heads: Sequence[HeadWeights],
 ) -> Iterator[Tensor]:
     """Class scores of each head on upsampled features: (B, K, H, W) with (H, W) = ``size``, in turn.
 
-    Where the upsampler is linear in the features (it promises ``linear_groups``), the head and the upsampling commute:
-    the low-resolution scores of each channel group are upsampled and summed, K channels a group in place
-    of C. All heads share one call of the upsampler, whichever way takes fewer channels. The scores are
-    differentiable in the heads.
+    Where the upsampler is linear in one map of features (it promises ``linear_groups``), the head and the
+    upsampling commute: the low-resolution scores of each channel group are upsampled and summed, K channels a
+    group in place of C. All heads share one call of the upsampler, whichever way takes fewer channels. The scores
+    are differentiable in the heads.
     """
     groups = upsampler.promises.linear_groups
     rows = sum(len(weight) for weight, _ in heads)
-    if groups is None or groups * rows >= features.shape[1]:
+    # Of several maps nothing says which one the head could be moved before.
+    if groups is None or not isinstance(features, Tensor) or groups * rows >= features.shape[1]:
         with torch.no_grad():  # the heads do not reach back through the features
             upsampled = upsampler(image, features, size)
         for weight, bias in heads:

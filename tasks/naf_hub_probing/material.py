@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from naf_hub import Upsampler
+from naf_hub.interfaces import Features
+from naf_hub.store import each_map, maps_in
 from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.interrupts import leave_signals_to_parent
 
-from .features import FeatureCache
+from .features import SplitFeatures
 from .folders import IGNORE, LabelledImage, SegmentationFolder
 from .head import LinearHead, upsampled_scores
 
@@ -52,11 +54,11 @@ def _load(folder: SegmentationFolder, order: list[list[int]], workers: int) -> D
     )
 
 
-def _facts(upsampler: Upsampler, folder: SegmentationFolder, cache: FeatureCache) -> dict[str, Any]:
+def _facts(upsampler: Upsampler, folder: SegmentationFolder, cache: SplitFeatures) -> dict[str, Any]:
     return {
         "upsampler": fingerprint(upsampler),
         "backbone": fingerprint(cache.backbone),
-        "use of --cache float16": cache.precision == "float16",
+        "use of --cache float16": cache.store.precision == "float16",
         "list of pictures": describe_files(path for pair in folder.pairs for path in pair),
         "sizes of the pictures": str(folder.geometry),
         "classes": list(folder.classes.names),
@@ -67,7 +69,7 @@ class AllPixels:
     """The published protocol: scores of every pixel of the batch, upsampled anew at each step."""
 
     def __init__(
-        self, upsampler: Upsampler, folder: SegmentationFolder, cache: FeatureCache, workers: int
+        self, upsampler: Upsampler, folder: SegmentationFolder, cache: SplitFeatures, workers: int
     ) -> None:
         self.upsampler, self.folder, self.cache, self.workers = upsampler, folder, cache, workers
         self.facts = _facts(upsampler, folder, cache)
@@ -86,7 +88,7 @@ class AllPixels:
         A backbone rounds differently with other pictures beside one, so that features computed in the batch
         where a continued run first meets them would not be those of an uninterrupted run.
         """
-        if self.cache.precision == "off":
+        if self.cache.store.precision == "off":
             return
         seen: set[int] = set()
         groups: list[list[int]] = []
@@ -114,7 +116,7 @@ class SampledPixels:
         upsampler: Upsampler,
         folder: SegmentationFolder,
         positions: list[int],
-        cache: FeatureCache,
+        cache: SplitFeatures,
         count: int,
         seed: int,
         name: str,
@@ -131,8 +133,6 @@ class SampledPixels:
             chosen = choose_pixels(picture.label, count, seed + picture.position)
             with torch.no_grad():
                 upsampled = upsampler(picture.image[None].to(cache.device), features, size)
-                if upsampled.shape[-2:] != size:
-                    upsampled = F.interpolate(upsampled, size, mode="bilinear", align_corners=False)
                 pixels = upsampled[0].flatten(1)[:, chosen.to(cache.device)].T.contiguous().cpu()
             small = pixels.abs().amax() < HALF_LIMIT if pixels.numel() else True
             self.kept[picture.position] = (
@@ -153,10 +153,10 @@ class SampledPixels:
 
 
 def batch_scores(
-    head: LinearHead, upsampler: Upsampler, samples: list[LabelledImage], features: Tensor, flipped: bool
+    head: LinearHead, upsampler: Upsampler, samples: list[LabelledImage], features: Features, flipped: bool
 ) -> tuple[Tensor, Tensor]:
     """Scores (B, K, H, W) and target (B, H, W); flattened to one row where label sizes differ."""
-    device = features.device
+    device = maps_in(features)[0].device
     images = torch.stack([sample.image for sample in samples]).to(device)
     labels = [sample.label.to(device) for sample in samples]
     if flipped:
@@ -168,7 +168,8 @@ def batch_scores(
     rows = []
     for i, label in enumerate(labels):
         size = (label.shape[0], label.shape[1])
-        scores = next(upsampled_scores(upsampler, images[i : i + 1], features[i : i + 1], size, [weights]))
+        own = each_map(lambda found, i=i: found[i : i + 1], features)
+        scores = next(upsampled_scores(upsampler, images[i : i + 1], own, size, [weights]))
         rows.append(scores.flatten(2))
     return torch.cat(rows, 2), torch.cat([label.flatten() for label in labels])[None]
 

@@ -1,4 +1,4 @@
-"""What an evaluation hands back: plain data, a table, and the trained heads."""
+"""What an evaluation hands back: its metrics, IoU per class, and the trained heads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
+from naf_hub.reports import Metric, Report
 
 from .features import Survey
 from .folders import SegmentationFolder
 from .head import HeadWeights
 from .metrics import Confusion
-from .transforms import Size
+
+METRICS = (
+    Metric("miou", "%", True, 1, "mIoU"),
+    Metric("pixel_accuracy", "%", True, 1, "pixel acc."),
+    Metric("best_miou", "%", True, 1, "best mIoU"),
+    Metric("best_epoch", "", False, 0, "in epoch"),
+)
 
 
 def epoch_scores(epoch: int, confusion: Confusion, names: Sequence[str]) -> dict[str, Any]:
@@ -46,27 +53,12 @@ def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights) -
         save_file(tensors, temporary)
 
 
-def plain_size(size: Size | None) -> int | list[int] | None:
-    return list(size) if isinstance(size, tuple) else size
-
-
-def table(report: dict[str, Any]) -> str:
-    """The figures in columns: last and best epoch, then IoU per class of the last."""
-    data, rows = report["data"], report["results"]
-    wide = max(len(name) for name in [*data["classes"], *(row["upsampler"] for row in rows)])
-    lines = [
-        f"{report['backbone']['name']}: {data['train']['images']} training and {data['val']['images']} "
-        f"validation images, {len(data['val']['skipped']) + len(data['train']['skipped'])} skipped",
-        f"{'':{wide}}  mIoU  pixel acc.  best mIoU (epoch)",
-    ]
-    for row in rows:
-        last, best = row["last"], row["best"]
-        lines.append(
-            f"{row['upsampler']:{wide}}  {last['miou']:4.1f}  {last['pixel_accuracy']:10.1f}"
-            f"  {best['miou']:9.1f} ({best['epoch']})"
-        )
-    lines.append("IoU per class, last epoch:")
-    for name in data["classes"]:
-        shares = [row["last"]["iou"][name] for row in rows]
+def class_table(report: Report) -> str:
+    """IoU per class of the last epoch, a column for each row of the report, in its order."""
+    classes = report.data["classes"]
+    wide = max(map(len, classes))
+    lines = ["IoU per class, last epoch:"]
+    for name in classes:
+        shares = [row.extras["last"]["iou"][name] for row in report.rows]
         lines.append(f"{name:{wide}}  " + "  ".join("   -" if v is None else f"{v:4.1f}" for v in shares))
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import naf_hub
-from naf_hub import Backbone, Task, Upsampler, UpsamplerRecord
+from naf_hub import Backbone, Task, Upsampler
+from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
+from naf_hub.reports import Report, Row, describe_environment
+from naf_hub.store import FeatureStore
 
-from .features import CellStatistics, FeatureCache, Survey, survey
+from .features import CellStatistics, SplitFeatures, Survey, survey
 from .folders import SegmentationFolder, read_classes
 from .head import HeadWeights, LinearHead, upsampled_scores
 from .material import AllPixels, Material, SampledPixels
 from .metrics import Confusion, predict
-from .report import epoch_scores, plain_size, save_heads, split_counts
+from .report import METRICS, epoch_scores, save_heads, split_counts
 from .training import HeadCourse, Recipe, fit, forget_checkpoints, plan_epochs, run_folder
 from .transforms import Geometry, Size
 
@@ -32,13 +34,55 @@ NO_NETWORK = "no network (RGB statistics)"
 
 @dataclasses.dataclass
 class Splits:
-    """Both splits as a backbone sees them."""
+    """Both splits as an upsampler sees them behind a backbone."""
 
     train: SegmentationFolder
     val: SegmentationFolder
-    cache: FeatureCache
+    cache: SplitFeatures
     seen: dict[str, Survey]
     workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What decides the figures.
+
+    Attributes:
+        recipe: epochs, learning rate and so on.
+        size, label_size: see :class:`naf_hub_probing.transforms.Geometry`.
+        standardize: the head learns on features standardised per channel over the training split.
+        limit, limit_train: at most that many pairs of each split (of training), evenly spaced.
+    """
+
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    size: Size = 448
+    label_size: Size | None = None
+    standardize: bool = False
+    limit: int | None = None
+    limit_train: int | None = None
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Protocol:
+        """The protocol of plain settings; those of :class:`Recipe` stand among the others.
+
+        Raises:
+            ValueError: a setting that does not exist or is out of range.
+        """
+        own = {field.name for field in dataclasses.fields(cls)} - {"recipe"}
+        of_recipe = {field.name for field in dataclasses.fields(Recipe)}
+        strangers = sorted(set(settings) - own - of_recipe)
+        if strangers:
+            raise ValueError(f"no setting {strangers[0]!r}; there are: {', '.join(sorted(own | of_recipe))}")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+        recipe = Recipe(**{key: value for key, value in values.items() if key in of_recipe})
+        if recipe.train_pixels is not None:
+            recipe = dataclasses.replace(recipe, flip=False)
+        return cls(recipe, **{key: value for key, value in values.items() if key in own})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain settings, as :meth:`read` takes them."""
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
+        return {**dataclasses.asdict(self.recipe), **settings}
 
 
 class Segmentation(Task):
@@ -49,155 +93,140 @@ class Segmentation(Task):
     """
 
     name = "segmentation"
+    version = 1
+    metrics = METRICS
 
-    def evaluate(self, **options: Any) -> dict[str, Any]:
-        """See :func:`evaluate`."""
-        return evaluate(**options)
+    def evaluate(
+        self,
+        contenders: Any,
+        data: str | os.PathLike[str],
+        protocol: Mapping[str, Any] | None = None,
+        *,
+        backbone: str | Contender | Backbone | None = None,
+        device: str | torch.device = "cpu",
+        baseline: bool = False,
+        cache: str = "auto",
+        workers: int = 0,
+        out: str | os.PathLike[str] | None = None,
+        on_result: Callable[[Row], None] | None = None,
+    ) -> Report:
+        """Train a linear head for each upsampler and score it, everything else being equal.
 
+        Args:
+            contenders: see :func:`naf_hub.contenders.load_contenders`.
+            data: the data folder.
+            protocol: settings of :class:`Protocol` and :class:`naf_hub_probing.training.Recipe`.
+            backbone: ``NAME[=WEIGHTS]``, a contender or a module; needed.
+            device: where models run.
+            baseline: add a row with per-cell RGB statistics in place of a backbone (standardised, bilinear).
+            cache: ``"auto"``, ``"float32"``, ``"float16"`` or ``"off"``; see :class:`naf_hub.store.FeatureStore`.
+            workers: processes that read pictures.
+            out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
+                in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
+            on_result: called with each row as soon as it is there.
 
-def evaluate(
-    *,
-    data: str | os.PathLike[str],
-    upsamplers: str | Upsampler | Sequence[str | Upsampler],
-    backbone: str | Backbone,
-    weights: str | None = "default",
-    backbone_weights: str | None = "default",
-    backbone_options: dict[str, Any] | None = None,
-    size: Size = 448,
-    label_size: Size | None = None,
-    recipe: Recipe | None = None,
-    standardize: bool = False,
-    baseline: bool = False,
-    limit: int | None = None,
-    limit_train: int | None = None,
-    cache: str = "auto",
-    workers: int = 0,
-    device: str | torch.device = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    on_result: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Train a linear head for each upsampler and score it, everything else being equal.
+        Returns:
+            A report; mIoU, pixel accuracy and IoU per class are in percent, ``None`` for a class that occurs
+            neither in the labels nor in the predictions. Extras of a row: ``last`` and ``best`` epoch,
+            ``train_loss``, ``seconds``, parameters of upsampler and probe.
 
-    Args:
-        data: the data folder.
-        upsamplers: names, ``"name=weights"`` (``"naf=none"`` is random initialisation), or modules.
-        backbone: a name or a module.
-        weights, backbone_weights, backbone_options: as for :func:`naf_hub.load`; ``weights`` serves the
-            learned upsamplers that name none of their own.
-        size, label_size: see :class:`naf_hub_probing.transforms.Geometry`.
-        recipe: epochs, learning rate and so on; see :class:`naf_hub_probing.training.Recipe`.
-        standardize: the head learns on features standardised per channel over the training split.
-        baseline: add a row with per-cell RGB statistics in place of a backbone (standardised, bilinear).
-        limit, limit_train: at most that many pairs of each split (of training), evenly spaced.
-        cache: ``"auto"``, ``"float32"``, ``"float16"`` or ``"off"``; see
-            :class:`naf_hub_probing.features.FeatureCache`.
-        workers: processes that read pictures.
-        device: where models run.
-        out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
-            in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
-        on_result: called with each entry of ``results`` as soon as it is there.
+        Raises:
+            DatasetError: the folder or a label is not as expected.
+            ValueError: no backbone, a setting that does not exist, or an upsampler named twice.
+            UnknownNameError, WeightsError: see :func:`naf_hub.load`.
+        """
+        chosen = Protocol.read(protocol or {})
+        recipe, device = chosen.recipe, torch.device(device)
+        if backbone is None:
+            raise ValueError("segmentation needs a backbone; give backbone=")
+        behind = parse_backbone(backbone)
+        geometry = Geometry(chosen.size, chosen.label_size)
+        classes = read_classes(Path(data) / "classes.json")
+        train = SegmentationFolder(data, "train", classes, geometry, chosen.limit_train or chosen.limit)
+        val = SegmentationFolder(data, "val", classes, geometry, chosen.limit)
+        # All models first: a misspelt name must not cost a pass over the data.
+        name = behind.label if isinstance(behind, Contender) else name_model(behind)
+        made_for = behind.name if isinstance(behind, Contender) else behind
+        models = load_contenders(contenders, made_for=made_for, seed=recipe.seed)
+        if isinstance(behind, Contender):
+            behind = behind.load(device=device, seed=recipe.seed)
 
-    Returns:
-        Plain data: ``protocol``, ``data``, ``backbone`` and ``results``, one entry an upsampler with ``last``
-        and ``best`` epoch; mIoU, pixel accuracy and IoU per class are in percent, ``None`` for a class
-        that occurs neither in the labels nor in the predictions.
+        expected = len(train) * (2 if recipe.flip else 1) + len(val)
+        store = FeatureStore(cache, expected, device)
+        views = SplitViews(train, val, store, workers)
+        rows: list[Row] = []
 
-    Raises:
-        DatasetError: the folder or a label is not as expected.
-        UnknownNameError, WeightsError: see :func:`naf_hub.load`.
-    """
-    recipe = recipe or Recipe()
-    if recipe.train_pixels is not None:
-        recipe = dataclasses.replace(recipe, flip=False)
-    geometry = Geometry(size, label_size)
-    classes = read_classes(Path(data) / "classes.json")
-    train = SegmentationFolder(data, "train", classes, geometry, limit_train or limit)
-    val = SegmentationFolder(data, "val", classes, geometry, limit)
-    device = torch.device(device)
-    entries = [upsamplers] if isinstance(upsamplers, (str, Upsampler)) else list(upsamplers)
-    name = backbone if isinstance(backbone, str) else type(backbone).__name__
-    # All models first: a misspelt name must not cost a pass over the data.
-    loaded = [load_upsampler(entry, weights, name, recipe.seed) for entry in entries]
-    labels = [label for label, _ in loaded]
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"an upsampler is named twice: {', '.join(labels)}")
-    if isinstance(backbone, str):
-        backbone = naf_hub.load_backbone(backbone, weights=backbone_weights, **(backbone_options or {}))
+        def run(
+            label: str, model: Upsampler, network: Backbone, standardize: bool, name: str | None
+        ) -> Splits:
+            splits = views.of(model, network)
+            values, extras = _probe(label, model, splits, recipe, standardize, out)
+            rows.append(Row.of(label, model, values, backbone=name, extras=extras))
+            if on_result is not None:
+                on_result(rows[-1])
+            return splits
 
-    splits = _prepare(train, val, backbone, recipe, cache, workers, device)
-    results: list[dict[str, Any]] = []
-
-    def run(label: str, model: Upsampler, splits: Splits, standardize: bool) -> None:
-        results.append(_probe(label, model, splits, recipe, standardize, out))
-        if on_result is not None:
-            on_result(results[-1])
-
-    for label, model in loaded:
-        run(label, model, splits, standardize)
-    if baseline:
-        plain = _prepare(train, val, CellStatistics(), recipe, cache, workers, device)
-        run(NO_NETWORK, load_upsampler("bilinear")[1], plain, True)
-    if out is not None:  # not earlier: the same command, interrupted, must not train the first ones again
-        for result in results:
-            forget_checkpoints(run_folder(Path(out), result["upsampler"]))
-    return {
-        "task": "segmentation",
-        "protocol": {
-            **dataclasses.asdict(recipe),
-            "size": plain_size(size),
-            "label_size": plain_size(label_size),
-            "standardize": standardize,
-            "cache": splits.cache.precision,
-        },
-        "data": {
-            "path": os.fspath(data),
-            "classes": list(classes.names),
-            "train": split_counts(train, splits.seen["train"]),
-            "val": split_counts(val, splits.seen["val"]),
-        },
-        "backbone": {
-            "name": name,
-            "weights": os.fspath(backbone_weights) if backbone_weights else None,
-            "parameters": sum(p.numel() for p in backbone.parameters()),
-        },
-        "results": results,
-    }
+        splits = None
+        for label, model in models.items():
+            splits = run(label, model, behind, chosen.standardize, name)
+        assert splits is not None
+        precision = store.precision
+        if baseline:
+            plain = Contender.parse("bilinear").load()
+            run(NO_NETWORK, plain, CellStatistics(), True, None)
+        if out is not None:  # not earlier: the same command, interrupted, must not train the first ones again
+            for row in rows:
+                forget_checkpoints(run_folder(Path(out), row.label))
+        seen = splits.seen
+        skipped = len(seen["val"].skipped) + len(seen["train"].skipped)
+        origin = behind.origin
+        return Report(
+            self.name,
+            self.version,
+            {**chosen.to_dict(), "cache": precision},
+            self.metrics,
+            tuple(rows),
+            data={
+                "path": os.fspath(data),
+                "classes": list(classes.names),
+                "train": split_counts(train, seen["train"]),
+                "val": split_counts(val, seen["val"]),
+                "backbone": {
+                    "name": name if origin is None else origin.record.name,
+                    "weights": None if origin is None else origin.weights,
+                    "parameters": sum(p.numel() for p in behind.parameters()),
+                },
+            },
+            seeds=(recipe.seed,),
+            environment=describe_environment(device),
+            heading=f"{name}: {len(seen['train'].usable)} training and {len(seen['val'].usable)} validation "
+            f"images, {skipped} skipped",
+        )
 
 
-def load_upsampler(
-    entry: str | Upsampler, weights: str | None = "default", backbone: str = "", seed: int = 0
-) -> tuple[str, Upsampler]:
-    """A label for the table and the model of ``"name"``, ``"name=weights"`` or a module."""
-    if isinstance(entry, Upsampler):
-        return type(entry).__name__, entry
-    name, equals, own = entry.partition("=")
-    record = naf_hub.info(name)
-    if isinstance(record, UpsamplerRecord):
-        if equals:
-            weights = None if own.lower() == "none" else own
-        elif not record.learned:
-            weights = "default"
-        if weights == "default" and not record.backbone_agnostic:
-            weights = backbone
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # random initialisation is part of the result
-        return entry, naf_hub.load(name, weights=weights)
+class SplitViews:
+    """Both splits as each upsampler sees them; what one survey found serves all that see the same."""
 
+    def __init__(
+        self, train: SegmentationFolder, val: SegmentationFolder, store: FeatureStore, workers: int
+    ) -> None:
+        self.train, self.val, self.store, self.workers = train, val, store, workers
+        self.found: dict[tuple[Any, ...], dict[str, Survey]] = {}
 
-def _prepare(
-    train: SegmentationFolder,
-    val: SegmentationFolder,
-    backbone: Backbone,
-    recipe: Recipe,
-    precision: str,
-    workers: int,
-    device: torch.device,
-) -> Splits:
-    expected = len(train) * (2 if recipe.flip else 1) + len(val)
-    with _frozen(backbone, device):
-        cache = FeatureCache(backbone, precision, expected, device)
-        seen = {"train": survey(train, "train", cache, workers), "val": survey(val, "val", cache, workers)}
-    return Splits(train, val, cache, seen, workers)
+    def of(self, upsampler: Upsampler, backbone: Backbone) -> Splits:
+        """The splits for ``upsampler`` behind ``backbone``, surveyed if nobody saw them so before."""
+        cache = SplitFeatures(self.store, backbone, upsampler)
+        # Another reference has other moments, even of the same features.
+        space = None if type(upsampler).reference is Upsampler.reference else id(upsampler)
+        key = (id(backbone), upsampler.gather_key, space)
+        if key not in self.found:
+            device = self.store.device
+            with _frozen(backbone, device), _frozen(upsampler, device):
+                self.found[key] = {
+                    split: survey(folder, split, cache, self.workers)
+                    for split, folder in (("train", self.train), ("val", self.val))
+                }
+        return Splits(self.train, self.val, cache, self.found[key], self.workers)
 
 
 def _probe(
@@ -207,7 +236,7 @@ def _probe(
     recipe: Recipe,
     standardize: bool,
     out: str | os.PathLike[str] | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, float | None], dict[str, Any]]:
     seen = splits.seen["train"]
     device = splits.cache.device
     names = splits.train.classes.names
@@ -232,8 +261,13 @@ def _probe(
     best = max(range(len(epochs)), key=lambda i: confusions[i].mean_iou())
     if out is not None:
         save_heads(Path(out), label, snapshots[-1], snapshots[best])
-    return {
-        "upsampler": label,
+    values = {
+        "miou": epochs[-1]["miou"],
+        "pixel_accuracy": epochs[-1]["pixel_accuracy"],
+        "best_miou": epochs[best]["miou"],
+        "best_epoch": epochs[best]["epoch"],
+    }
+    return values, {
         "upsampler_parameters": sum(p.numel() for p in upsampler.parameters()),
         "probe_parameters": (channels + 1) * len(names),
         "last": epochs[-1],
@@ -259,10 +293,10 @@ def score(
     for samples in tqdm(loader, desc=f"evaluate: {label}", disable=None, unit="image"):
         sample = samples[0]
         features = splits.cache("val", samples)
-        target = sample.label.to(features.device)
+        target = sample.label.to(splits.cache.device)
         size = (target.shape[0], target.shape[1])
         scores = upsampled_scores(
-            upsampler, sample.image[None].to(features.device), features, size, snapshots
+            upsampler, sample.image[None].to(splits.cache.device), features, size, snapshots
         )
         for confusion, one in zip(confusions, scores, strict=True):
             confusion.update(predict(one[0]), target)

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from naf_hub.atomic import atomic_file
 
@@ -20,16 +20,7 @@ from .plan import Item
 FORMAT = 1
 
 
-def fingerprint(backbone: nn.Module) -> str:
-    """Hex digest of every weight and buffer: another checkpoint never meets this one's features."""
-    digest = hashlib.sha256(type(backbone).__name__.encode())
-    for key, value in sorted(backbone.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-class FeatureCache:
+class CropFeatures:
     """float16 features and 8-bit guidance images, one file per crop and one per input size.
 
     An entry is used only under the settings it was made with (``identity``), and is written whole or not
@@ -55,24 +46,22 @@ class FeatureCache:
         return self.folder / name[:2] / f"{name}-{part}.safetensors"
 
     def load(self, path: Path, item: Item) -> dict[str, Tensor] | None:
-        """``target``, ``input`` and ``guidance`` of a crop, or ``None`` where they are not all there."""
+        """What :meth:`store` kept of a crop, with the one ``guidance`` of its sizes; ``None`` where it is not all there."""
         try:
             crop = load_file(self._file(path, item, "crop"))
             small = load_file(self._file(path, item, f"input{item.sizes.input}"))
-            return {
-                "target": crop["target"],
-                "guidance": crop[f"guidance{item.sizes.guidance}"],
-                "input": small["input"],
-            }
+            guidance = crop[f"guidance{item.sizes.guidance}"]
         except (OSError, SafetensorError, KeyError):
             return None
+        maps = {key: value for key, value in crop.items() if not key.startswith("guidance")}
+        return {**maps, **small, "guidance": guidance}
 
     def store(
         self,
         path: Path,
         item: Item,
-        target: Tensor,
-        inputs: Mapping[int, Tensor],
+        crop: Mapping[str, Tensor],
+        inputs: Mapping[int, Mapping[str, Tensor]],
         guidance: Mapping[int, Tensor],
     ) -> None:
         """Keep the features of one crop.
@@ -80,13 +69,13 @@ class FeatureCache:
         Args:
             path: the image file.
             item: which crop.
-            target: (C, h, w) features of the crop, float16.
-            inputs: (C, h', w') features of the smaller images, float16, by their side in pixels.
+            crop: maps (C, h, w) of the crop, float16, by name.
+            inputs: maps (C, h', w') of the smaller images, float16, by their side in pixels and by name.
             guidance: (3, side, side) guidance images, uint8, by their side.
         """
         images = {f"guidance{side}": image for side, image in guidance.items()}
-        files = {self._file(path, item, "crop"): {"target": target, **images}}
-        files |= {self._file(path, item, f"input{side}"): {"input": small} for side, small in inputs.items()}
+        files: dict[Path, Mapping[str, Tensor]] = {self._file(path, item, "crop"): {**crop, **images}}
+        files |= {self._file(path, item, f"input{side}"): small for side, small in inputs.items()}
         for file, tensors in files.items():
             with atomic_file(file) as temporary:
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)

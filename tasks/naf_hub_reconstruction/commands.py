@@ -7,14 +7,28 @@ from typing import Any
 
 import click
 
+from naf_hub.options import (
+    backbone_constructor_option,
+    backbone_option,
+    backbone_weights_option,
+    constructor_option,
+    device_option,
+    json_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    report_options,
+    show_report,
+    upsampler_option,
+    upsampler_weights_option,
+)
+
 
 @click.command("reconstruction", context_settings={"show_default": True})
 @click.option("--upsampler", help="Registered trainable upsampler.  [default: naf]")
-@click.option(
-    "--backbone",
+@backbone_option(
     multiple=True,
-    metavar="NAME[=WEIGHTS]",
-    help="Frozen teacher: a registered backbone or timm:<model>; of several, one is drawn per step.",
+    text="Learn from this frozen backbone, or timm:<model>; of several, one is drawn per step. ",
 )
 @click.option("--backbone-weights", help="Weights of teachers named without: a named set, a path or hf://.")
 @click.option("--images", multiple=True, help="Image, folder or pattern to train on; repeatable.")
@@ -31,8 +45,8 @@ import click
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
-@click.option("--device", help="cpu, cuda, ...  [default: what accelerate finds]")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@device_option
+@json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
     out: str,
@@ -41,7 +55,7 @@ def train(
     cache_features: str | None,
     resume: bool,
     tensorboard: bool,
-    device: str | None,
+    device: str,
     as_json: bool,
     backbone: tuple[str, ...],
     images: tuple[str, ...],
@@ -70,7 +84,9 @@ def train(
         given["held_out"] = list(held_out)
     config = build(TrainConfig, read_recipe(recipe), given, parse_set(assignments))
     course = ReconstructionCourse(config, cache_features)
-    run = Run(course, out, resume=resume, device=device, tensorboard=tensorboard)
+    # Of several processes each has a GPU of its own, which accelerate knows.
+    where = None if device == "auto" else pick_device(device)
+    run = Run(course, out, resume=resume, device=where, tensorboard=tensorboard)
     summary = run.run()
     if not run.main:
         return
@@ -89,14 +105,12 @@ def train(
 
 
 @click.command("reconstruction", context_settings={"show_default": True})
-@click.option(
-    "--upsampler", "upsamplers", multiple=True, required=True, metavar="NAME[=WEIGHTS]",
-    help="What to score; repeatable. WEIGHTS: a named set, a path, hf://owner/repo, or none for random.",
-)  # fmt: skip
-@click.option("--weights", help="Weights of learned upsamplers given without their own.  [default: default]")
-@click.option("--backbone", required=True, help="A registered backbone or timm:<model>.")
-@click.option("--backbone-weights", default="default", help="Weights of the backbone.")
-@click.option("--backbone-option", "backbone_options", multiple=True, metavar="KEY=VALUE", help="Repeatable.")
+@upsampler_option(multiple=True)
+@upsampler_weights_option()
+@backbone_option(required=True)
+@backbone_weights_option
+@constructor_option
+@backbone_constructor_option
 @click.option("--images", multiple=True, required=True, help="Image, folder or pattern; repeatable.")
 @click.option("--crop", default=384, help="Side of the centre crop, in pixels.")
 @click.option("--resize", default=0, help="Bring the short side to so many pixels first; 0: leave it.")
@@ -106,31 +120,24 @@ def train(
 @click.option("--min-side", default=0, help="Leave out images with a shorter side.")
 @click.option("--pooled", is_flag=True, help="Input: the target averaged, not features of a smaller image.")
 @click.option("--limit", default=0, help="Use so many images, evenly spread; 0: all.")
-@click.option("--device", default="cpu", help="cpu, cuda, ...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@device_option
+@report_options
 def evaluate(
-    upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str,
-    backbone_options: tuple[str, ...], as_json: bool, **options: Any,
+    upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
+    options: dict[str, Any], backbone_options: dict[str, Any], images: tuple[str, ...], device: str,
+    format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
-    """Error of upsampled features against the features of the larger image, and its ratio to bilinear's."""
-    from naf_hub.training.settings import parse_set
+    """Error of upsampled features against the features of the larger image, and its ratio to bilinear's.
 
-    from .task import evaluate as run
+    Upsamplers that want the same maps of the backbone share one pass over each image; one that wants others is
+    compared with those, and with bilinear interpolation of those.
+    """
+    contenders = parse_upsamplers(upsamplers, weights, options)
+    behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    figures = run(
-        upsamplers=upsamplers,
-        backbone=backbone,
-        weights=weights,
-        backbone_weights=None if backbone_weights == "none" else backbone_weights,
-        backbone_options=parse_set(backbone_options),
-        **options,
+    from .task import Reconstruction
+
+    report = Reconstruction().evaluate(
+        contenders, images, protocol, backbone=behind, device=pick_device(device)
     )
-    if as_json:
-        click.echo(json.dumps({"backbone": backbone, **options, **figures}, indent=2))
-        return
-    click.echo(f"{figures['images']} images, {backbone}, {len(figures['skipped'])} skipped")
-    click.echo(f"{'upsampler':<32} {'mse':>10} {'/bilinear':>10} {'cosine':>8}")
-    for name, line in figures["methods"].items():
-        click.echo(
-            f"{name:<32} {line['mse']:>10.5f} {line['ratio_to_bilinear']:>10.4f} {line['cosine']:>8.4f}"
-        )
+    show_report(report, format_, as_json, save)

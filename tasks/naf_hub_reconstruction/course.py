@@ -54,15 +54,16 @@ class ReconstructionCourse:
         self.device = device
         self.files = find_images(settings.images)
         self.held_out = held_out_files(settings, self.files)
+        upsampler = prepare_model(settings, device)
         self.teachers, self.plan, self.facts = prepare_teachers(
-            settings, self.files, device, self.cache_features
+            settings, self.files, device, self.cache_features, upsampler
         )
         self.by_place = list(self.teachers.values())
-        self.model = prepare_model(settings, device)
-        backbones = list(settings.backbone)
+        self.model = upsampler
+        named = [text if "=" in text else f"{text}={settings.backbone_weights}" for text in settings.backbone]
         self.about = {
             "upsampler": settings.upsampler,
-            "backbone": backbones,
+            "backbones": [text.removesuffix("=default") for text in named],
             "images": len(self.files),
         }
 

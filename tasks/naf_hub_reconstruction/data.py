@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
 
-from .cache import FeatureCache
+from .cache import CropFeatures
 from .plan import Item
 
 
@@ -65,7 +65,7 @@ class Crops(Dataset[Crop]):
     """
 
     def __init__(
-        self, cropping: Cropping, files: Sequence[Path], caches: Sequence[FeatureCache | None] = (None,)
+        self, cropping: Cropping, files: Sequence[Path], caches: Sequence[CropFeatures | None] = (None,)
     ) -> None:
         self.cropping, self.files, self.caches = cropping, files, caches
 

@@ -12,21 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub.errors import ImageError
+from naf_hub.interfaces import Features
 
 from .data import Cropping, Crops
 from .features import Teacher
 from .plan import Sizes, crop_side, guidance_side, input_side
 
-Method = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+Method = Callable[[Tensor, Any, tuple[int, int]], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Guidance (1, 3, g, g) in [0, 1], input features (1, C, h, w), target features (1, C, H, W)."""
+    """One held-out image.
+
+    Attributes:
+        guidance: (1, 3, g, g) in [0, 1].
+        small: input features as the upsampler gathers them.
+        target: (1, C, H, W) reference features of the whole crop.
+        low: (1, C, h, w) reference features of the input.
+    """
 
     guidance: Tensor
-    small: Tensor
+    small: Features
     target: Tensor
+    low: Tensor
 
 
 def bilinear(guidance: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -59,11 +68,24 @@ def held_out_pairs(
         pooled: the input is the target averaged to the input grid, not the features of a smaller image.
         skipped: receives the images passed over and why.
     """
-    patch = teacher.backbone.patch_size
+    sizes = pair_sizes(teacher.backbone.patch_size, crop, down, guidance, guidance_max, pooled)
+    for _, image in held_out_crops(files, sizes.crop, resize, min_side, skipped):
+        guide, small, target = teacher.pair(image[None], sizes)
+        yield Pair(guide, small, target, teacher.upsampler.reference(small))
+
+
+def pair_sizes(patch: int, crop: int, down: float, guidance: float, guidance_max: int, pooled: bool) -> Sizes:
+    """The sides of a held-out pair for a backbone of that patch; arguments as for :func:`held_out_pairs`."""
     side = crop_side(crop, patch)
     grid = side // patch
     guide = guidance_side(grid, guidance, guidance_max)
-    sizes = Sizes(side, input_side(side, patch, down), guide, grid, pooled)
+    return Sizes(side, input_side(side, patch, down), guide, grid, pooled)
+
+
+def held_out_crops(
+    files: Sequence[Path], side: int, resize: int, min_side: int, skipped: dict[str, str] | None = None
+) -> Iterator[tuple[Path, Tensor]]:
+    """The centre crop (3, side, side) of each usable image; arguments as for :func:`held_out_pairs`."""
     crops = Crops(Cropping(resize, min_side), files)
     for path in files:
         try:
@@ -72,7 +94,7 @@ def held_out_pairs(
             if skipped is not None:
                 skipped[str(path)] = str(error)
             continue
-        yield Pair(*teacher.pair(image[None], sizes))
+        yield path, image
 
 
 @torch.no_grad()
@@ -93,7 +115,7 @@ def score(methods: Mapping[str, Method], pairs: Iterable[Pair]) -> dict[str, Any
     for pair in pairs:
         size = (pair.target.shape[-2], pair.target.shape[-1])
         count += 1
-        base += F.mse_loss(bilinear(pair.guidance, pair.small, size), pair.target).item()
+        base += F.mse_loss(bilinear(pair.guidance, pair.low, size), pair.target).item()
         for name, method in methods.items():
             output = method(pair.guidance, pair.small, size).float()
             mse[name] += F.mse_loss(output, pair.target).item()

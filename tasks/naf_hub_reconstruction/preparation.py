@@ -12,12 +12,13 @@ import torch
 import naf_hub
 from naf_hub.images import find_images
 from naf_hub.interfaces import Backbone, Upsampler
+from naf_hub.loading import load_upsampler
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
-from naf_hub.training.facts import describe_files
+from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.settings import ConfigError
 
-from .cache import FeatureCache, fingerprint
+from .cache import CropFeatures
 from .config import TrainConfig
 from .data import Cropping
 from .evaluate import Pair, held_out_pairs
@@ -99,6 +100,7 @@ def prepare_teachers(
     files: Sequence[Path],
     device: torch.device,
     cache_folder: str | os.PathLike[str] | None,
+    upsampler: Upsampler,
 ) -> tuple[dict[str, Teacher], Plan, dict[str, Any]]:
     """The frozen backbones, the plan of the steps, and the facts a continued run must share.
 
@@ -120,10 +122,10 @@ def prepare_teachers(
             # Options may change features without changing weights: how borders are padded, say.
             identity |= {"backbone": name.partition("#")[0], "backbone_options": options_of(config, name)}
             identity |= {"backbone_sha256": digests[name]}
-            identity |= {"crop": plan.crop(place), "guidance": guidance}
-            cache = FeatureCache(cache_folder, identity)
+            identity |= {"crop": plan.crop(place), "guidance": guidance, "gather": repr(upsampler.gather_key)}
+            cache = CropFeatures(cache_folder, identity)
         bf16 = config.precision == "bf16"
-        teachers[name] = Teacher(backbone, device, inputs, guidance, cache, bf16)
+        teachers[name] = Teacher(backbone, device, upsampler, inputs, guidance, cache, bf16)
     facts = {
         "list of images": describe_files(files),
         "weights of the backbone": digests,
@@ -144,7 +146,10 @@ def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:
         raise ConfigError(f"{record.name} cannot be trained; these can: {', '.join(names) or 'none'}")
     torch.manual_seed(config.seed)
     weights = None if config.init in RANDOM else config.init
-    model = naf_hub.load(record.name, weights=weights, **config.upsampler_options).to(device)
+    # Weights made per backbone are those of the first: of several it can be made for one only.
+    made_for = config.backbone[0].partition("=")[0] if config.backbone else None
+    model = load_upsampler(record.name, weights=weights, made_for=made_for, **config.upsampler_options)
+    model.to(device)
     model.requires_grad_(True)  # load() freezes
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]

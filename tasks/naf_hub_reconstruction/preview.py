@@ -43,11 +43,11 @@ def draw_preview(
     if pair is None:
         raise ValueError("no image can be drawn")
     size = (pair.guidance.shape[-2], pair.guidance.shape[-1])
-    basis = PcaBasis.fit(pair.small[0])
+    basis = PcaBasis.fit(pair.low[0])
     panels = [
         ("photo", photo(pair.guidance[0])),
-        ("input {}x{}".format(*pair.small.shape[-2:]), basis.picture(pair.small[0])),
-        ("bilinear", basis.picture(bilinear(pair.guidance, pair.small, size)[0])),
+        ("input {}x{}".format(*pair.low.shape[-2:]), basis.picture(pair.low[0])),
+        ("bilinear", basis.picture(bilinear(pair.guidance, pair.low, size)[0])),
         (config.upsampler, basis.picture(model(pair.guidance, pair.small, size)[0].float())),
         ("target {}x{}".format(*pair.target.shape[-2:]), basis.picture(pair.target[0])),
     ]

@@ -6,9 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import naf_hub
+from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.images import find_images
-from naf_hub.interfaces import Backbone, Task, Upsampler
+from naf_hub.interfaces import Backbone, Task
+from naf_hub.reports import Metric, Report, Row, describe_environment
+
+METRICS = (
+    Metric("mse", "", False, 5),
+    Metric("ratio_to_bilinear", "", False, 4, "/bilinear"),
+    Metric("cosine", "", True, 4),
+)
 
 
 class Reconstruction(Task):
@@ -19,14 +26,79 @@ class Reconstruction(Task):
     """
 
     name: ClassVar[str] = "reconstruction"
+    version: ClassVar[int] = 1
+    metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
     def train(self, **options: Any) -> dict[str, Any]:
         """See :func:`train`."""
         return train(**options)
 
-    def evaluate(self, **options: Any) -> dict[str, Any]:
-        """See :func:`evaluate`."""
-        return evaluate(**options)
+    def evaluate(
+        self,
+        contenders: Any,
+        data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        protocol: Mapping[str, Any] | None = None,
+        *,
+        backbone: str | Contender | Backbone | None = None,
+        device: Any = "cpu",
+        progress: bool = True,
+    ) -> Report:
+        """Reconstruction error of upsamplers on the same images; bilinear interpolation is the yardstick.
+
+        Args:
+            contenders: see :func:`naf_hub.contenders.load_contenders`.
+            data: images: files, folders or patterns, none of them trained on.
+            protocol: settings of :class:`~naf_hub_reconstruction.comparison.Protocol`.
+            backbone: gives the features; ``NAME[=WEIGHTS]``, a contender or a module; needed.
+            device: where to compute.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            A report; see :func:`~naf_hub_reconstruction.comparison.compare` for the figures. ``data`` holds the
+            number of ``images`` and those ``skipped``: file to reason.
+
+        Raises:
+            ImageError: no usable image.
+            ValueError: no backbone, or a setting that does not exist.
+            UnknownNameError, WeightsError: see :func:`naf_hub.load`.
+        """
+        from .comparison import Protocol, compare
+
+        if backbone is None:
+            raise ValueError("reconstruction needs a backbone; give backbone=")
+        chosen = Protocol.read(protocol or {})
+        files = find_images([data] if isinstance(data, (str, os.PathLike)) else data)
+        if chosen.limit and chosen.limit < len(files):
+            files = [files[i * len(files) // chosen.limit] for i in range(chosen.limit)]
+        behind = parse_backbone(backbone)
+        name = behind.label if isinstance(behind, Contender) else name_model(behind)
+        made_for = behind.name if isinstance(behind, Contender) else behind
+        models = load_contenders(contenders, made_for=made_for, device=device)
+        if isinstance(behind, Contender):
+            behind = behind.load(device=device)
+        skipped: dict[str, str] = {}
+        figures, count = compare(models, behind, files, chosen, device, skipped, progress)
+        rows = [
+            Row.of(
+                label,
+                model,
+                figures[label],
+                backbone=name,
+                extras={"bilinear_mse": figures[label]["bilinear_mse"]},
+            )
+            for label, model in models.items()
+        ]
+        return Report(
+            self.name,
+            self.version,
+            chosen.to_dict(),
+            self.metrics,
+            tuple(rows),
+            data={"images": count, "skipped": skipped},
+            seeds=(0,),
+            environment=describe_environment(device),
+            heading=f"{count} images, {name}, {len(skipped)} skipped",
+        )
 
 
 def train(
@@ -61,85 +133,3 @@ def train(
     config = build(TrainConfig, read_recipe(recipe) if recipe else {}, settings)
     course = ReconstructionCourse(config, cache_features)
     return Run(course, out, resume=resume, device=device, tensorboard=tensorboard, progress=progress).run()
-
-
-def evaluate(
-    *,
-    upsamplers: Mapping[str, Upsampler] | Sequence[str],
-    backbone: str | Backbone,
-    images: Sequence[str | os.PathLike[str]],
-    weights: str | None = None,
-    backbone_weights: str | None = "default",
-    backbone_options: Mapping[str, Any] | None = None,
-    crop: int = 384,
-    down: float = 0.5,
-    guidance: float = 4.0,
-    guidance_max: int = 224,
-    resize: int = 0,
-    min_side: int = 0,
-    pooled: bool = False,
-    limit: int = 0,
-    device: Any = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Reconstruction error of upsamplers on the same images; bilinear interpolation is the yardstick.
-
-    Args:
-        upsamplers: modules by the name to report them under, or ``NAME`` and ``NAME=WEIGHTS`` to load.
-        backbone: gives the features; a module, or a name to load with ``backbone_weights`` and
-            ``backbone_options``.
-        images: files, folders or patterns, none of them trained on.
-        weights: of learned upsamplers that are named without their own.
-        crop, resize: centre crop of that many pixels, after bringing the short side to ``resize`` pixels
-            (0: leave it, enlarging only what is smaller than the crop).
-        down: side of the input image over that of the crop; 0.5 is x2 upsampling.
-        guidance, guidance_max: side of the guidance image: pixels per target cell, and its bound (0: none).
-        min_side: images with a shorter side are left out.
-        pooled: the input is the target averaged to the input grid, not the features of a smaller image:
-            what is lost is detail alone.
-        limit: use only so many images, evenly spread over the list; 0 for all.
-        device: where to compute; default the CPU.
-        progress: show a progress bar on stderr.
-
-    Returns:
-        What :func:`~naf_hub_reconstruction.evaluate.score` returns, and ``skipped``: file to reason.
-    """
-    import torch
-    from tqdm import tqdm
-
-    from .evaluate import held_out_pairs, score
-    from .features import Teacher
-
-    where = torch.device(device or "cpu")
-    files = find_images(images)
-    if isinstance(backbone, str):
-        backbone = naf_hub.load_backbone(backbone, weights=backbone_weights, **(backbone_options or {}))
-    if not isinstance(upsamplers, Mapping):
-        upsamplers = dict(load_named(specification, weights) for specification in upsamplers)
-    if limit and limit < len(files):
-        files = [files[i * len(files) // limit] for i in range(limit)]
-    skipped: dict[str, str] = {}
-    pairs = held_out_pairs(
-        files,
-        Teacher(backbone, where),
-        crop=crop,
-        down=down,
-        guidance=guidance,
-        guidance_max=guidance_max,
-        resize=resize,
-        min_side=min_side,
-        pooled=pooled,
-        skipped=skipped,
-    )
-    methods = {name: upsampler.to(where).eval() for name, upsampler in upsamplers.items()}
-    bar = tqdm(pairs, total=len(files), unit="image", disable=None if progress else True)
-    return {**score(methods, bar), "skipped": skipped}
-
-
-def load_named(specification: str, weights: str | None = None) -> tuple[str, Upsampler]:
-    """What to report it as, and the upsampler of ``NAME`` or ``NAME=WEIGHTS`` (``none`` is random)."""
-    name, equals, own = specification.partition("=")
-    if not naf_hub.info(name).learned:
-        return name, naf_hub.load(name)
-    chosen = own if equals else (weights or "default")
-    return specification, naf_hub.load(name, weights=None if chosen == "none" else chosen)

@@ -1,0 +1,276 @@
+"""Options that commands share, so that each means the same in each; for the commands of plugins too."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .contenders import Contender, parse_weights
+from .records import BackboneRecord
+
+if TYPE_CHECKING:
+    from .reports import Report
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+WORDS = {"true": True, "false": False, "True": True, "False": False, "None": None}
+
+
+def parse_value(text: str) -> Any:
+    """What a value of ``KEY=VALUE`` means.
+
+    Numbers, quoted text, lists, tables and true/false as TOML or Python writes them; ``None``; anything else is
+    text as it stands.
+    """
+    text = text.strip()
+    if text in WORDS:
+        return WORDS[text]
+    for read in (lambda: tomllib.loads(f"value = {text}")["value"], lambda: ast.literal_eval(text)):
+        try:
+            value = read()
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # TOMLDecodeError is a ValueError
+            continue
+        if _is_plain(value):
+            return value
+    return text
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Values by key of ``KEY=VALUE`` texts; of a key that comes again the last counts.
+
+    ``table.key=1`` sets one entry of a table and ``table.NAME.key=1`` one entry of the table NAME in it; NAME may
+    contain dots itself, as names of models do.
+
+    Raises:
+        ValueError: no ``=``, a key that is no name, or a key that is both a value and a table.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        outer, dot, rest = key.strip().partition(".")
+        if not equals or not outer.isidentifier() or (dot and not rest):
+            raise ValueError(f"{pair!r} is not key=value")
+        inner, nested, entry = rest.rpartition(".")
+        table = values
+        for name in [outer, inner] if nested else [outer] if dot else []:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"{pair!r}: {name} was given a value before and is no table")
+        table[entry or outer] = parse_value(text)
+    return values
+
+
+def pick_device(name: str | None = "auto") -> str:
+    """The device a command computes on.
+
+    Args:
+        name: ``auto`` (the GPU where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        ValueError: no such device on this machine; says what to use.
+    """
+    import torch
+
+    name = name or "auto"
+    if not DEVICE.fullmatch(name):
+        raise ValueError(f"device {name!r}: give auto, cpu, cuda, cuda:1 or mps")
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device mps is not there: torch finds no Apple GPU; use auto or cpu")
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise ValueError(f"device {name} is not there: torch finds no CUDA GPU; use auto or cpu")
+        if int(name.partition(":")[2] or 0) >= count:
+            raise ValueError(
+                f"device {name} is not there: torch finds {count} CUDA GPU(s), counted from cuda:0"
+            )
+    return name
+
+
+def _checked(function: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A click callback: a ValueError of ``function`` becomes bad usage (exit 2)."""
+
+    def callback(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        try:
+            return function(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+def _check_device(name: str) -> str:
+    if not DEVICE.fullmatch(name):
+        raise ValueError(f"{name!r}: give auto, cpu, cuda, cuda:1 or mps")
+    return name
+
+
+def pairs_option(name: str, destination: str, text: str) -> Callable[[F], F]:
+    """A repeatable ``NAME KEY=VALUE`` option; the command receives a dict as ``destination``."""
+    return click.option(
+        name, destination, multiple=True, metavar="KEY=VALUE", callback=_checked(parse_pairs), help=text
+    )
+
+
+def weights_option(name: str, default: str, text: str) -> Callable[[F], F]:
+    """An option that names weights; the command receives ``None`` for ``none``."""
+    return click.option(
+        name,
+        default=default,
+        show_default=True,
+        metavar="WEIGHTS",
+        callback=_checked(parse_weights),
+        help=text,
+    )
+
+
+WEIGHTS_HELP = "WEIGHTS is a named set, a path, hf://owner/repo, or none for random ones."
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", callback=_checked(_check_device),
+    help="Compute on this device: auto (the GPU where there is one), cpu, cuda, cuda:1 or mps.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+constructor_option = pairs_option(
+    "--option", "options", "Set a constructor option of the upsampler, e.g. memory=512MiB; repeatable."
+)
+backbone_constructor_option = pairs_option(
+    "--backbone-option", "backbone_options", "Set a constructor option of the backbone; repeatable."
+)
+backbone_weights_option = weights_option(
+    "--backbone-weights", "default", "Use these weights for a backbone that is named without its own."
+)
+
+
+def upsampler_weights_option(default: str = "default") -> Callable[[F], F]:
+    """``--weights``, for learned upsamplers that are named without their own."""
+    return weights_option(
+        "--weights", default, "Use these weights for learned upsamplers that are named without their own."
+    )
+
+
+def upsampler_option(default: str | None = None, *, multiple: bool = False) -> Callable[[F], F]:
+    """``--upsampler NAME[=WEIGHTS]``; the command receives the text, see :func:`parse_upsamplers`."""
+    text = f"Use this registered upsampler. {WEIGHTS_HELP}"
+    return click.option(
+        "--upsampler", "upsamplers" if multiple else "upsampler", multiple=multiple, default=default,
+        required=multiple and default is None, show_default=default is not None, metavar="NAME[=WEIGHTS]",
+        help=text + (" Repeat it to compare." if multiple else ""),
+    )  # fmt: skip
+
+
+def backbone_option(default: str | None = None, *, multiple: bool = False, required: bool = False,
+                    text: str = "Use this registered backbone, or timm:<model>. ") -> Callable[[F], F]:  # fmt: skip
+    """``--backbone NAME[=WEIGHTS]``; the command receives the text, see :func:`parse_backbone_option`."""
+    return click.option(
+        "--backbone", multiple=multiple, default=default, required=required, show_default=default is not None,
+        metavar="NAME[=WEIGHTS]", help=text + WEIGHTS_HELP,
+    )  # fmt: skip
+
+
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+
+
+def report_options(command: F) -> F:
+    """``--format``, ``--json`` and ``--save``; the command hands them to :func:`show_report`."""
+    for option in (
+        click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.json",
+                     help="Also write the report to this file, as JSON."),
+        json_option,
+        click.option("--format", "format_", default="table", show_default=True, type=click.Choice(FORMATS),
+                     help="Print the report in this format; --json is short for json."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def show_report(
+    report: Report, format_: str = "table", as_json: bool = False, save: str | None = None
+) -> None:
+    """Print a report as the options of :func:`report_options` say, and write it where ``--save`` does."""
+    if save:
+        report.save(save)
+    if as_json or format_ == "json":
+        click.echo(report.to_json())
+    else:
+        click.echo(
+            {"csv": report.csv, "markdown": report.markdown, "latex": report.latex}.get(
+                format_, report.table
+            )()
+        )
+
+
+def print_json(data: Any) -> None:
+    """Print plain data as indented JSON."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print left-aligned columns; the last is wrapped to the terminal."""
+    if not rows:
+        return
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    room = max(30, shutil.get_terminal_size().columns - indent)
+    for row in rows:
+        head = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
+        lines = textwrap.wrap(row[-1], room) or [""]
+        click.echo((head + lines[0]).rstrip())
+        for line in lines[1:]:
+            click.echo(" " * indent + line)
+
+
+def parse_upsamplers(
+    texts: Iterable[str], weights: str | None = "default", options: dict[str, Any] | None = None
+) -> list[Contender]:
+    """The contenders named on a command line.
+
+    Raises:
+        click.UsageError: weights for a method that has none.
+        UnknownNameError: no such upsampler.
+    """
+    try:
+        return [Contender.parse(text, weights, options=options) for text in texts]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def parse_backbone_option(
+    text: str, weights: str | None = "default", options: dict[str, Any] | None = None
+) -> Contender:
+    """The backbone named on a command line.
+
+    Raises:
+        click.UsageError: weights for a backbone that has none.
+        UnknownNameError: no such backbone.
+    """
+    try:
+        return Contender.parse(text, weights, kind=BackboneRecord, options=options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
