@@ -175,13 +175,14 @@ def upsampler_weights_option(default: str = "default") -> Callable[[F], F]:
     )
 
 
-def upsampler_option(default: str | None = None, *, multiple: bool = False) -> Callable[[F], F]:
+def upsampler_option(
+    default: str | None = None, *, multiple: bool = False, text: str = "Use this registered upsampler. "
+) -> Callable[[F], F]:
     """``--upsampler NAME[=WEIGHTS]``; the command receives the text, see :func:`parse_upsamplers`."""
-    text = f"Use this registered upsampler. {WEIGHTS_HELP}"
     return click.option(
         "--upsampler", "upsamplers" if multiple else "upsampler", multiple=multiple, default=default,
         required=multiple and default is None, show_default=default is not None, metavar="NAME[=WEIGHTS]",
-        help=text + (" Repeat it to compare." if multiple else ""),
+        help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
     )  # fmt: skip
 
 

@@ -203,3 +203,26 @@ def test_training_starts_from_the_set_of_the_backbone():
 
     config = build_config({"upsampler": "choosy", "init": "default", "backbone": "pico=none"})
     assert prepare_model(config, torch.device("cpu")).gain == 2  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("naf", {"upsampler": "naf"}),
+        ("naf=none", {"upsampler": "naf", "init": "none"}),
+        ("naf=runs/a=b", {"upsampler": "naf", "init": "runs/a=b"}),
+    ],
+)
+def test_training_takes_weights_behind_the_name(text: str, expected: dict, monkeypatch: pytest.MonkeyPatch):
+    asked = {}
+
+    def build_config(recipe: dict, given: dict, settings: dict):
+        asked.update(given)
+        raise ValueError("enough seen")
+
+    monkeypatch.setattr("naf_hub_reconstruction.settings.build_config", build_config)
+    arguments = ["train", "reconstruction", "--out", "x", "--upsampler"]
+    assert "enough seen" in CliRunner().invoke(cli, [*arguments, text]).stderr
+    assert asked == expected
+    wrong = CliRunner().invoke(cli, [*arguments, "bilinear=foo"])
+    assert (wrong.exit_code, "no weights to choose" in wrong.stderr) == (2, True)

@@ -25,12 +25,14 @@ from naf_hub.options import (
 
 
 @click.command("reconstruction", context_settings={"show_default": True})
-@click.option("--upsampler", help="Registered trainable upsampler.  [default: naf]")
+@upsampler_option(
+    text="Train this registered upsampler (the recipe's, else naf), from WEIGHTS where they are given. "
+)
 @backbone_option(
     multiple=True,
     text="Learn from this frozen backbone, or timm:<model>; of several, one is drawn per step. ",
 )
-@click.option("--backbone-weights", help="Weights of teachers named without: a named set, a path or hf://.")
+@click.option("--backbone-weights", help="Use these weights for backbones that are named without their own.")
 @click.option("--images", multiple=True, help="Image, folder or pattern to train on; repeatable.")
 @click.option(
     "--held-out", multiple=True, help="Image, folder or pattern to measure the error on; repeatable."
@@ -61,6 +63,7 @@ def train(
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     held_out: tuple[str, ...],
+    upsampler: str | None,
     **named: str | None,
 ) -> None:
     """Train an upsampler to reconstruct the features of a larger image.
@@ -76,6 +79,11 @@ def train(
     from .course import ReconstructionCourse
 
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if upsampler:
+        (student,) = parse_upsamplers([upsampler])
+        given["upsampler"] = student.name
+        if "=" in upsampler:
+            given["init"] = student.weights or "none"
     if backbone:
         given["backbone"] = list(backbone)
     if images or more_images:
