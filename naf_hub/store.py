@@ -89,7 +89,7 @@ class FeatureStore:
             found = each_map(Tensor.float, upsampler.gather(batch, backbone))
             fresh = {i: each_map(lambda t, n=n: t[n], found) for n, i in enumerate(missing)}
             self._keep(source, {keys[i]: features for i, features in fresh.items()})
-        # What is kept is given, rounded as it is kept, on its first use too: results must not depend on what came before.
+        # Rounded as it is kept on the first use too: results must not depend on what came before.
         one_by_one = [self._stored(key) if key in self.kept else fresh[i] for i, key in enumerate(keys)]
         return each_map(lambda *maps: torch.stack(maps), *one_by_one)
 

@@ -1,8 +1,7 @@
-"""The conformance suite: what every upsampler and backbone must do, for plugin authors to call from pytest.
+"""The conformance suite: what every upsampler, backbone and restorer must do, for plugin authors to call from pytest.
 
     import pytest
-    from .subject import Subject
-from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
+    from naf_hub.testing import UPSAMPLER_CHECKS, check_upsampler
 
     @pytest.mark.parametrize("check", UPSAMPLER_CHECKS)
     def test_conformance(check):
@@ -11,6 +10,8 @@ from .upsamplers import UPSAMPLER_CHECKS, check_upsampler
 Models are made with random weights (``weights=None``) by registered name, so that names, targets and options
 are tested too. A failure is an ``AssertionError`` that says which promise was broken.
 """
+
+from __future__ import annotations
 
 from .backbones import BACKBONE_CHECKS, check_backbone
 from .restorers import RESTORER_CHECKS, check_restorer

@@ -46,7 +46,7 @@ class CropFeatures:
         return self.folder / name[:2] / f"{name}-{part}.safetensors"
 
     def load(self, path: Path, item: Item) -> dict[str, Tensor] | None:
-        """What :meth:`store` kept of a crop, with the one ``guidance`` of its sizes; ``None`` where it is not all there."""
+        """What :meth:`store` kept of a crop, with the ``guidance`` of its size; ``None`` if not all is there."""
         try:
             crop = load_file(self._file(path, item, "crop"))
             small = load_file(self._file(path, item, f"input{item.sizes.input}"))
