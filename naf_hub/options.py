@@ -241,7 +241,8 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     room = max(30, shutil.get_terminal_size().columns - indent)
     for row in rows:
         head = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
-        lines = textwrap.wrap(row[-1], room) or [""]
+        # Names of packages and commands have hyphens; broken there they could not be copied.
+        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
         click.echo((head + lines[0]).rstrip())
         for line in lines[1:]:
             click.echo(" " * indent + line)

@@ -135,7 +135,7 @@ class Registry:
     def _unknown(self, name: str, kind: type[Record], other: Record | None) -> str:
         word = "name" if kind is Record else kind_of(kind).word
         if other is not None:
-            return f"{name!r} is a {other.kind}, not a {word}"
+            return f"{name!r} names a registered {other.kind}, no {word}"
         names = self.names(kind)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         near += [n for n in names if name and name in n and n not in near][: 3 - len(near)]

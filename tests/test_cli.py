@@ -103,7 +103,11 @@ def test_info_shows_a_pinned_revision(install_plugin):
         (["bench", "bilinear=foo"], 2, "'bilinear' has no weights to choose"),
         (["bench", "naf", "--device", "tpu"], 2, "give auto, cpu, cuda, cuda:1 or mps"),
         (["upsample", "x.jpg", "-o", "out", "--upsampler", "bilinear=foo"], 2, "no weights to choose"),
-        (["upsample", "x.jpg", "-o", "out", "--backbone", "naf"], 2, "'naf' is a upsampler, not a backbone"),
+        (
+            ["upsample", "x.jpg", "-o", "out", "--backbone", "naf"],
+            2,
+            "'naf' names a registered upsampler, no backbone",
+        ),
         (["demo", "--image", "nowhere.jpg"], 2, "does not exist"),
     ],
 )

@@ -78,7 +78,7 @@ def test_a_restorer_is_listed_shown_loaded_and_checked(tmp_path):
     kind_of(naf_hub.info("gain")).check("gain", bias=0.25)
     with pytest.raises(naf_hub.WeightsError, match="restorer 'gain' has no default weights"):
         naf_hub.load_restorer("gain")
-    with pytest.raises(naf_hub.UnknownNameError, match="'naf' is a upsampler, not a restorer"):
+    with pytest.raises(naf_hub.UnknownNameError, match="'naf' names a registered upsampler, no restorer"):
         naf_hub.load_restorer("naf")
 
 

@@ -25,8 +25,8 @@ from naf_hub import Backbone
 from naf_hub.commands.main import cli
 from naf_hub.reports import Report
 from naf_hub.training.checkpoints import newest
+from naf_hub_probing.course import HeadCourse
 from naf_hub_probing.segmentation import Segmentation
-from naf_hub_probing.training import HeadCourse
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
 SMALL_NAF: dict[str, Any] = {"dim": 16, "num_blocks": 1, "rope_heads": 1, "kernel_size": 3}

@@ -21,16 +21,16 @@ from naf_hub.training.processes import Processes
 from naf_hub.training.run import Run
 from naf_hub.training.schedule import rate_factor
 from naf_hub.training.settings import ConfigError
-from naf_hub_probing.folders import LabelledImage
-from naf_hub_probing.head import LinearHead
-from naf_hub_probing.material import batch_scores, choose_pixels
-from naf_hub_probing.training import (
+from naf_hub_probing.course import (
     HeadCourse,
     Recipe,
     fit,
     forget_checkpoints,
     plan_epochs,
 )
+from naf_hub_probing.folders import LabelledImage
+from naf_hub_probing.head import LinearHead
+from naf_hub_probing.material import batch_scores, choose_pixels
 
 GOLDEN = load_file(Path(__file__).parent / "goldens" / "segmentation_probe_training.safetensors")
 LABELS = torch.where(GOLDEN["labels"] == 255, -1, GOLDEN["labels"].long())

@@ -27,7 +27,7 @@ def test_lists_are_sorted_and_filtered():
         (lambda: naf_hub.load_backbone("picco"), "pico"),
         (lambda: naf_hub.load_task("segmentatoin"), "segmentation"),
         (lambda: naf_hub.info("billinear"), "bilinear"),
-        (lambda: naf_hub.load("pico"), "pico' is a backbone, not a upsampler"),
+        (lambda: naf_hub.load("pico"), "pico' names a registered backbone, no upsampler"),
     ],
 )
 def test_unknown_names_say_what_is_near(call, near):

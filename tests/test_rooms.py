@@ -16,7 +16,7 @@ PLUGIN_ROOTS = ("plugins", "backbones", "tasks")
 API_PAGE = ROOT / "docs" / "plugin-api.md"
 # Names that mean the same in each folder that has them: a plugin's class, its table of records, its command line.
 SHARED_NAMES = {"__init__", "backbone", "records", "model", "command", "commands", "course", "card", "features",
-                "rope", "network", "convert", "publish"}  # fmt: skip
+                "rope", "encoder", "network", "convert", "publish"}  # fmt: skip
 
 Import = tuple[str, str, bool]
 """Module imported from, name imported, and whether that happens when the module itself is imported."""

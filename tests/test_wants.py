@@ -152,21 +152,32 @@ def test_load_behind_a_transformer(name: str):
         assert model.low_res(torch.rand(1, 3, 64, 96)).shape == (1, 192, 4, 6)
 
 
-@pytest.mark.parametrize("name", ["keyed", "layered"])
-def test_a_backbone_without_the_maps_is_told_in_one_line(name: str, pictures: Path, tmp_path: Path):
-    with pytest.raises(MapError, match=r"has no (key|token)\[") as told:
-        naf_hub.load(
-            name,
-            backbone="timm:resnet10t",
-            backbone_weights=None,
-            weights=None,
-        )(torch.rand(1, 3, 64, 64))
+def test_a_backbone_without_the_maps_is_told_in_one_line(pictures: Path, tmp_path: Path):
+    with pytest.raises(MapError, match=r"has no key\[-1\]") as told:
+        naf_hub.load("keyed", backbone="timm:resnet10t", backbone_weights=None, weights=None)(
+            torch.rand(1, 3, 64, 64)
+        )
     assert "\n" not in str(told.value)
-    result = run("upsample", pictures, "-o", tmp_path / "out", "--upsampler", f"{name}=none", "--backbone",
+    result = run("upsample", pictures, "-o", tmp_path / "out", "--upsampler", "keyed=none", "--backbone",
                  "timm:resnet10t", "--backbone-weights", "none", "--size", 64)  # fmt: skip
     assert result.exit_code == 1
-    assert "has no" in result.output
+    assert "has no key[-1]" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_backbone_with_one_map_only_is_told_so():
+    class Plain(naf_hub.Backbone):
+        def __init__(self):
+            super().__init__(embed_dim=3, patch_size=8)
+
+        def extract(self, image):
+            return torch.nn.functional.avg_pool2d(image, 8)
+
+    with pytest.raises(MapError, match=r"Plain has no token\[0\]: it gives its last map only"):
+        naf_hub.load("layered", backbone=Plain())(torch.rand(1, 3, 64, 64))
+    with pytest.raises(MapError, match=r"wants token\[-1\], token\[0\].*AvgPool2d is no naf_hub.Backbone"):
+        naf_hub.load("layered", backbone=torch.nn.AvgPool2d(8))(torch.rand(1, 3, 64, 64))
+    assert naf_hub.load("fitted", backbone=torch.nn.AvgPool2d(8))(torch.rand(1, 3, 64, 64)).shape[1] == 3
 
 
 @pytest.mark.parametrize("name", NAMES)

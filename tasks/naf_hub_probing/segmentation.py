@@ -20,13 +20,13 @@ from naf_hub.contenders import Contender, load_contenders, name_model, parse_bac
 from naf_hub.reports import Report, Row, describe_environment
 from naf_hub.store import FeatureStore
 
+from .course import HeadCourse, Recipe, fit, forget_checkpoints, plan_epochs, run_folder
 from .features import CellStatistics, SplitFeatures, Survey, survey
 from .folders import SegmentationFolder, read_classes
 from .head import HeadWeights, LinearHead, upsampled_scores
 from .material import AllPixels, Material, SampledPixels
 from .metrics import Confusion, predict
 from .report import METRICS, epoch_scores, save_heads, split_counts
-from .training import HeadCourse, Recipe, fit, forget_checkpoints, plan_epochs, run_folder
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -115,7 +115,7 @@ class Segmentation(Task):
         Args:
             contenders: see :func:`naf_hub.contenders.load_contenders`.
             data: the data folder.
-            protocol: settings of :class:`Protocol` and :class:`naf_hub_probing.training.Recipe`.
+            protocol: settings of :class:`Protocol` and :class:`naf_hub_probing.course.Recipe`.
             backbone: ``NAME[=WEIGHTS]``, a contender or a module; needed.
             device: where models run.
             baseline: add a row with per-cell RGB statistics in place of a backbone (standardised, bilinear).
