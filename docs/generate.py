@@ -13,7 +13,15 @@ import click
 
 from naf_hub import hookspecs
 from naf_hub.commands.main import cli
-from naf_hub.records import BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
+from naf_hub.kinds import KINDS, Kind
+from naf_hub.records import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneRecord,
+    Record,
+    RestorerRecord,
+    UpsamplerRecord,
+)
 from naf_hub.registry import registry
 
 DOCS = Path(__file__).parent
@@ -48,7 +56,7 @@ def upsampler_rows() -> list[list[str]]:
 
 # Mean and standard deviation per RGB channel; what else there is, is spelled out.
 NORMALIZATIONS = {
-    (0.485, 0.456, 0.406, 0.229, 0.224, 0.225): "ImageNet",
+    (*IMAGENET_MEAN, *IMAGENET_STD): "ImageNet",
     (0.5, 0.5, 0.5, 0.5, 0.5, 0.5): "0.5 / 0.5",
     (0.48145466, 0.4578275, 0.40821073, 0.26862954, 0.26130258, 0.27577711): "CLIP",
 }
@@ -95,6 +103,62 @@ def backbone_rows() -> list[list[str]]:
     return rows
 
 
+def restorer_rows() -> list[list[str]]:
+    return [
+        [f"`{r.name}`", r.summary, r.degradations, sets(r), "yes" if r.trainable else "-",
+         f"[paper]({quote(r.paper, safe=':/.')})" if r.paper else "-", r.license]
+        for r in records(RestorerRecord) if isinstance(r, RestorerRecord)
+    ]  # fmt: skip
+
+
+# Columns and rows of the kinds that have more to say than name and summary.
+TABLES = {
+    UpsamplerRecord: (
+        ["name", "what it is", "ratios", "weights", "trainable", "source", "licence"],
+        upsampler_rows,
+    ),
+    BackboneRecord: (
+        [
+            "name",
+            "what it is",
+            "channels",
+            "patch",
+            "native size",
+            "normalisation",
+            "weights from",
+            "licence",
+        ],
+        backbone_rows,
+    ),
+    RestorerRecord: (
+        ["name", "what it is", "restores", "weights", "trainable", "source", "licence"],
+        restorer_rows,
+    ),
+}
+INTRODUCTIONS = {
+    BackboneRecord: """Besides these, any timm model with a spatial feature map works as `timm:<model name>`.
+The licence is that of the weights; sizes are pixels; the normalisation (mean and standard deviation of
+RGB in [0, 1]) is applied inside. Weights are those of the `main` branch of their Hub repository unless a
+link leads to a revision; [how to pin one](weights.md#pinned-revisions).
+""",
+}
+
+
+def section(kind: Kind) -> list[str]:
+    """Heading, introduction and table of one kind."""
+    text = [f"## {kind.plural.capitalize()}\n"]
+    if not records(kind.record):
+        return [
+            *text,
+            f"None ships with naf-hub; a plugin may [register one](write-a-plugin.md#add-a-{kind.word}).\n",
+        ]
+    if kind.record in INTRODUCTIONS:
+        text.append(INTRODUCTIONS[kind.record])
+    header, rows = TABLES.get(kind.record, (["name", "what it is"], None))
+    plain = [[f"`{r.name}`", r.summary] for r in records(kind.record)]
+    return [*text, table(header, rows() if rows else plain)]
+
+
 def registered() -> str:
     hooks = [
         f"* `{name}{inspect.signature(function)}`: {inspect.getdoc(function)}".replace("'", "")
@@ -107,50 +171,7 @@ def registered() -> str:
             "# What is registered\n",
             "`naf-hub list` prints this for your installation, plugins of third parties included;",
             "`naf-hub info NAME` prints everything that is recorded of one.\n",
-            "## Upsamplers\n",
-            table(
-                ["name", "what it is", "ratios", "weights", "trainable", "source", "licence"],
-                upsampler_rows(),
-            ),
-            "## Backbones\n",
-            "Besides these, any timm model with a spatial feature map works as `timm:<model name>`.",
-            "The licence is that of the weights; sizes are pixels; the normalisation (mean and standard deviation of",
-            "RGB in [0, 1]) is applied inside. Weights are those of the `main` branch of their Hub repository unless a",
-            "link leads to a revision; [how to pin one](weights.md#pinned-revisions).\n",
-            table(
-                [
-                    "name",
-                    "what it is",
-                    "channels",
-                    "patch",
-                    "native size",
-                    "normalisation",
-                    "weights from",
-                    "licence",
-                ],
-                backbone_rows(),
-            ),
-            "## Restorers\n",
-            table(
-                ["name", "what it is", "restores", "weights", "trainable", "source", "licence"],
-                [
-                    [
-                        f"`{r.name}`",
-                        r.summary,
-                        r.degradations,
-                        sets(r),
-                        "yes" if r.trainable else "-",
-                        f"[paper]({quote(r.paper, safe=':/.')})" if r.paper else "-",
-                        r.license,
-                    ]
-                    for r in records(RestorerRecord)
-                    if isinstance(r, RestorerRecord)
-                ],
-            )
-            if records(RestorerRecord)
-            else "None ships yet; a plugin may\n[register one](write-a-plugin.md#add-a-restorer).\n",
-            "## Tasks\n",
-            table(["name", "what it is"], [[f"`{r.name}`", r.summary] for r in records(TaskRecord)]),
+            *(line for kind in KINDS for line in section(kind)),
             "## Hooks\n",
             "What a plugin may implement; see [Write a plugin](write-a-plugin.md).\n",
             "\n".join(hooks) + "\n",

@@ -13,12 +13,9 @@ from .checks import check_features, check_image, check_output, check_output_size
 from .errors import MapError
 from .images import as_batch
 from .promises import Promises
-from .records import Origin, Record, UpsamplerRecord
+from .records import IMAGENET_MEAN, IMAGENET_STD, Origin, Record, UpsamplerRecord
 from .reports import Metric, Report
 from .wants import Want
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # What an upsampler gathers of a backbone: one map, or several by name.
 Features: TypeAlias = "Tensor | Mapping[str, Tensor]"

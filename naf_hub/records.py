@@ -21,6 +21,10 @@ PREFIXED = re.compile(r"[a-z][a-z0-9_]*:[\w./@-]+")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
+# Mean and standard deviation per RGB channel of images in [0, 1], what most published backbones were trained with.
+IMAGENET_MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
+IMAGENET_STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
 
 class Picklable:
     """Frozen data whose mappings are read-only views, which can neither be pickled nor copied: models carry it."""
@@ -193,8 +197,8 @@ class BackboneRecord(Record):
     embed_dim: int = 0
     patch_size: int = 0
     native_size: int | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     gated: bool = False
     non_commercial: bool = False
     dtype: str | None = None

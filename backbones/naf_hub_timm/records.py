@@ -10,7 +10,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from naf_hub import BackboneRecord, UnknownNameError, Weights
-from naf_hub.interfaces import IMAGENET_MEAN, IMAGENET_STD
+from naf_hub.records import IMAGENET_MEAN, IMAGENET_STD
 
 from .backbone import TimmBackbone
 

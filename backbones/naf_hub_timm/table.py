@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from naf_hub import BackboneRecord, Weights
+from naf_hub.records import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, float, float]
 
 # Mean and standard deviation per RGB channel, for images in [0, 1].
-IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 SATELLITE: tuple[Triple, Triple] = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))

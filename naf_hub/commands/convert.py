@@ -1,4 +1,4 @@
-"""``naf-hub convert``: a pickle to a folder of weights."""
+"""``naf-hub convert``: makes a folder of weights from a pickle."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..options import pairs_option
 
 @click.command("convert")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write.")
-@click.option("--name", required=True, help="Registered name the weights belong to; they must fit it.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Write this folder.")
+@click.option("--name", required=True, help="Convert for this registered name; the weights must fit it.")
 @pairs_option(
     "--option", "options", "Set a constructor option that the weights need, e.g. dim=96; repeatable."
 )

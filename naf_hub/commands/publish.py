@@ -1,4 +1,4 @@
-"""``naf-hub publish``."""
+"""``naf-hub publish``: a trained upsampler to the Hub."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ def _usage(check: Any) -> Any:
     default="main",
     show_default=True,
     callback=_usage(check_branch),
-    help="Branch to commit to.",
+    help="Commit to this branch.",
 )
-@click.option("--message", help="Of the commit.  [default: name and checksum of the weights]")
+@click.option(
+    "--message", help="Describe the commit in these words.  [default: name and checksum of the weights]"
+)
 @click.option(
     "--license", callback=_usage(check_license),
-    help="Licence of the weights, as the Hub names it.  [default: the card's own, else apache-2.0]",
+    help="State this licence of the weights, as the Hub names it.  [default: the card's own, else apache-2.0]",
 )  # fmt: skip
 @click.option(
     "--dataset", "datasets", multiple=True, metavar="OWNER/NAME",
-    help="Training data on the Hub, for the card. Repeatable.",
+    help="Name this data set on the Hub as training data in the card; repeatable.",
 )  # fmt: skip
-@click.option("--token", help="Access token.  [default: HF_TOKEN, or that of `hf auth login`]")
+@click.option("--token", help="Use this access token.  [default: HF_TOKEN, or that of `hf auth login`]")
 @click.option("--dry-run", is_flag=True, help="Check, print the card and the list of files, send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def publish_command(folder: str, repo: str, as_json: bool, **options: Any) -> None:
