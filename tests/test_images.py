@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import naf_hub
-from naf_hub.images import as_batch, find_images, open_image, read_image
+from naf_hub.image_files import find_images
+from naf_hub.images import as_batch, open_image, read_image
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import naf_hub
-from naf_hub.images import find_images
+from naf_hub.image_files import find_images
 from naf_hub.training.card import hardware_section, training_section
 from naf_hub.training.course import Batch, Examination, Export, Share
 from naf_hub.training.facts import describe_files, fingerprint

@@ -193,7 +193,7 @@ def upsample_command(
     colours from one PCA basis) and the features. A broken image is named and skipped; existing results are
     kept unless --force. Exit status 1 when any image failed.
     """
-    from ..images import find_images
+    from ..image_files import find_images
 
     image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
     (chosen,) = parse_upsamplers([upsampler], weights, options)

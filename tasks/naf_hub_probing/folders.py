@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from naf_hub import NafHubError
 from naf_hub.errors import ImageError
-from naf_hub.images import files_below, has_image_name, open_image, read_image
+from naf_hub.image_files import files_below, has_image_name
+from naf_hub.images import open_image, read_image
 
 from .transforms import Geometry
 

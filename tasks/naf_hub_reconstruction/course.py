@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from naf_hub.images import find_images
+from naf_hub.image_files import find_images
 from naf_hub.interfaces import Upsampler
 from naf_hub.training.course import ALONE, Batch, Examination, Export, Share
 from naf_hub.training.interrupts import leave_signals_to_parent

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import naf_hub
-from naf_hub.images import find_images
+from naf_hub.image_files import find_images
 from naf_hub.interfaces import Backbone, Upsampler
 from naf_hub.loading import load_upsampler
 from naf_hub.records import UpsamplerRecord

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
-from naf_hub.images import find_images
+from naf_hub.image_files import find_images
 from naf_hub.interfaces import Backbone, Task
 from naf_hub.reports import Metric, Report, Row, describe_environment
+
+if TYPE_CHECKING:
+    from .course import ReconstructionCourse
 
 METRICS = (
     Metric("mse", "", False, 5),
@@ -28,6 +31,15 @@ class Reconstruction(Task):
     name: ClassVar[str] = "reconstruction"
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
+
+    def course(self, settings: Mapping[str, Any]) -> ReconstructionCourse:
+        """The course of these keys of :class:`~naf_hub_reconstruction.config.TrainConfig`."""
+        from naf_hub.training.settings import build
+
+        from .config import TrainConfig
+        from .course import ReconstructionCourse
+
+        return ReconstructionCourse(build(TrainConfig, settings))
 
     def train(self, **options: Any) -> dict[str, Any]:
         """See :func:`train`."""

@@ -1,0 +1,131 @@
+"""The interface of upsamplers: image and low-resolution features to features of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from ..checks import check_features, check_image, check_output, check_output_size
+from ..errors import MapError
+from ..images import as_batch_for
+from ..promises import Promises
+from ..records import Origin
+from ..wants import Want
+from .backbone import Backbone
+
+# What an upsampler gathers of a backbone: one map, or several by name.
+Features: TypeAlias = "Tensor | Mapping[str, Tensor]"
+
+
+class Upsampler(nn.Module):
+    """A feature upsampler: ``forward(image, features, output_size=None) -> (B, C, H, W)``.
+
+    A subclass implements :meth:`upsample`; the base class checks the arguments. Normalisation of the
+    image, where a method needs one, happens inside ``upsample``.
+
+    Attributes:
+        promises: what tasks may rely on; set it in the constructor where it depends on options.
+        wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
+        origin: record and weights, where it was loaded by name.
+        takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
+    """
+
+    promises: Promises = Promises()
+    wants: tuple[Want, ...] = (Want(),)
+    origin: Origin | None = None
+    takes_any_range: bool = False
+
+    def gather(self, image: Tensor, backbone: nn.Module) -> Features:
+        """What :meth:`forward` takes as features, from a backbone: by default the maps in :attr:`wants`.
+
+        This is the only place where an upsampler meets a backbone. A method that needs more than maps of the
+        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`.
+
+        Args:
+            image: (B, 3, H, W), RGB in [0, 1]; may have another size than the image that guides later.
+            backbone: a :class:`Backbone`; for a method that only wants the last map, any module that maps
+                images to (B, C, h, w).
+
+        Returns:
+            (B, C, h, w) if one map is wanted, else the maps by ``Want.name``.
+
+        Raises:
+            MapError: the backbone does not have a map that is wanted.
+        """
+        if isinstance(backbone, Backbone):
+            found = backbone.maps(image, *self.wants)
+        elif all(want == Want() for want in self.wants):
+            found = (backbone(image),) * len(self.wants)
+        else:
+            names = ", ".join(want.name for want in self.wants)
+            raise MapError(
+                f"{type(self).__name__} wants {names}; {type(backbone).__name__} is no naf_hub.Backbone"
+            )
+        if len(self.wants) == 1:
+            return found[0]
+        return {want.name: features for want, features in zip(self.wants, found, strict=True)}
+
+    @property
+    def gather_key(self) -> tuple[Any, ...]:
+        """What decides the result of :meth:`gather` besides image and backbone: features are cached under it."""
+        if type(self).gather is Upsampler.gather:
+            return (self.wants,)
+        return (self.wants, f"{type(self).__module__}.{type(self).__qualname__}", self.extra_repr())
+
+    def reference(self, features: Features) -> Tensor:
+        """Features (B, C, h, w) in the space of the output, to compare it with; by default the first map, unchanged.
+
+        A method whose output lives in another space (layer-normed, say) takes its low-resolution features there.
+        """
+        return features if isinstance(features, Tensor) else next(iter(features.values()))
+
+    def forward(
+        self, image: Any, features: Features, output_size: int | tuple[int, int] | None = None
+    ) -> Tensor:
+        """Upsample ``features`` under the guidance of ``image``.
+
+        Args:
+            image: (B, 3, H_img, W_img), RGB in [0, 1]; or whatever :func:`naf_hub.images.as_batch` takes: an
+                8-bit tensor, an array, a Pillow image, a path, a list of these.
+            features: (B, C, h, w) of any backbone; where several maps are wanted, all of them by name.
+            output_size: an int (square) or (H, W); default the image's size.
+
+        Returns:
+            (B, C, H, W), dtype and device of ``features``. The memory format is the method's choice:
+            use ``reshape`` or ``flatten`` rather than ``view``.
+
+        Raises:
+            TypeError, ValueError: see :mod:`naf_hub.checks`.
+        """
+        image = as_batch_for(
+            image, next(iter(features.values())) if isinstance(features, Mapping) else features
+        )
+        check_image(image, self.takes_any_range)
+        if isinstance(features, Mapping):
+            missing = [want.name for want in self.wants if want.name not in features]
+            if missing and type(self).gather is Upsampler.gather:
+                raise ValueError(
+                    f"features lack {', '.join(missing)}; take them from gather(image, backbone)"
+                )
+            for tensor in features.values():
+                check_features(tensor, image)
+        else:
+            check_features(features, image)
+        size = check_output_size(output_size, image)
+        output = self.upsample(image, features, size)
+        return check_output(output, image, self.reference(features), size, type(self).__name__)
+
+    def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
+        """The method itself, on checked arguments; see :meth:`forward`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement upsample(image, features, output_size)"
+        )
+
+    def bench_floor(
+        self, image: Tensor, features: Any, output_size: tuple[int, int]
+    ) -> tuple[str, Callable[[], Any]] | None:
+        """What ``naf-hub bench`` times in the same run to compare with: a label and a callable doing the
+        arithmetic that this method cannot avoid (for example its bare convolutions), or ``None``."""
+        return None
