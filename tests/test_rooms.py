@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PLUGIN_ROOTS = ("plugins", "backbones", "tasks")
 API_PAGE = ROOT / "docs" / "plugin-api.md"
 # Names that mean the same in each folder that has them: a plugin's class, its table of records, its command line.
-SHARED_NAMES = {"__init__", "backbone", "records", "model", "command", "commands", "course", "card", "features",
+SHARED_NAMES = {"__init__", "backbone", "task", "records", "model", "command", "commands", "course", "card", "features",
                 "rope", "encoder", "network", "convert", "publish"}  # fmt: skip
 
 Import = tuple[str, str, bool]
