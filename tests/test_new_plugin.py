@@ -1,4 +1,4 @@
-"""Every template gives a package that passes its own tests as it is written."""
+"""``naf-hub new-plugin``: what it writes passes its own tests as written, and nothing is ever overwritten."""
 
 from __future__ import annotations
 
@@ -9,74 +9,200 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from import_rules import Tree, unlisted_imports
+from test_rooms import listed
 
+import naf_hub
+from naf_hub import hookspecs
+from naf_hub.commands import new_plugin
 from naf_hub.commands.main import cli
-from naf_hub.commands.new_plugin import write_plugin
+from naf_hub.commands.new_plugin import check_name, render_plugin, write_plugin
 from naf_hub.kinds import KINDS
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-def install(folder: Path, site: Path, name: str) -> None:
-    """What ``pip install -e`` would leave, without a network: the package's folder and its entry point."""
-    info = site / f"naf_hub_{name}-0.1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: naf-hub-{name}\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text(f"[naf_hub]\n{name} = naf_hub_{name}\n")
+WORDS = [kind.word for kind in KINDS]
 
 
-@pytest.mark.parametrize("kind", [kind.word for kind in KINDS])
-def test_what_is_written_passes_pytest_and_ruff(kind: str, tmp_path: Path):
-    folder, site, name = tmp_path / "package", tmp_path / "site", f"my_{kind}"
-    result = CliRunner().invoke(cli, ["new-plugin", kind, name, "-o", str(folder)])
-    assert result.exit_code == 0, result.output
-    assert "pip install -e" in result.output
-    install(folder, site, name)
-    path = os.pathsep.join([str(site), str(folder), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def write_installed(kind: str, name: str, folder: Path) -> dict[str, str]:
+    """Write a plugin with the metadata that pip would make of its pyproject.toml; an environment that sees it."""
+    write_plugin(kind, name, folder)
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    requires = "".join(f"Requires-Dist: {line}\n" for line in project["dependencies"])
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n{requires}"
+    )
+    entries = "".join(f"{key} = {value}\n" for key, value in project["entry-points"]["naf_hub"].items())
+    (info / "entry_points.txt").write_text(f"[naf_hub]\n{entries}")
+    path = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    return {**os.environ, "PYTHONPATH": path, "NAF_HUB_STRICT": "1"}
+
+
+def run(*command: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_the_package_passes_pytest_and_ruff_as_written(kind: str, tmp_path: Path):
+    folder = tmp_path / "plugin"
+    env = write_installed(kind, f"made_by_{kind}_template", folder)
+    done = run("pytest", "-q", "-p", "no:cacheprovider", folder=folder, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
-    listed = subprocess.run(
-        [sys.executable, "-m", "naf_hub", "info", name],
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert f"naf-hub-my_{kind}" in listed.stdout
-    ruff = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--isolated",
-        "--select",
-        "E,F",
-        "--line-length",
-        "110",
-        str(folder),
-    ]
-    checked = subprocess.run(ruff, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+    assert "skipped" not in done.stdout
+    done = run("ruff", "check", "--no-cache", ".", folder=folder)
+    assert done.returncode == 0, done.stdout
 
 
-def test_nothing_is_overwritten(tmp_path: Path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    result = CliRunner().invoke(cli, ["new-plugin", "upsampler", "sharp", "-o", str(tmp_path / "mine")])
-    assert result.exit_code == 1
-    assert "exists, and nothing in it is overwritten" in result.output
-    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+@pytest.mark.parametrize("kind", WORDS)
+def test_the_templates_keep_the_rules_of_this_project(kind: str, tmp_path: Path):
+    write_plugin(kind, "my_method", tmp_path / "plugin")
+    rules = "E,F,UP,B,SIM,C4,RUF,PT,NPY,PIE,RET"
+    for command in (
+        ["check", "--isolated", "--no-cache", "--select", rules],
+        ["format", "--check", "--no-cache", "--isolated"],
+    ):
+        done = run("ruff", *command, "--line-length", "110", ".", folder=tmp_path / "plugin")
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["My-Plugin", "1st", "", "a" * 41, "x/../y"])
-def test_names_that_cannot_be_are_told(name: str, tmp_path: Path):
-    result = CliRunner().invoke(cli, ["new-plugin", "task", name, "-o", str(tmp_path / "p")])
-    assert result.exit_code == 2
-    assert "lower snake case" in result.output
-    assert not (tmp_path / "p").exists()
+@pytest.mark.parametrize("kind", WORDS)
+def test_the_templates_take_what_plugins_may_import(kind: str):
+    sources = {
+        path.removesuffix(".py").replace("/", "."): text
+        for path, text in render_plugin(kind, "my_method").items()
+        if path.endswith(".py")
+    }
+    taken = {f"{i.target}.{i.name}" for i in Tree(sources).imports() if i.target.startswith("naf_hub")}
+    assert f"naf_hub.{kind.title()}" in taken, "the base class was not seen"
+    assert unlisted_imports(Tree(sources), listed()) == set()
 
 
-def test_an_unknown_kind_is_told(tmp_path: Path):
-    assert CliRunner().invoke(cli, ["new-plugin", "cat", "tom"]).exit_code == 2
-    with pytest.raises(ValueError, match="'cat' is none of upsampler"):
-        write_plugin("cat", "tom", tmp_path / "p")
+@pytest.mark.parametrize("kind", WORDS)
+def test_a_package_is_whole(kind: str):
+    contents = render_plugin(kind, "my_method")
+    expected = {
+        "pyproject.toml",
+        "README.md",
+        "naf_hub_my_method/__init__.py",
+        f"naf_hub_my_method/{kind}.py",
+        "tests/test_conformance.py",
+    }
+    assert expected <= set(contents)
+    assert "$" not in "".join(contents.values()), "a placeholder was left"
+    project = tomllib.loads(contents["pyproject.toml"])["project"]
+    assert project["name"] == "naf-hub-my-method"
+    assert project["dependencies"] == [f"naf-hub>={naf_hub.__version__}"]
+    assert project["entry-points"]["naf_hub"] == {"my_method": "naf_hub_my_method"}
+    assert "class MyMethod(" in contents[f"naf_hub_my_method/{kind}.py"]
+
+
+def test_there_is_a_template_for_every_kind_of_record():
+    hooks = {name for name in vars(hookspecs) if name.startswith("register_")} - {"register_commands"}
+    assert hooks <= {kind.hook for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MyMethod", "lower snake case"),
+        ("my-method", "lower snake case"),
+        ("my__method", "lower snake case"),
+        ("my_", "lower snake case"),
+        ("1st", "lower snake case"),
+        ("a" * 41, "at most 40"),
+        ("none", "Python's own None"),
+        ("value_error", "Python's own ValueError"),
+        ("bilinear", "already registered by naf-hub"),
+        ("filters", "already registered by naf-hub"),
+    ],
+)
+def test_names_that_cannot_work_are_refused_in_one_line(name: str, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_name(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_installed_is_not_written_again(install_plugin):
+    install_plugin("some-other-name", "", module="naf_hub_mine")
+    with pytest.raises(ValueError, match="naf_hub_mine is already installed"):
+        check_name("mine")
+
+
+def test_the_command_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["new-plugin", "upsampler", "my_method"])
+    assert done.exit_code == 0, done.output
+    for line in (
+        "cd naf-hub-my-method",
+        'pip install -e ".[test]"',
+        "pytest",
+        "naf_hub_my_method/upsampler.py",
+    ):
+        assert line in done.output
+    assert (tmp_path / "naf-hub-my-method" / "naf_hub_my_method" / "upsampler.py").is_file()
+    refused = CliRunner().invoke(cli, ["new-plugin", "upsampler", "Mine"])
+    assert (refused.exit_code, list(tmp_path.iterdir())) == (2, [tmp_path / "naf-hub-my-method"])
+    assert "lower snake case" in refused.output
+
+
+@pytest.mark.parametrize("existing", ["folder", "empty folder", "file", "link"])
+def test_what_exists_stays_as_it_is(existing: str, tmp_path: Path):
+    target = tmp_path / "there"
+    if existing == "file":
+        target.write_text("mine")
+    elif existing == "link":
+        target.symlink_to(tmp_path / "nowhere")
+    else:
+        target.mkdir()
+        if existing == "folder":
+            (target / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(cli, ["new-plugin", "task", "my_task", "-o", str(target)])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "exists and stays as it is" in done.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_made_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "there"
+    write = new_plugin.atomic_folder
+
+    def late(path):
+        target.mkdir()
+        (target / "notes.txt").write_text("mine")
+        return write(path)
+
+    monkeypatch.setattr(new_plugin, "atomic_folder", late)
+    with pytest.raises(FileExistsError):
+        write_plugin("upsampler", "my_method", target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "notes.txt"]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write, written = Path.write_text, []
+
+    def failing(path: Path, *args, **kwargs):
+        if len(written) == 3:
+            raise OSError("disk full")
+        written.append(path)
+        return write(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", failing)
+    with pytest.raises(OSError, match="disk full"):
+        write_plugin("upsampler", "my_method", tmp_path / "there")
+    assert len(written) == 3
+    assert not list(tmp_path.iterdir())

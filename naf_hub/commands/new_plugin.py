@@ -1,86 +1,127 @@
-"""``naf-hub new-plugin``: a package that is a plugin and passes its tests as it is written."""
+"""``naf-hub new-plugin``: writes a plugin package that works as it is, to start from."""
 
 from __future__ import annotations
 
+import builtins
+import importlib.util
+import keyword
 import re
+import shlex
 import string
-from importlib.resources import files
 from pathlib import Path
 
 import click
 
 from ..atomic import atomic_folder
 from ..kinds import KINDS
-from ..records import NAME
+from ..registry import registry
 from ..version import __version__
 
-TEMPLATES = files("naf_hub") / "plugin_templates"
-# Where each template of a kind goes in the package.
-PLACES = {
-    "init.template": "{package}/__init__.py",
-    "module.template": "{package}/{module}.py",
-    "command.template": "{package}/command.py",
-    "test.template": "tests/test_{module}.py",
-}
+TEMPLATES = Path(__file__).parent.parent / "plugin_templates"
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
-def write_plugin(kind: str, name: str, folder: Path) -> list[Path]:
-    """Write a plugin package.
-
-    Args:
-        kind: what it provides: the word of a kind.
-        name: of what it provides, lower snake case; the package is ``naf_hub_NAME``.
-        folder: to be made.
-
-    Returns:
-        The files written.
+def check_name(name: str) -> str:
+    """The name, if a plugin can register it and Python can call a package and a class by it.
 
     Raises:
-        ValueError: no such kind, or no such name can be.
-        FileExistsError: the folder exists.
+        ValueError: one line that says what is wrong with it.
     """
-    words = [one.word for one in KINDS]
-    if kind not in words:
-        raise ValueError(f"{kind!r} is none of {', '.join(words)}")
     if not NAME.fullmatch(name) or len(name) > 40:
-        raise ValueError(f"name {name!r}: use lower snake case, at most 40 characters")
-    if folder.exists():
-        raise FileExistsError(
-            f"{folder} exists, and nothing in it is overwritten; choose another folder with -o"
+        raise ValueError(f"{name!r}: use lower snake case, at most 40 characters, such as my_method")
+    title = class_name(name)
+    if keyword.iskeyword(title) or hasattr(builtins, title):
+        raise ValueError(f"{name!r}: its class would be Python's own {title}; choose another name")
+    found = registry()
+    taken = {record.name: record.provider for record in found.records.values()}
+    taken |= {plugin.name: plugin.distribution for plugin in found.loader.plugins}
+    if name in taken:
+        raise ValueError(
+            f"{name!r} is already registered by {taken[name]}; choose another name or uninstall that"
         )
-    module = {"upsampler": "method", "backbone": "network", "restorer": "method", "task": "task"}[kind]
+    if importlib.util.find_spec(f"naf_hub_{name}") is not None:
+        raise ValueError(f"a package naf_hub_{name} is already installed; choose another name")
+    return name
+
+
+def class_name(name: str) -> str:
+    """``my_method`` is ``MyMethod``."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def distribution_name(name: str) -> str:
+    """What pip calls the package of a plugin: ``my_method`` is in ``naf-hub-my-method``."""
+    return f"naf-hub-{name.replace('_', '-')}"
+
+
+def render_plugin(kind: str, name: str) -> dict[str, str]:
+    """Text of each file of a new plugin, by its path in the plugin's folder.
+
+    Args:
+        kind: the word of a kind.
+        name: what is registered, see :func:`check_name`.
+    """
     values = {
+        "kind": kind,
         "name": name,
-        "word": kind,
+        "class_name": class_name(name),
         "package": f"naf_hub_{name}",
-        "distribution": f"naf-hub-{name.replace('_', '-')}",
-        "module": module,
-        "class_name": re.sub(r"(?:^|_)(.)", lambda match: match[1].upper(), name),
-        "summary": f"The {kind} {name}.",
-        "naf_hub_version": __version__,
+        "distribution": distribution_name(name),
+        "version": __version__,
     }
+    contents: dict[str, str] = {}
+    for part in (TEMPLATES / "any_kind", TEMPLATES / kind):
+        for file in sorted(part.rglob("*.template")):
+            path = file.relative_to(part).with_suffix("").as_posix()
+            # The folder "package" of a template stands for the import package.
+            path = re.sub(r"^package/", f"naf_hub_{name}/", path)
+            contents[path] = string.Template(file.read_text(encoding="utf-8")).substitute(values)
+    return contents
+
+
+def write_plugin(kind: str, name: str, folder: Path) -> None:
+    """Write a new plugin to a folder that does not exist yet, whole or not at all.
+
+    Raises:
+        FileExistsError: there is something at ``folder``.
+    """
+    contents = render_plugin(kind, name)
+    _refuse_existing(folder)
     with atomic_folder(folder) as temporary:
-        for source in (TEMPLATES / "shared", TEMPLATES / kind):
-            for template in source.iterdir():
-                place = PLACES.get(template.name, template.name.removesuffix(".template")).format(**values)
-                target = temporary / place
-                target.parent.mkdir(parents=True, exist_ok=True)
-                text = string.Template(template.read_text(encoding="utf-8")).substitute(values)
-                target.write_text(text, encoding="utf-8")
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+        for path, text in contents.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / path).write_text(text, encoding="utf-8")
+        _refuse_existing(folder)  # atomic_folder would replace what was made meanwhile
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"{folder} exists and stays as it is; give another folder with -o")
+
+
+def _checked(_: click.Context, __: click.Parameter, name: str) -> str:
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command("new-plugin")
 @click.argument("kind", type=click.Choice([kind.word for kind in KINDS]))
-@click.argument("name")
-@click.option("-o", "--out", type=click.Path(), help="Folder to make.  [default: naf-hub-NAME]")
-def new_plugin_command(kind: str, name: str, out: str | None) -> None:
-    """Write a plugin package that provides a KIND called NAME, with a test that passes as it is written."""
-    folder = Path(out or f"naf-hub-{name.replace('_', '-')}")
-    try:
-        written = write_plugin(kind, name, folder)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    for path in written:
-        click.echo(f"wrote {path}")
-    click.echo(f"next: cd {folder} && pip install -e '.[dev]' && pytest")
+@click.argument("name", callback=_checked)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write this folder, which must not exist yet.  [default: naf-hub-NAME]")  # fmt: skip
+def new_plugin_command(kind: str, name: str, out: Path | None) -> None:
+    """Write a plugin package to start from: an upsampler, backbone, restorer or task called NAME.
+
+    It holds pyproject.toml, a small method that works, the conformance suite as its test, and a README; it passes
+    pytest as written.
+    """
+    folder = out or Path(distribution_name(name))
+    write_plugin(kind, name, folder)
+    click.echo(f"wrote {folder}: the {kind} {name}, in the package naf_hub_{name}")
+    click.echo(f"next:  cd {shlex.quote(str(folder))}")
+    click.echo('       pip install -e ".[test]"')
+    click.echo("       pytest")
+    click.echo(f"       naf-hub info {name}")
+    click.echo(f"then:  put your own method into naf_hub_{name}/{kind}.py")
