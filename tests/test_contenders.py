@@ -54,7 +54,7 @@ def test_one_rule(text: str, weights: str | None, expected: str | None, label: s
         ),
         ("naf=", ValueError, "^'naf=': empty weights"),
         ("nafff", naf_hub.UnknownNameError, "did you mean naf"),
-        ("pico", naf_hub.UnknownNameError, "is a backbone"),
+        ("pico", naf_hub.UnknownNameError, "names a registered backbone"),
     ],
 )
 def test_what_is_wrong_is_one_line(text: str, error: type[Exception], message: str):
@@ -198,10 +198,11 @@ def test_bench_takes_the_set_of_the_backbone_where_weights_are_asked_for():
 
 @pytest.mark.usefixtures("choosy")
 def test_training_starts_from_the_set_of_the_backbone():
+    from naf_hub.training.settings import build
+    from naf_hub_reconstruction.config import TrainConfig
     from naf_hub_reconstruction.preparation import prepare_model
-    from naf_hub_reconstruction.settings import build_config
 
-    config = build_config({"upsampler": "choosy", "init": "default", "backbone": "pico=none"})
+    config = build(TrainConfig, {"upsampler": "choosy", "init": "default", "backbone": "pico=none"})
     assert prepare_model(config, torch.device("cpu")).gain == 2  # pyright: ignore
 
 
@@ -216,11 +217,11 @@ def test_training_starts_from_the_set_of_the_backbone():
 def test_training_takes_weights_behind_the_name(text: str, expected: dict, monkeypatch: pytest.MonkeyPatch):
     asked = {}
 
-    def build_config(recipe: dict, given: dict, settings: dict):
+    def build(kind: type, recipe: dict, given: dict, settings: dict):
         asked.update(given)
         raise ValueError("enough seen")
 
-    monkeypatch.setattr("naf_hub_reconstruction.settings.build_config", build_config)
+    monkeypatch.setattr("naf_hub.training.settings.build", build)
     arguments = ["train", "reconstruction", "--out", "x", "--upsampler"]
     assert "enough seen" in CliRunner().invoke(cli, [*arguments, text]).stderr
     assert asked == expected

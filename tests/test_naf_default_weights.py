@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from click.testing import CliRunner
 import naf_hub
 from naf_hub.commands.demo import sample_photo
 from naf_hub.commands.main import cli
+from naf_hub.reports import Report
 
 
 @pytest.mark.parametrize(("radius", "share"), [(40, 0.6), (70, 0.6), (95, 1.0)])
@@ -38,7 +37,7 @@ def ratio_to_bilinear(side: int, *photos: str) -> float:
     images = [part for photo in photos for part in ("--images", str(sample_photo(photo)))]
     result = CliRunner().invoke(cli, [*command, *images, "--resize", str(side), "--crop", str(side)])
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)["methods"]["naf"]["ratio_to_bilinear"]
+    return Report.from_json(result.stdout)["naf"].values["ratio_to_bilinear"] or 9.9
 
 
 def test_reconstructs_a_photo_better_than_bilinear_zero_shot() -> None:

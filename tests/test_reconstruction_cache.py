@@ -7,8 +7,8 @@ import torch
 from reconstruction_world import BACKBONE, draw_pictures, prepare_run, same_state
 
 import naf_hub
+from naf_hub.training.facts import fingerprint
 from naf_hub.training.settings import ConfigError
-from naf_hub_reconstruction.cache import fingerprint
 from naf_hub_reconstruction.features import resize
 
 

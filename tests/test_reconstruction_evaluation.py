@@ -39,7 +39,7 @@ def read(result):
 def test_score_by_hand():
     small = torch.tensor([[[[0.0, 4.0]]]])
     target = torch.tensor([[[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.0]]]])
-    pair = Pair(torch.zeros(1, 3, 8, 16), small, target)
+    pair = Pair(torch.zeros(1, 3, 8, 16), small, target, small)
     nearest = F.interpolate(small, (2, 4), mode="nearest")
     figures = score({"nearest": lambda *_: nearest, "zero": lambda *_: torch.zeros(1, 1, 2, 4)}, [pair])
     # Bilinear gives 0, 1, 3, 4 in each row: squared errors 0, 1, 1, 0.
@@ -53,9 +53,9 @@ def test_score_by_hand():
 
 
 def test_errors_are_means_over_images():
+    zero = torch.zeros(1, 1, 1, 1)
     pairs = [
-        Pair(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 1, 1), torch.full((1, 1, 2, 2), value))
-        for value in (1.0, 3.0)
+        Pair(torch.zeros(1, 3, 2, 2), zero, torch.full((1, 1, 2, 2), value), zero) for value in (1.0, 3.0)
     ]
     assert score({"b": bilinear}, pairs)["bilinear_mse"] == pytest.approx((1 + 9) / 2)
 
