@@ -150,7 +150,9 @@ def load_contenders(
 
     Args:
         entries: ``NAME[=WEIGHTS]``, contenders or modules; one, several, or modules by the label to report.
-        made_for, device, seed: as for :meth:`Contender.load`; modules are left where they are.
+        made_for: as for :meth:`Contender.load`.
+        device: where to put what is loaded; modules are left where they are.
+        seed: of random initialisation.
 
     Raises:
         ValueError: two of one label, or none at all.

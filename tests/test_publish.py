@@ -28,6 +28,7 @@ from naf_hub_reconstruction.config import TrainConfig
 
 SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
 REPO = "me/naf-small"
+OWNER = REPO.split("/")[0]
 SETTINGS = {
     "upsampler": "naf",
     "upsampler_options": SMALL,
@@ -97,6 +98,23 @@ def elsewhere(
     )  # fmt: skip
 
 
+RESTORER = """
+import torch
+from naf_hub import Restorer, RestorerRecord, hookimpl
+
+class Gain(Restorer):
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def restore(self, image):
+        return image * self.gain
+
+@hookimpl
+def register_restorers(register):
+    register(RestorerRecord(name="gain", summary="Multiplies.", target="gain_naf:Gain"))
+"""
+
 LOAD = """
 import sys, naf_hub
 from safetensors.torch import save_file
@@ -138,6 +156,25 @@ def test_what_goes_up_comes_back_bit_for_bit(hub, run, tmp_path):
     )
     assert len(found) == 3
     assert all(same(mine, state) for state in found)
+
+
+def test_weights_of_every_kind_go_up_and_come_back(hub, tmp_path, install_plugin):
+    install_plugin("gain-naf", RESTORER)
+    states = {"gain": {"gain": torch.tensor(2.5)}, "pico": naf_hub.load_backbone("pico").state_dict()}
+    loaders = {"gain": "load_restorer", "pico": "load_backbone"}
+    for name, state in states.items():
+        folder = save_weights(tmp_path / name, state, name=name, options={})
+        result = publish(folder, f"{OWNER}/{name}", "--json")
+        assert result.exit_code == 0, result.output
+        assert f'naf_hub.{loaders[name]}("{name}", weights="hf://{OWNER}/{name}")' in result.stdout.replace(
+            '\\"', '"'
+        )
+        code = f"import torch, naf_hub; m = naf_hub.{loaders[name]}({name!r}, weights='hf://{OWNER}/{name}')"
+        code += f"; torch.save(m.state_dict(), {str(tmp_path / 'back.pt')!r})"
+        path = os.pathsep.join([str(tmp_path / "gain-naf"), *filter(None, sys.path)])
+        done = elsewhere(hub, tmp_path / f"home-{name}", "-c", code, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
+        assert same(torch.load(tmp_path / "back.pt", weights_only=True), state)
 
 
 def test_publishing_again_updates_and_old_commits_stay(hub, run, tmp_path):
