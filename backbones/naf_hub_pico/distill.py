@@ -61,26 +61,38 @@ def main(arguments: list[str] | None = None) -> int:
         description="Distil the pico backbone from a teacher of stride 16. Ctrl-C saves; the same command goes on.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--teacher", default="timm:mobilenetv1_100", help="backbone name")
-    parser.add_argument("--teacher-weights", required=True, help="named set, local path or hf://owner/repo")
+    parser.add_argument("--teacher", default="timm:mobilenetv1_100", help="learn from this backbone")
+    parser.add_argument(
+        "--teacher-weights",
+        required=True,
+        help="take its weights from a named set, a local path or hf://owner/repo",
+    )
     parser.add_argument(
         "--teacher-option", type=option, action="append", metavar="KEY=VALUE", help=f"instead of {MOBILENET}"
     )
-    parser.add_argument("--images", nargs="+", required=True, help="files, folders or patterns")
+    parser.add_argument(
+        "--images", nargs="+", required=True, help="train on these files, folders or patterns"
+    )
     parser.add_argument(
         "--out",
         required=True,
-        help="folder for checkpoints, log and weights; continued if it has a checkpoint",
+        help="keep checkpoints, log and weights in this folder; a checkpoint there is continued",
     )
-    parser.add_argument("--steps", type=int, default=6000, help="steps of the optimizer")
-    parser.add_argument("--batch-size", dest="batch", type=int, default=8, help="crops a step")
-    parser.add_argument("--crop-size", type=int, default=192, help="pixels, a multiple of 16")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--pool", type=int, default=1536, help="views held in memory, about 1 MB each")
-    parser.add_argument("--renew", type=float, default=0.5, help="new views a step")
-    parser.add_argument("--seed", type=int, default=0, help="decides initial weights, views and crops")
+    parser.add_argument("--steps", type=int, default=6000, help="take so many steps of the optimizer")
+    parser.add_argument("--batch-size", dest="batch", type=int, default=8, help="take so many crops a step")
     parser.add_argument(
-        "--save-every", dest="checkpoint_every", type=int, default=250, help="steps between checkpoints"
+        "--crop-size", type=int, default=192, help="cut crops of so many pixels a side, a multiple of 16"
+    )
+    parser.add_argument("--lr", type=float, default=3e-3, help="rise to this learning rate")
+    parser.add_argument(
+        "--pool", type=int, default=1536, help="hold so many views in memory, about 1 MB each"
+    )
+    parser.add_argument("--renew", type=float, default=0.5, help="make so many new views a step")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="draw initial weights, views and crops from this seed"
+    )
+    parser.add_argument(
+        "--save-every", dest="checkpoint_every", type=int, default=250, help="save after so many steps"
     )
     settings = vars(parser.parse_args(arguments))
     chosen = settings.pop("teacher_option")

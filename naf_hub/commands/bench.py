@@ -40,14 +40,35 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
 @click.command("bench")
 @click.argument("upsamplers", nargs=-1, required=True, metavar="NAME[=WEIGHTS]...")
 @click.option(
-    "--features", default="384,28,28", show_default=True, callback=_shape, help="Feature shape C,h,w."
+    "--features",
+    default="384,28,28",
+    show_default=True,
+    callback=_shape,
+    help="Time features of this shape, C,h,w.",
 )
-@click.option("--size", default=448, show_default=True, type=click.IntRange(1), help="Output side in pixels.")
 @click.option(
-    "--image", default=None, type=click.IntRange(1), help="Image side in pixels; default the output's."
+    "--size",
+    default=448,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Upsample to a square of so many pixels.",
 )
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Timed calls each.")
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="CPU threads.")
+@click.option(
+    "--image",
+    default=None,
+    type=click.IntRange(1),
+    help="Guide by a square image of so many pixels; default as large as the output.",
+)
+@click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Time so many calls of each."
+)
+@click.option(
+    "--threads",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Compute with so many CPU threads.",
+)
 @device_option
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]),
               help="Autocast to this type where it is not float32.")  # fmt: skip

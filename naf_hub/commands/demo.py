@@ -36,10 +36,15 @@ def sample_photo(name: str) -> Path:
 
 @click.command("demo")
 @click.option(
-    "-o", "--out", default="out", show_default=True, type=click.Path(file_okay=False), help="Folder."
+    "-o",
+    "--out",
+    default="out",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Write to this folder.",
 )
 @click.option("--image", default=None, type=click.Path(exists=True, dir_okay=False),
-              help="A photo of yours; default scikit-image's cat.")  # fmt: skip
+              help="Take this photo of yours; default is scikit-image's cat.")  # fmt: skip
 @upsampler_option("naf")
 @backbone_option("pico")
 @device_option

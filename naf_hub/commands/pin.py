@@ -11,7 +11,7 @@ from ..options import print_json, print_table
 @click.argument("targets", metavar="NAME[=SET]...", nargs=-1, required=True)
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False), default="naf-hub.lock", show_default=True, envvar="NAF_HUB_LOCK",
-    show_envvar=True, help="Lock file to write, or to add to.",
+    show_envvar=True, help="Write this lock file, or add to it.",
 )  # fmt: skip
 @click.option("--update", is_flag=True, help="Resolve anew what is in the lock file already.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")

@@ -163,7 +163,7 @@ def stems(images: list[Path], out: Path) -> list[Path]:
 
 @click.command("upsample")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder to write to.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Write to this folder.")
 @upsampler_option("naf")
 @backbone_option("pico")
 @upsampler_weights_option()
@@ -171,11 +171,12 @@ def stems(images: list[Path], out: Path) -> list[Path]:
 @constructor_option
 @backbone_constructor_option
 @click.option("--size", default="448", show_default=True,
-              help="Shorter side in pixels, or HxW exactly, or 'native'.")  # fmt: skip
+              help="Bring the shorter side to so many pixels, or the picture to HxW exactly, or leave it: "
+                   "'native'.")  # fmt: skip
 @click.option("--format", "format_", default="safetensors", show_default=True,
-              type=click.Choice(["safetensors", "npy", "none"]), help="File format of the features.")  # fmt: skip
+              type=click.Choice(["safetensors", "npy", "none"]), help="Save the features in this format.")  # fmt: skip
 @click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]),
-              help="Precision of the saved features; computing is in float32.")  # fmt: skip
+              help="Save the features in this precision; they are computed in float32.")  # fmt: skip
 @click.option(
     "--picture/--no-picture", default=True, show_default=True, help="Write the side-by-side picture."
 )

@@ -28,44 +28,75 @@ if TYPE_CHECKING:
 @click.command()
 @upsampler_option(multiple=True)
 @backbone_option(required=True)
-@click.option("--data", required=True, type=click.Path(), help="Folder with train/, val/ and classes.json.")
+@click.option(
+    "--data", required=True, type=click.Path(), help="Read this folder with train/, val/ and classes.json."
+)
 @upsampler_weights_option()
 @backbone_weights_option
 @constructor_option
 @backbone_constructor_option
 @click.option("--size", default="448", show_default=True, metavar="S|HxW",
-              help="S: shorter side to S, then centre crop S x S. HxW: the whole image.")  # fmt: skip
+              help="With S, bring the shorter side to S and crop S x S from the centre; with HxW, resize "
+                   "the whole image.")  # fmt: skip
 @click.option("--label-size", metavar="S|HxW",
-              help="Size of labels and output; default S, or the labels' own size with HxW.")  # fmt: skip
+              help="Bring labels and output to this size; default is S, or the labels' own size with HxW.")  # fmt: skip
 @click.option(
-    "--epochs", default=20, show_default=True, type=click.IntRange(min=1), help="Passes over the data."
+    "--epochs",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Train for so many passes over the data.",
 )
-@click.option("--batch-size", default=2, show_default=True, type=click.IntRange(min=1), help="Images a step.")
-@click.option("--lr", default=5e-4, show_default=True, type=float, help="Learning rate; cosine to 0.")
+@click.option(
+    "--batch-size",
+    default=2,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Take so many images a step.",
+)
+@click.option(
+    "--lr",
+    default=5e-4,
+    show_default=True,
+    type=float,
+    help="Start from this learning rate, which falls to 0 along a cosine.",
+)
 @click.option(
     "--weight-decay",
     default=1e-5,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Weight decay of AdamW.",
+    help="Use this weight decay in AdamW.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of head, order and flips."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Draw head, order and flips from this seed.",
 )
 @click.option("--flip/--no-flip", default=True, show_default=True,
               help="Mirror half of the training batches (not with --train-pixels).")  # fmt: skip
 @click.option("--train-pixels", type=click.IntRange(min=1), metavar="N",
-              help="Fast protocol: upsample each training image once, keep N random pixels.")  # fmt: skip
+              help="Take the fast protocol: upsample each training image once and keep N random pixels.")  # fmt: skip
 @click.option("--standardize", is_flag=True, help="Standardise feature channels for the head.")
-@click.option("--baseline", is_flag=True, help="Add a row without a network: RGB statistics per cell.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most that many images a split, evenly spaced.")
-@click.option("--limit-train", type=click.IntRange(min=1), help="The same for training alone.")
+@click.option("--baseline", is_flag=True, help="Add a row without a network, of RGB statistics per cell.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Use at most so many images a split, evenly spaced."
+)
+@click.option(
+    "--limit-train", type=click.IntRange(min=1), help="Use at most so many images for training alone."
+)
 @click.option("--cache", type=click.Choice(["auto", "float32", "float16", "off"]), default="auto",
-              show_default=True, help="Precision of the features kept in memory.")  # fmt: skip
+              show_default=True, help="Keep features in memory in this precision.")  # fmt: skip
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(min=0),
-              help="Processes that read images.")  # fmt: skip
+              help="Read images in so many processes.")  # fmt: skip
 @device_option
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for the trained heads (safetensors).")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Write the trained heads here, and the log of their training; an interrupted one goes on.",
+)
 @report_options
 def segmentation(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,

@@ -33,17 +33,23 @@ from naf_hub.options import (
     text="Learn from this frozen backbone, or timm:<model>; of several, one is drawn per step. ",
 )
 @click.option("--backbone-weights", help="Use these weights for backbones that are named without their own.")
-@click.option("--images", multiple=True, help="Image, folder or pattern to train on; repeatable.")
+@click.option("--images", multiple=True, help="Train on this image, folder or pattern; repeatable.")
 @click.option(
-    "--held-out", multiple=True, help="Image, folder or pattern to measure the error on; repeatable."
+    "--held-out", multiple=True, help="Measure the error on this image, folder or pattern; repeatable."
 )
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the run.")
-@click.option("--recipe", default="naf-code", help="A shipped recipe (naf-cpu, ...) or a TOML file.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Keep the run in this folder.")
+@click.option(
+    "--recipe",
+    default="naf-code",
+    help="Start from this recipe: a shipped one (naf-cpu, ...) or a TOML file.",
+)
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
 )
 @click.option(
-    "--cache-features", type=click.Path(file_okay=False), help="Keep features here; needs views >= 1."
+    "--cache-features",
+    type=click.Path(file_okay=False),
+    help="Keep features of the frozen backbones here; needs views >= 1.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
@@ -119,15 +125,23 @@ def train(
 @backbone_weights_option
 @constructor_option
 @backbone_constructor_option
-@click.option("--images", multiple=True, required=True, help="Image, folder or pattern; repeatable.")
-@click.option("--crop", default=384, help="Side of the centre crop, in pixels.")
-@click.option("--resize", default=0, help="Bring the short side to so many pixels first; 0: leave it.")
-@click.option("--down", default=0.5, help="Side of the input image over that of the crop.")
-@click.option("--guidance", default=4.0, help="Guidance pixels per target cell, a side.")
-@click.option("--guidance-max", default=224, help="Largest guidance side; 0: no bound.")
-@click.option("--min-side", default=0, help="Leave out images with a shorter side.")
-@click.option("--pooled", is_flag=True, help="Input: the target averaged, not features of a smaller image.")
-@click.option("--limit", default=0, help="Use so many images, evenly spread; 0: all.")
+@click.option(
+    "--images", multiple=True, required=True, help="Evaluate on this image, folder or pattern; repeatable."
+)
+@click.option("--crop", default=384, help="Cut a centre crop of so many pixels a side.")
+@click.option("--resize", default=0, help="Bring the short side to so many pixels first; 0 leaves it.")
+@click.option("--down", default=0.5, help="Make the input image this fraction of the crop, a side.")
+@click.option("--guidance", default=4.0, help="Guide by so many pixels per target cell, a side.")
+@click.option(
+    "--guidance-max",
+    default=224,
+    help="Let the guidance have at most so many pixels a side; 0 sets no bound.",
+)
+@click.option("--min-side", default=0, help="Leave out images whose short side has fewer pixels.")
+@click.option(
+    "--pooled", is_flag=True, help="Take the averaged target as input, not the features of a smaller image."
+)
+@click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
 @device_option
 @report_options
 def evaluate(
