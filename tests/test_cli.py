@@ -313,6 +313,45 @@ def test_a_name_that_the_terminal_cannot_show_ends_no_job(tmp_path):
     assert b"caf\\xe9 \\U0001f600.png" in done.stdout
 
 
+def test_photos_are_never_overwritten_nor_results_taken_for_photos(tmp_path):
+    source = picture(tmp_path / "pics" / "p.png", 16, 16)
+    before = source.read_bytes()
+    result = run("upsample", tmp_path / "pics", "-o", tmp_path / "pics", *TINY, "--force")
+    assert result.exit_code == 1
+    assert "one of the photos, which stay" in result.output
+    assert source.read_bytes() == before
+    for _ in range(2):
+        result = run(
+            "upsample", tmp_path / "pics", "-o", tmp_path / "pics" / "out", *TINY, "--force", "--json"
+        )
+        assert [r["image"] for r in json.loads(result.stdout)["results"]] == [str(source)]
+
+
+def test_a_name_near_the_limit_costs_nobody_anything(tmp_path):
+    for name in ("a", "n" * 245, "\N{GRINNING FACE}" * 60):
+        picture(tmp_path / "in" / f"{name}.png", 16, 16)
+    result = run("upsample", tmp_path / "in", "-o", tmp_path / "out", *TINY, "--no-picture")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes by setrlimit")
+def test_a_full_disk_is_told_with_the_photo(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png", 16, 16)
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from naf_hub.commands.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    done = subprocess.run([*command, *TINY, "--no-picture"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unexpected" not in done.stderr
+    assert "a.png: cannot write" in done.stderr
+    assert "b.png: cannot write" in done.stderr
+
+
 def test_every_command_has_help():
     def walk(command: click.Command, path: list[str]) -> None:
         result = CliRunner().invoke(cli, [*path, "--help"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import sys
 import time
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..pipeline import FeaturePipeline
+
+
+# Bytes of a file name, less the longest ending.
+LONGEST_STEM = 255 - len(".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +131,13 @@ def write_features(stem: Path, features: Tensor, low: Tensor, settings: Settings
 
             np.save(temporary, tensors["features"].numpy())
         else:
+            from safetensors import SafetensorError
             from safetensors.torch import save_file
 
-            save_file(tensors, temporary)
+            try:
+                save_file(tensors, temporary)
+            except SafetensorError as error:  # a full disk, say
+                raise OSError(f"cannot write {path}: {error}") from error
     return path
 
 
@@ -158,7 +167,35 @@ def stems(images: list[Path], out: Path) -> list[Path]:
             re.sub(r"[^\w-]+", "_", str(path)).strip("_") if names.count(name) > 1 else name
             for path, name in zip(images, names, strict=True)
         ]
-    return [out / name for name in names]
+    return [out / _writable(name) for name in names]
+
+
+def _writable(name: str) -> str:
+    """A name that still fits the 255 bytes of a file name with the longest ending behind it."""
+    data = name.encode(errors="surrogateescape")
+    if len(data) <= LONGEST_STEM:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return f"{data[: LONGEST_STEM - 9].decode(errors='ignore')}-{digest}"
+
+
+def outputs(stem: Path, settings: Settings) -> list[Path]:
+    """What is written for one photo."""
+    endings = [settings.format] * (settings.format != "none") + ["png"] * settings.picture
+    return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
+
+
+def refuse_to_overwrite(targets: list[Path], photos: set[Path], force: bool) -> None:
+    """Require that no target is one of the photos and, unless ``force``, that none exists.
+
+    Raises:
+        FileExistsError: says which, and what to do.
+    """
+    for path in targets:
+        if path.resolve() in photos:
+            raise FileExistsError(f"{path} exists and is one of the photos, which stay; choose another -o")
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} exists; use --force to overwrite")
 
 
 @click.command("upsample")
@@ -199,8 +236,9 @@ def upsample_command(
     image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
-    found = find_images(images)
+    found = find_images(images, without=[out])
     settings = Settings(size, format_, dtype, picture)
+    photos = {path.resolve() for path in found}
     todo = list(zip(found, stems(found, Path(out)), strict=True))
 
     import warnings
@@ -216,14 +254,8 @@ def upsample_command(
     results, failures = [], 0
     bar = tqdm(todo, disable=len(todo) < 2 or as_json or not sys.stderr.isatty(), unit="image")
     for source, stem in bar:
-        existing = [
-            path
-            for path, wanted in ((f"{stem}.{format_}", format_ != "none"), (f"{stem}.png", picture))
-            if wanted and Path(path).exists()
-        ]
         try:
-            if existing and not force:
-                raise FileExistsError(f"{existing[0]} exists; use --force to overwrite")
+            refuse_to_overwrite(outputs(stem, settings), photos, force)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
                 result = upsample_file(model, source, stem, settings)
