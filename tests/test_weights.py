@@ -6,15 +6,18 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import naf_hub
+from naf_hub.commands.main import cli
 from naf_hub.weights.convert import convert
 from naf_hub.weights.files import read_state_dict, save_weights
 from naf_hub.weights.pickles import read_pickle
@@ -305,3 +308,25 @@ def test_disk_full_keeps_the_old_weights(folder: Path, small):
     assert (folder / "model.safetensors").read_bytes() == before
     assert [p.name for p in folder.parent.iterdir()] == ["w"]
     shutil.rmtree(folder)
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path):
+    (tmp_path / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    for load in (naf_hub.load, naf_hub.load_backbone):
+        name = "naf" if load is naf_hub.load else "timm:resnet10t"
+        with pytest.raises(naf_hub.WeightsError, match=r"Git LFS pointer.*git lfs pull"):
+            load(name, weights=tmp_path / "model.safetensors")
+
+
+def test_the_advice_on_a_pickle_is_a_command_that_works(tmp_path):
+    torch.save(naf_hub.load("naf", weights=None, **SMALL).state_dict(), tmp_path / "a file.pth")
+    with pytest.raises(naf_hub.WeightsError, match="which can run code") as told:
+        naf_hub.load("naf", weights=tmp_path / "a file.pth")
+    command = shlex.split(
+        str(told.value).partition("convert it first: ")[2].replace("DIR", str(tmp_path / "out"))
+    )
+    options = [part for key, value in SMALL.items() for part in ("--option", f"{key}={value}")]
+    assert CliRunner().invoke(cli, [*command[1:], *options]).exit_code == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ..records import Record, Weights
 from ..version import __version__
 from .archives import assemble, published_files
 from .checksums import LocalFile, sha256_of
-from .fill import changed, check_plan, shards, unchanged_on_failure
+from .fill import changed, check_plan, not_safetensors, shards, unchanged_on_failure
 from .hub import CONFIG, FILE, INDEX, fetch
 from .lock import Differs, Lock, NotLocked, binding_lock
 from .pickles import PICKLES
@@ -66,6 +67,11 @@ def _found(record: Record, text: str, lock: Lock | None) -> tuple[dict[str, Any]
         return dict(named.options), safetensors_of(named, what, record, lock)
     on_hub = text.startswith("hf://")
     file = fetch(Weights(text), what, lock=lock) if on_hub else LocalFile(_local(text, record))
+    if file.path.suffix.lower() in PICKLES:
+        raise WeightsError(
+            f"{what}: {file.path} is a pickle, which can run code; convert it first: "
+            f"naf-hub convert {shlex.quote(str(file.path))} --name {record.name} -o DIR"
+        )
     config = read_config(file.path.parent / CONFIG) if file.path.name == FILE else {}
     if config:
         if config.get("name", record.name) != record.name:
@@ -83,10 +89,6 @@ def _local(text: str, record: Record) -> Path:
         raise WeightsError(
             f"{record.name} has no weights {text!r} (named sets: {sets}) and there is no such file or folder; "
             "pass a named set, a path, hf://owner/repo, or weights=None for random initialisation"
-        )
-    if path.suffix.lower() in PICKLES:
-        raise WeightsError(
-            f"{path} is a pickle, which can run code; convert it first: naf-hub convert {path} -o DIR"
         )
     return path
 
@@ -174,9 +176,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         return {key: value for file in shards(path) for key, value in load_file(file).items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: not a valid safetensors file ({error}); fetch or convert it again"
-        ) from error
+        raise not_safetensors(path, error) from error
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

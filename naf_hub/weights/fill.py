@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from ..interfaces import ForeignWeights, Shape, Step
 
+# How the text file starts that stands for a large file where git was used without its LFS extension.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def shards(path: Path) -> list[Path]:
     """The safetensors files behind ``path``: itself, or those an index names.
@@ -43,6 +46,18 @@ def shards(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names]
 
 
+def not_safetensors(file: Path, error: object) -> WeightsError:
+    """What to tell of a file that should hold tensors and does not."""
+    try:
+        with file.open("rb") as opened:
+            pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        pointer = False
+    if pointer:
+        return WeightsError(f"{file}: a Git LFS pointer in place of the weights; fetch them: git lfs pull")
+    return WeightsError(f"{file}: not a valid safetensors file ({error}); fetch or convert it again")
+
+
 def headers(path: Path) -> dict[str, tuple[Path, Shape]]:
     """(file, shape) of every tensor in the files behind ``path``, by name; no values are read.
 
@@ -57,7 +72,7 @@ def headers(path: Path) -> dict[str, tuple[Path, Shape]]:
             with safe_open(file, "pt") as opened:
                 found |= {name: (file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file}: not a valid safetensors file ({error}); fetch it again") from error
+            raise not_safetensors(file, error) from error
     return found
 
 
