@@ -177,6 +177,30 @@ def test_weights_of_every_kind_go_up_and_come_back(hub, tmp_path, install_plugin
         assert same(torch.load(tmp_path / "back.pt", weights_only=True), state)
 
 
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "sample.png", "model.safetensors", "notes"])
+def test_a_link_out_of_the_folder_is_not_followed(hub, run, tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_text("private key")
+    (run / "weights" / name).unlink(missing_ok=True)
+    (run / "weights" / name).symlink_to(secret)
+    result = publish(run, REPO)
+    assert result.exit_code == 1
+    assert f"{name} is a link that leads to" in result.output
+    assert not sent(hub)
+
+
+def test_a_snapshot_of_the_cache_and_links_within_may_be_published(hub, run, tmp_path):
+    cache = tmp_path / "models--me--x"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    for path in (run / "weights").iterdir():
+        path.rename(cache / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(cache / "blobs" / path.name)
+    (snapshot / "LICENSE.txt").symlink_to(snapshot / "config.json")
+    assert publish(snapshot, REPO, "--dry-run").exit_code == 0
+
+
 def test_publishing_again_updates_and_old_commits_stay(hub, run, tmp_path):
     first = json.loads(publish(run, REPO, "--json").stdout)
     write_run(run, seed=4)

@@ -15,7 +15,14 @@ from ..version import __version__
 from ..weights.checksums import sha256_of
 from ..weights.hub import CONFIG, FILE
 from .cards import complete_card, local_paths, missing_facts
-from .publishable import check_branch, check_license, check_repo, check_weights, weights_folder
+from .publishable import (
+    check_branch,
+    check_license,
+    check_links,
+    check_repo,
+    check_weights,
+    weights_folder,
+)
 from .upload import CARD, PublishError, connect, explain, upload
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"})
@@ -61,6 +68,7 @@ def publish(
     check_branch(revision)
     license = license and check_license(license)
     source = weights_folder(Path(folder))
+    check_links(source)
     config, record = check_weights(source)
     address = f"hf://{repo}" + ("" if revision == "main" else f"@{revision}")
     card = _card(source, config, record, address, license, datasets)

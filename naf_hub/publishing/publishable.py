@@ -82,6 +82,24 @@ def weights_folder(folder: Path) -> Path:
     raise WeightsError(f"{folder}: neither a run nor a weights folder (no {FILE} and {CONFIG} in it)")
 
 
+def check_links(folder: Path) -> None:
+    """Require that no link in a folder leads out of it, where it would publish what nobody meant to.
+
+    Links of a snapshot in huggingface_hub's cache lead to the blobs beside it, and are what they seem.
+
+    Raises:
+        WeightsError: names the link and where it leads.
+    """
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    for path in sorted(folder.iterdir()):
+        target = path.resolve()
+        if path.is_symlink() and not (target.is_relative_to(home) or target.parent == blobs):
+            raise WeightsError(
+                f"{path} is a link that leads to {target}, out of the folder; put the file itself there"
+            )
+
+
 def check_weights(folder: Path) -> tuple[dict[str, Any], Record]:
     """Load the weights as any user would, with all checks.
 
