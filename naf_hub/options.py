@@ -168,6 +168,15 @@ backbone_weights_option = weights_option(
 )
 
 
+control_option = click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    type=click.Choice(["grey", "other"]),
+    help="Add each guided upsampler guided by a grey picture, or by another picture; repeatable.",
+)
+
+
 def upsampler_weights_option(default: str = "default") -> Callable[[F], F]:
     """``--weights``, for learned upsamplers that are named without their own."""
     return weights_option(

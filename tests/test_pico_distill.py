@@ -25,17 +25,33 @@ import naf_hub_pico.distill as distillation
 from naf_hub.training.checkpoints import newest
 from naf_hub.training.settings import ConfigError
 from naf_hub_pico.course import Distillation, Student, distillation_loss
-from naf_hub_pico.views import ViewPool, augment, crop
+from naf_hub_pico.views import ViewPool, augment, crop, on_pico_grid
 
 
 class Teacher(nn.Module):
     """Mean colour of each cell, in four channels, one of them dead."""
 
-    embed_dim = 4
+    embed_dim, patch_size = 4, 16
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         cells = nn.functional.avg_pool2d(image, 16)
         return torch.cat([cells * 4, torch.zeros_like(cells[:, :1])], dim=1)
+
+
+def test_teachers_of_other_patches_describe_the_same_cells() -> None:
+    """A teacher of 14-pixel patches sees 14/16 of the picture's sides; its cells lie where pico's lie."""
+
+    class Coarser(naf_hub.Backbone):
+        def __init__(self) -> None:
+            super().__init__(3, 14)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return nn.functional.avg_pool2d(image, 14)
+
+    image = nn.functional.interpolate(torch.rand(1, 3, 4, 6), (64, 96), mode="bilinear")
+    found = on_pico_grid(Coarser())(image)
+    torch.testing.assert_close(found, nn.functional.avg_pool2d(image, 16), atol=0.02, rtol=0)
+    assert torch.equal(on_pico_grid(Teacher())(image), Teacher()(image))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture
@@ -167,11 +183,10 @@ def start(install_plugin: Callable[..., None], tmp_path: Path) -> Iterator[Start
         process.wait()
 
 
-# The options of mobilenetv1 are the script's default, the tiny teacher has none; and small views take less time.
+# Small views take less time.
 SCRIPT = """
 import functools, sys
 import naf_hub_pico.distill as distillation
-distillation.MOBILENET.clear()
 distillation.distill = functools.partial(distillation.distill, sides=(64, 96), prefill=4)
 sys.exit(distillation.main())
 """

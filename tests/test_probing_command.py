@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,8 @@ def test_it_learns(data: Path, protocol: tuple[str, ...]) -> None:
         assert best["miou"] >= last["miou"]
         assert row.values == {
             "miou": last["miou"],
+            "miou_2px": last["miou_2px"],
+            "miou_5px": last["miou_5px"],
             "pixel_accuracy": last["pixel_accuracy"],
             "best_miou": best["miou"],
             "best_epoch": best["epoch"],
@@ -152,6 +155,39 @@ def test_it_learns(data: Path, protocol: tuple[str, ...]) -> None:
     # Edges fall on cells, so nearest is right everywhere and bilinear blurs them.
     assert made.ranked() == made.rows
     assert made.rows[0].extras["last"]["miou"] > made.rows[1].extras["last"]["miou"]
+
+
+@pytest.mark.parametrize("protocol", [(), ("--train-pixels", "100")])
+def test_several_seeds_are_those_seeds_one_by_one(
+    data: Path, tmp_path: Path, protocol: tuple[str, ...]
+) -> None:
+    made = report(
+        run(data, *protocol, "--seed", "3", "--seeds", "2", "--out", str(tmp_path / "heads"), "--json")
+    )
+    alone = [report(run(data, *protocol, "--seed", seed, "--json")).rows[0] for seed in ("3", "4")]
+    row = made.rows[0]
+    assert made.seeds == (3, 4)
+    for name in ("miou", "miou_2px", "miou_5px", "pixel_accuracy"):
+        values = [one.values[name] for one in alone]
+        assert [run[name] for run in row.extras["by_seed"].values()] == values
+        assert row.values[name] == pytest.approx(sum(values) / 2)
+    assert row.values["miou_spread"] == pytest.approx(statistics.stdev(one.values["miou"] for one in alone))
+    assert row.values["best_miou"] is None
+    assert sorted(path.name for path in (tmp_path / "heads").glob("*.safetensors")) == [
+        "bilinear-seed3.safetensors", "bilinear-seed4.safetensors",
+    ]  # fmt: skip
+    assert not list((tmp_path / "heads").glob("*-run/checkpoints"))
+
+
+def test_controls_are_rows_of_their_own(data: Path) -> None:
+    names = ("--upsampler", "joint_bilateral", "--control", "grey", "--control", "other")
+    made = report(run(data, *names, "--train-pixels", "100", "--json"))
+    assert [row.label for row in made.rows] == [
+        "joint_bilateral", "joint_bilateral (grey)", "joint_bilateral (other)",
+    ]  # fmt: skip
+    # Edges of the picture are those of the labels: without them the figure falls.
+    miou = [row.values["miou_2px"] for row in made.rows]
+    assert miou[0] > max(miou[1:])
 
 
 def test_same_seed_same_figures_and_the_published_crop(data: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from naf_hub import Backbone, Normalize, Promises, Upsampler
 from naf_hub_probing.head import upsampled_scores
-from naf_hub_probing.metrics import Confusion, predict
+from naf_hub_probing.metrics import BANDS, Confusion, Scores, boundary_band, predict
 
 GOLDEN = load_file(Path(__file__).parent / "goldens" / "segmentation_metrics.safetensors")
 CLASSES = 7
@@ -102,3 +102,39 @@ def test_classes_out_of_range_are_refused() -> None:
         Confusion(3).update(torch.tensor([3]), torch.tensor([0]))
     with pytest.raises(ValueError, match="differ in shape"):
         Confusion(3).update(torch.zeros(2, 2), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_band_holds_the_pixels_near_another_class(width: int) -> None:
+    """Against the plain loop; ignored pixels neither belong to a band nor make one."""
+    label = torch.randint(0, 2, (5, 6)).repeat_interleave(7, 0).repeat_interleave(7, 1)
+    label[10:14] = -1
+    found = boundary_band(label, width)
+    height, wide = label.shape
+    for y in range(height):
+        for x in range(wide):
+            near = label[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+            others = (near != label[y, x]) & (near != -1)
+            assert found[y, x] == bool(label[y, x] != -1 and others.any())
+
+
+def test_one_class_has_no_boundary() -> None:
+    label = torch.zeros(6, 6, dtype=torch.int64)
+    label[:3] = -1
+    assert not boundary_band(label, 2).any()
+
+
+def test_bands_are_scored_by_themselves() -> None:
+    """Right away from the boundary, wrong at it: only the bands see it."""
+    target = torch.zeros(1, 20, dtype=torch.int64)
+    target[:, 10:] = 1
+    prediction = target.clone()
+    prediction[:, 10] = 0
+    scores = Scores(2)
+    scores.update(prediction, target, {width: boundary_band(target, width) for width in BANDS})
+    assert scores.whole.accuracy() == pytest.approx(19 / 20)
+    assert [scores.bands[width].accuracy() for width in (2, 5)] == [
+        pytest.approx(3 / 4),
+        pytest.approx(9 / 10),
+    ]
+    assert scores.bands[2].mean_iou() == pytest.approx((2 / 3 + 1 / 2) / 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from reconstruction_world import BACKBONE, draw_pictures, prepare_run, same_state
@@ -84,7 +86,7 @@ def test_changed_image_is_not_served_from_the_cache(pictures, tmp_path):
     assert calls() - before == 2  # the crop of 000.png and its smaller image
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 48}, {"flip": False}, {"guidance": [2.0]}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 48}, {"flip": False}])
 def test_other_crops_have_a_cache_of_their_own(pictures, tmp_path, change):
     one = trainer(pictures, tmp_path / "a", tmp_path / "cache")
     other = trainer(pictures, tmp_path / "b", tmp_path / "cache", **change)
@@ -92,6 +94,22 @@ def test_other_crops_have_a_cache_of_their_own(pictures, tmp_path, change):
         one.course.teachers["tiny_backbone"].cache.folder
         != other.course.teachers["tiny_backbone"].cache.folder
     )
+
+
+def test_windows_and_guidance_of_any_size_come_from_what_is_cached(pictures, tmp_path):
+    trainer(pictures, tmp_path / "a", tmp_path / "cache").run()
+    before = calls()
+    changes: dict[str, Any] = {"windows": [2, 8], "guidance": [1.0, 3.0], "pooled": 0.5}
+    cached = trainer(pictures, tmp_path / "b", tmp_path / "cache", **changes)
+    cached.run()
+    assert calls() == before
+    live = prepare_run(pictures, tmp_path / "c", views=1, steps=4, **changes)
+    for here, there in zip(*(run.course.load_crops(0, 4) for run in (cached, live)), strict=True):
+        name = next(iter(cached.course.teachers))
+        pair = [run.course.teachers[name].batch(crops) for run, crops in ((cached, here), (live, there))]
+        for one, other in zip(*pair, strict=True):
+            assert one.shape == other.shape
+            torch.testing.assert_close(one, other, atol=4e-3, rtol=1e-3)
 
 
 def test_another_backbone_has_another_fingerprint(pictures):

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from reconstruction_world import draw_picture, draw_pictures
+from torch.nn.functional import adaptive_avg_pool2d
 
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
+from naf_hub.training.settings import ConfigError
 from naf_hub_reconstruction.config import TrainConfig
 from naf_hub_reconstruction.data import Cropping, Crops, enlarge_or_shrink
+from naf_hub_reconstruction.features import cut
 from naf_hub_reconstruction.plan import Item, Plan, Sizes, Steps, crop_side, guidance_side, input_side
 
 SIZES = Sizes(crop=64, input=32, guidance=32, grid=8)
@@ -76,7 +79,46 @@ def test_listed_sides_are_those_drawn():
     config = TrainConfig(crop=64, resize=0, down=(0.5, 0.25), guidance=(1.0, 4.0))
     plan = Plan(config, 3, [8])
     drawn = [plan.sizes(step) for step in range(50)]
-    assert plan.sides(0) == (sorted({s.input for s in drawn}), sorted({s.guidance for s in drawn}))
+    assert plan.inputs(0) == sorted({s.input for s in drawn})
+
+
+def test_windows_hold_whole_cells_of_input_and_target():
+    config = TrainConfig(crop=64, resize=0, down=(0.5, 0.25), windows=(3, 8), guidance=(2.0,), flip=True)
+    plan = Plan(config, 5, [8])
+    items = [item for step in range(60) for item in plan.items(step)]
+    assert items == [item for step in range(60) for item in Plan(config, 5, [8]).items(step)]
+    for item in items:
+        ratio = item.sizes.crop // item.sizes.input
+        assert item.sizes.window % ratio == 0
+        assert all(place % ratio == 0 and place + item.sizes.window <= 8 for place in item.corner)
+        assert item.sizes.guidance == 2 * item.sizes.window
+    assert {item.sizes.window for item in items} == {4, 6, 8}
+    assert len({item.corner for item in items}) > 5
+    assert {item.mirrored for item in items} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"down": (0.4,), "windows": (2, 8)}, "windows need whole ratios"),
+        ({"windows": (1, 1)}, "none holds whole cells"),
+    ],
+)
+def test_windows_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Plan(TrainConfig(crop=64, resize=0, **settings), 5, [8])
+
+
+def test_cut_takes_the_same_part_of_every_map():
+    sizes = Sizes(crop=64, input=32, guidance=16, grid=8, window=4)
+    items = [Item(0, 0, sizes, (2, 4)), Item(1, 0, sizes, (0, 2), mirrored=True)]
+    fine = torch.rand(2, 3, 64, 64)
+    coarse, token = adaptive_avg_pool2d(fine, 4), torch.rand(2, 3, 1, 1)
+    found = cut(fine, items)
+    assert torch.equal(found[0], fine[0, :, 16:48, 32:64])
+    assert torch.equal(found[1], fine[1, :, 0:32, 16:48].flip(-1))
+    torch.testing.assert_close(adaptive_avg_pool2d(found, 2), cut(coarse, items))
+    assert cut(token, items) is token
 
 
 def test_crop_is_the_centre_when_nothing_is_random(tmp_path):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
 import naf_hub
+from naf_hub import Want
 from naf_hub.testing import check_backbone
 from naf_hub_timm.backbone import TimmBackbone
 
@@ -92,6 +95,25 @@ def test_stride_and_layer_choose_the_map() -> None:
     first = naf_hub.load_backbone(VIT, weights=None, layer=0)
     assert isinstance(first, TimmBackbone)
     assert len(first.model.blocks) == 1, "later blocks are kept for nothing"
+
+
+@pytest.mark.parametrize(("name", "layer"), [(VIT, 1), ("timm:resnet10t", 2)])
+@torch.no_grad()
+def test_layer_norm_behind_any_layer(name: str, layer: int) -> None:
+    """Of the default map and of every map that norms follow; maps without norm stay as they are."""
+    options: dict[str, Any] = {"weights": None, "layer": layer, "norm": False}
+    torch.manual_seed(0)
+    plain = naf_hub.load_backbone(name, **options)
+    normed = naf_hub.load_backbone(name, **options, layer_norm=True)
+    normed.load_state_dict(plain.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    expected = F.layer_norm(plain(image).movedim(1, -1), (plain.embed_dim,)).movedim(-1, 1)
+    torch.testing.assert_close(normed(image), expected)
+    last, other, raw = normed.maps(image, Want(), Want(0), Want(0, norm=False))
+    torch.testing.assert_close(last, expected)
+    (inner,) = plain.maps(image, Want(0, norm=False))
+    torch.testing.assert_close(raw, inner)
+    torch.testing.assert_close(other, F.layer_norm(inner.movedim(1, -1), inner.shape[1:2]).movedim(-1, 1))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.settings import RunSettings, Schedule, require
 
 from .network import Pico
-from .views import ViewPool
+from .views import ViewPool, on_pico_grid
 
 # A channel that hardly ever fires has no useful standardised target.
 SMALLEST_DEVIATION = 1e-3
@@ -29,14 +29,14 @@ class DistillSettings(RunSettings):
     """What decides a distillation, beside what decides every run. Lengths are image pixels.
 
     Attributes:
-        teacher, teacher_weights, teacher_options: for :func:`naf_hub.load_backbone`; stride 16.
+        teacher, teacher_weights, teacher_options: for :func:`naf_hub.load_backbone`; of any patch size.
         images: files, folders or patterns.
         crop_size: side of the random crops, a multiple of 16.
         sides: range of the short side that images are scaled to.
         pool, prefill, renew: number of views held, of views before the first step, and of new views a step.
     """
 
-    teacher: str = "timm:mobilenetv1_100"
+    teacher: str = "timm:vit_small_patch14_dinov2"
     teacher_weights: str | None = None
     teacher_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     images: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class Distillation:
         per_step = settings.batch * settings.accumulate * share.processes
         self.views = ViewPool(
             paths,
-            teacher,
+            on_pico_grid(teacher),
             capacity=settings.pool,
             prefill=max(settings.prefill, per_step),
             renew=settings.renew,

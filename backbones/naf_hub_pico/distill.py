@@ -33,7 +33,7 @@ def distill(
         The folder with ``model.safetensors``, ``config.json`` and ``README.md``.
 
     Raises:
-        FileNotFoundError, ValueError: no images, or a teacher that is not of stride 16.
+        FileNotFoundError, ValueError: no images, or none that is large enough.
         ConfigError: the run in ``out`` was started with other settings.
     """
     course = Distillation(build(DistillSettings, settings))
@@ -52,23 +52,24 @@ def option(text: str) -> tuple[str, Any]:
         return key, value
 
 
-MOBILENET = {"pad_type": "same", "bn_eps": 1e-3, "stride": 16}
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m naf_hub_pico.distill",
-        description="Distil the pico backbone from a teacher of stride 16. Ctrl-C saves; the same command goes on.",
+        description="Distil the pico backbone from a teacher. Ctrl-C saves; the same command goes on.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--teacher", default="timm:mobilenetv1_100", help="learn from this backbone")
+    parser.add_argument("--teacher", default="timm:vit_small_patch14_dinov2", help="learn from this backbone")
     parser.add_argument(
         "--teacher-weights",
         required=True,
         help="take its weights from a named set, a local path or hf://owner/repo",
     )
     parser.add_argument(
-        "--teacher-option", type=option, action="append", metavar="KEY=VALUE", help=f"instead of {MOBILENET}"
+        "--teacher-option",
+        type=option,
+        action="append",
+        metavar="KEY=VALUE",
+        help="build it with this option",
     )
     parser.add_argument(
         "--images", nargs="+", required=True, help="train on these files, folders or patterns"
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     settings = vars(parser.parse_args(arguments))
     chosen = settings.pop("teacher_option")
-    settings["teacher_options"] = dict(chosen) if chosen else dict(MOBILENET)
+    settings["teacher_options"] = dict(chosen or ())
     try:
         folder = distill(**settings)
     except (naf_hub.NafHubError, ValueError, OSError) as error:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from naf_hub import Backbone
 from naf_hub.images import read_image
 
 STRIDE = 16
@@ -23,6 +24,22 @@ class View(NamedTuple):
 
     image: Tensor
     features: Tensor
+
+
+def on_pico_grid(teacher: Backbone) -> Callable[[Tensor], Tensor]:
+    """Features (1, C, H/16, W/16) of images (1, 3, H, W) from a teacher of any patch size.
+
+    A teacher of other patches gets the image resized, so that each of its cells covers 16 pixels of the original.
+    """
+    patch = teacher.patch_size
+
+    def features(images: Tensor) -> Tensor:
+        size = [length // STRIDE * patch for length in images.shape[-2:]]
+        if patch != STRIDE:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        return teacher(images)
+
+    return features
 
 
 def multiple(length: float) -> int:
@@ -111,7 +128,7 @@ class ViewPool:
         """The ``number``-th view, made unless it is held.
 
         Raises:
-            ValueError: images too small, or a teacher that is not of stride 16.
+            ValueError: images too small, or a teacher whose cells do not tile the image.
         """
         if number not in self.views:
             self.views[number] = self._make(number)

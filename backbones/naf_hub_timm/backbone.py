@@ -60,6 +60,8 @@ class TimmBackbone(Backbone, ForeignWeights):
         norm: apply the model's final norm, where it has one outside its head.
         head_norm: also apply the norm of the pooling head to the map, as DINOv3's own code does for its
             ConvNeXts.
+        layer_norm: normalise every feature vector behind all that, without learned scale or shift: for layers that no
+            norm of the model's fits.
         mean, std: instead of the normalisation in the model's pretrained configuration.
         options: passed to ``timm.create_model`` (``img_size``, ``pad_type``, ...).
 
@@ -76,6 +78,7 @@ class TimmBackbone(Backbone, ForeignWeights):
         layer: int | None = None,
         norm: bool = True,
         head_norm: bool = False,
+        layer_norm: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **options: Any,
@@ -101,6 +104,7 @@ class TimmBackbone(Backbone, ForeignWeights):
         network.prune_intermediate_layers([index], prune_norm=not norm, prune_head=not head_norm)
         self.model: Any = network
         self.head_norm = head_norm
+        self.layer_norm = layer_norm
         self.fixed_size = None if any_size else self._fixed_size(config)
         self.strides = reductions(levels)
 
@@ -162,7 +166,18 @@ class TimmBackbone(Backbone, ForeignWeights):
                 f"timm model {self.name!r} gives {tuple(features.shape)} for {height}x{width} pixels, not "
                 f"one cell every {self.patch_size}: its cells do not tile the image"
             )
-        return self.model.head.norm(features) if self.head_norm else features
+        return self._standard(self.model.head.norm(features) if self.head_norm else features)
+
+    def _standard(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w) with ``layer_norm`` applied, if it is asked for."""
+        if not self.layer_norm:
+            return features
+        return F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
+
+    def _final_norm(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, C) behind the norms of this backbone."""
+        tokens = self.model.norm(tokens) if self.norm else tokens
+        return F.layer_norm(tokens, tokens.shape[-1:]) if self.layer_norm else tokens
 
     def extract_maps(self, image: Tensor, wants: Sequence[Want]) -> tuple[Tensor, ...]:
         """See :meth:`naf_hub.Backbone.extract_maps`; layers are entries of timm's ``feature_info`` up to this one.
@@ -182,7 +197,7 @@ class TimmBackbone(Backbone, ForeignWeights):
                 wants,
                 blocks=self.model.blocks,
                 attentions=[block.attn for block in self.model.blocks],
-                final_norm=self.model.norm if self.norm else lambda tokens: tokens,
+                final_norm=self._final_norm,
                 prefix=self.model.num_prefix_tokens,
                 class_token=getattr(embeds, "cls_token", None) is not None,
                 grid=grid,
@@ -208,11 +223,15 @@ class TimmBackbone(Backbone, ForeignWeights):
         ):
             last = (self.index, self.norm)
             normed = self.model.head.norm(found[last])
-            return tuple(
+            maps = [
                 normed if want.norm and layer == self.index else found[place]
                 for want, layer, place in zip(wants, layers, asked, strict=True)
-            )
-        return tuple(found[place] for place in asked)
+            ]
+        else:
+            maps = [found[place] for place in asked]
+        return tuple(
+            self._standard(found) if want.norm else found for want, found in zip(wants, maps, strict=True)
+        )
 
     def plan_weights(self, shapes: Mapping[str, Shape]) -> dict[str, Step] | None:
         """For a file in timm's key names; ``None`` for one whose names or values timm converts (original DINOv2 keys,

@@ -5,6 +5,7 @@ from .backbone import Backbone
 from .foreign_weights import ForeignWeights, Shape, Step
 from .normalize import Normalize
 from .restorer import Restorer
+from .stand_in import StandIn
 from .task import Task
 from .upsampler import Features, Upsampler
 
@@ -17,6 +18,7 @@ __all__ = [
     "Normalize",
     "Restorer",
     "Shape",
+    "StandIn",
     "Step",
     "Task",
     "Upsampler",

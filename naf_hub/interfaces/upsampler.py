@@ -29,12 +29,14 @@ class Upsampler(nn.Module):
         promises: what tasks may rely on; set it in the constructor where it depends on options.
         wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
         origin: record and weights, where it was loaded by name.
+        guided: whether the image has any influence on the output.
         takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
     """
 
     promises: Promises = Promises()
     wants: tuple[Want, ...] = (Want(),)
     origin: Origin | None = None
+    guided: bool = True
     takes_any_range: bool = False
 
     def gather(self, image: Tensor, backbone: nn.Module) -> Features:

@@ -119,6 +119,7 @@ class Bilateral(Upsampler):
     """
 
     promises = Promises(range=True)
+    guided = False
 
     def __init__(self, kernel_size: int = 5, sigma_color: float = 0.1, sigma_spatial: float = 1.5) -> None:
         super().__init__()

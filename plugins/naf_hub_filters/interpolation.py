@@ -121,6 +121,8 @@ class Interpolation(Upsampler):
         ValueError: an unknown mode, ``align_corners`` with a mode that has none, or ``lobes`` below 1.
     """
 
+    guided = False
+
     def __init__(self, mode: str = "bilinear", align_corners: bool = False, lobes: int = 3) -> None:
         super().__init__()
         if mode not in MODES:

@@ -11,6 +11,7 @@ from naf_hub.options import (
     backbone_option,
     backbone_weights_option,
     constructor_option,
+    control_option,
     device_option,
     parse_backbone_option,
     parse_upsamplers,
@@ -75,6 +76,14 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Draw head, order and flips from this seed.",
 )
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Train heads from so many seeds, and print means and spread.",
+)
+@control_option
 @click.option("--flip/--no-flip", default=True, show_default=True,
               help="Mirror half of the training batches (not with --train-pixels).")  # fmt: skip
 @click.option("--train-pixels", type=click.IntRange(min=1), metavar="N",
@@ -101,7 +110,8 @@ if TYPE_CHECKING:
 def segmentation(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], size: str, label_size: str | None, device: str,
-    baseline: bool, cache: str, workers: int, out: str | None, format_: str, as_json: bool, save: str | None,
+    baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None, format_: str,
+    as_json: bool, save: str | None,
     **protocol: Any,
 ) -> None:  # fmt: skip
     """Linear-probe segmentation: mIoU of a 1x1 convolution on frozen upsampled features.
@@ -140,6 +150,7 @@ def segmentation(
         cache=cache,
         workers=workers,
         out=out,
+        controls=controls,
         on_result=_tell,
     )
     for split in ("train", "val"):

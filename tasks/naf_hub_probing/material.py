@@ -107,38 +107,16 @@ class AllPixels:
 
 
 class SampledPixels:
-    """The fast protocol: each picture is upsampled once; features of at most ``count`` random labelled pixels are
-    kept.
+    """The fast protocol: features of random labelled pixels, kept of each picture; see :func:`sample_pixels`.
+
+    Args:
+        facts: see :class:`Material`.
+        device: where scores are computed.
     """
 
-    def __init__(
-        self,
-        upsampler: Upsampler,
-        folder: SegmentationFolder,
-        positions: list[int],
-        cache: SplitFeatures,
-        count: int,
-        seed: int,
-        name: str,
-        workers: int,
-    ) -> None:
-        self.device = cache.device
-        self.facts = _facts(upsampler, folder, cache)
+    def __init__(self, facts: Mapping[str, Any], device: torch.device) -> None:
+        self.facts, self.device = facts, device
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
-        loader = _load(folder, [[p] for p in positions], workers)
-        for pictures in tqdm(loader, desc=f"upsample: {name}", disable=None, unit="image"):
-            picture: LabelledImage = pictures[0]
-            features = cache("train", pictures)
-            size = (picture.label.shape[0], picture.label.shape[1])
-            chosen = choose_pixels(picture.label, count, seed + picture.position)
-            with torch.no_grad():
-                upsampled = upsampler(picture.image[None].to(cache.device), features, size)
-                pixels = upsampled[0].flatten(1)[:, chosen.to(cache.device)].T.contiguous().cpu()
-            small = pixels.abs().amax() < HALF_LIMIT if pixels.numel() else True
-            self.kept[picture.position] = (
-                pixels.half() if small else pixels,
-                picture.label.flatten()[chosen],
-            )
 
     def load(self, order: Sequence[Pictures], start: int) -> Iterator[list[int]]:
         """The positions of the pictures of each batch."""
@@ -150,6 +128,43 @@ class SampledPixels:
         target = torch.cat([self.kept[p][1] for p in content]).to(self.device)
         weight, bias = head.folded()
         return F.linear(features, weight, bias), target
+
+
+def sample_pixels(
+    upsampler: Upsampler,
+    folder: SegmentationFolder,
+    positions: list[int],
+    cache: SplitFeatures,
+    count: int,
+    seeds: Sequence[int],
+    name: str,
+    workers: int,
+) -> list[SampledPixels]:
+    """Upsample each picture once and keep, for each seed, at most ``count`` of its labelled pixels.
+
+    Args:
+        upsampler, cache: give the features.
+        folder, positions: the pictures.
+        count: pixels a picture.
+        seeds: each draws its own pixels.
+        name: of what is probed, for the progress bar.
+        workers: processes that read pictures.
+    """
+    facts = _facts(upsampler, folder, cache)
+    found = [SampledPixels(facts, cache.device) for _ in seeds]
+    loader = _load(folder, [[p] for p in positions], workers)
+    for pictures in tqdm(loader, desc=f"upsample: {name}", disable=None, unit="image"):
+        picture: LabelledImage = pictures[0]
+        features = cache("train", pictures)
+        size = (picture.label.shape[0], picture.label.shape[1])
+        with torch.no_grad():
+            upsampled = upsampler(picture.image[None].to(cache.device), features, size)[0].flatten(1)
+        for seed, one in zip(seeds, found, strict=True):
+            chosen = choose_pixels(picture.label, count, seed + picture.position)
+            pixels = upsampled[:, chosen.to(cache.device)].T.contiguous().cpu()
+            small = pixels.abs().amax() < HALF_LIMIT if pixels.numel() else True
+            one.kept[picture.position] = (pixels.half() if small else pixels, picture.label.flatten()[chosen])
+    return found
 
 
 def batch_scores(

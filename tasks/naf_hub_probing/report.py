@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,39 @@ from naf_hub.reports import Metric, Report
 from .features import Survey
 from .folders import SegmentationFolder
 from .head import HeadWeights
-from .metrics import Confusion
+from .metrics import BANDS, Scores
 
 METRICS = (
     Metric("miou", "%", True, 1, "mIoU"),
+    *(Metric(f"miou_{width}px", "%", True, 1, f"within {width} px") for width in BANDS),
     Metric("pixel_accuracy", "%", True, 1, "pixel acc."),
     Metric("best_miou", "%", True, 1, "best mIoU"),
     Metric("best_epoch", "", False, 0, "in epoch"),
 )
 
+SPREAD = Metric("miou_spread", "%", False, 2, "+-")
+"""Standard deviation of the mIoU over the seeds; a column where there are several."""
 
-def epoch_scores(epoch: int, confusion: Confusion, names: Sequence[str]) -> dict[str, Any]:
-    iou = confusion.iou()
+
+def epoch_scores(epoch: int, scores: Scores, names: Sequence[str]) -> dict[str, Any]:
+    iou = scores.whole.iou()
     per_class = {name: None if v != v else 100 * v for name, v in zip(names, iou.tolist(), strict=True)}
-    miou, accuracy = confusion.mean_iou(), confusion.accuracy()
-    return {"epoch": epoch, "miou": 100 * miou, "pixel_accuracy": 100 * accuracy, "iou": per_class}
+    bands = {f"miou_{width}px": 100 * confusion.mean_iou() for width, confusion in scores.bands.items()}
+    miou, accuracy = scores.whole.mean_iou(), scores.whole.accuracy()
+    return {"epoch": epoch, "miou": 100 * miou, **bands, "pixel_accuracy": 100 * accuracy, "iou": per_class}
+
+
+def average(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:func:`epoch_scores` of several seeds as their means; the IoU of a class over the seeds that have one."""
+    first = runs[0]
+    if len(runs) == 1:
+        return dict(first)
+    found = {key: statistics.fmean(run[key] for run in runs) for key in first if key not in ("epoch", "iou")}
+    per_class: dict[str, float | None] = {}
+    for name in first["iou"]:
+        known = [run["iou"][name] for run in runs if run["iou"][name] is not None]
+        per_class[name] = statistics.fmean(known) if known else None
+    return {"epoch": first["epoch"], **found, "iou": per_class}
 
 
 def split_counts(folder: SegmentationFolder, seen: Survey) -> dict[str, Any]:
@@ -42,9 +61,10 @@ def split_counts(folder: SegmentationFolder, seen: Survey) -> dict[str, Any]:
     }
 
 
-def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights) -> None:
+def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights | None = None) -> None:
     tensors: dict[str, Tensor] = {}
-    for epoch, (weight, bias) in (("last", last), ("best", best)):
+    kept = {"last": last} if best is None else {"last": last, "best": best}
+    for epoch, (weight, bias) in kept.items():
         # Copies, because safetensors refuses shared memory and the last epoch may be the best one.
         tensors[f"{epoch}.weight"] = weight.cpu().clone()
         tensors[f"{epoch}.bias"] = bias.cpu().clone()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,17 @@ from tqdm import tqdm
 
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
+from naf_hub.controls import add_controls
 from naf_hub.reports import Report, Row, describe_environment
 from naf_hub.store import FeatureStore
 
 from .course import HeadCourse, Recipe, fit, forget_checkpoints, plan_epochs, run_folder
 from .features import CellStatistics, SplitFeatures, Survey, survey
-from .folders import SegmentationFolder, read_classes
+from .folders import IGNORE, SegmentationFolder, read_classes
 from .head import HeadWeights, LinearHead, upsampled_scores
-from .material import AllPixels, Material, SampledPixels
-from .metrics import Confusion, predict
-from .report import METRICS, epoch_scores, save_heads, split_counts
+from .material import AllPixels, Material, sample_pixels
+from .metrics import BANDS, Scores, boundary_band, predict
+from .report import METRICS, SPREAD, average, epoch_scores, save_heads, split_counts
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -52,6 +54,8 @@ class Protocol:
         size, label_size: see :class:`naf_hub_probing.transforms.Geometry`.
         standardize: the head learns on features standardised per channel over the training split.
         limit, limit_train: at most that many pairs of each split (of training), evenly spaced.
+        seeds: train so many heads, from ``seed`` on; figures are their means, with the standard deviation of the mIoU.
+            Only the last epoch is scored then.
     """
 
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
@@ -60,6 +64,11 @@ class Protocol:
     standardize: bool = False
     limit: int | None = None
     limit_train: int | None = None
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Protocol:
@@ -83,6 +92,15 @@ class Protocol:
         """Plain settings, as :meth:`read` takes them."""
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
         return {**dataclasses.asdict(self.recipe), **settings}
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """Seeds of the heads."""
+        return tuple(range(self.recipe.seed, self.recipe.seed + self.seeds))
+
+    def name_run(self, label: str, seed: int) -> str:
+        """What the head of a seed is called in files."""
+        return f"{label}-seed{seed}" if self.seeds > 1 else label
 
 
 class Segmentation(Task):
@@ -108,6 +126,7 @@ class Segmentation(Task):
         cache: str = "auto",
         workers: int = 0,
         out: str | os.PathLike[str] | None = None,
+        controls: Sequence[str] = (),
         on_result: Callable[[Row], None] | None = None,
     ) -> Report:
         """Train a linear head for each upsampler and score it, everything else being equal.
@@ -123,12 +142,15 @@ class Segmentation(Task):
             workers: processes that read pictures.
             out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
                 in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
+            controls: after each guided upsampler, rows of the same one guided by what must not help; see
+                :func:`naf_hub.controls.add_controls`.
             on_result: called with each row as soon as it is there.
 
         Returns:
             A report; mIoU, pixel accuracy and IoU per class are in percent, ``None`` for a class that occurs
-            neither in the labels nor in the predictions. Extras of a row: ``last`` and ``best`` epoch,
-            ``train_loss``, ``seconds``, parameters of upsampler and probe.
+            neither in the labels nor in the predictions. Bands count the pixels at most so many rows and columns from
+            one of another class. Extras of a row: ``last`` and (of one seed) ``best`` epoch, ``train_loss``,
+            ``by_seed``, ``seconds``, parameters of upsampler and probe.
 
         Raises:
             DatasetError: the folder or a label is not as expected.
@@ -147,7 +169,7 @@ class Segmentation(Task):
         # All models first: a misspelt name must not cost a pass over the data.
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
-        models = load_contenders(contenders, made_for=made_for, seed=recipe.seed)
+        models = add_controls(load_contenders(contenders, made_for=made_for, seed=recipe.seed), controls)
         if isinstance(behind, Contender):
             behind = behind.load(device=device, seed=recipe.seed)
 
@@ -160,7 +182,7 @@ class Segmentation(Task):
             label: str, model: Upsampler, network: Backbone, standardize: bool, name: str | None
         ) -> Splits:
             splits = views.of(model, network)
-            values, extras = _probe(label, model, splits, recipe, standardize, out)
+            values, extras = _probe(label, model, splits, chosen, standardize, out)
             rows.append(Row.of(label, model, values, backbone=name, extras=extras))
             if on_result is not None:
                 on_result(rows[-1])
@@ -176,7 +198,8 @@ class Segmentation(Task):
             run(NO_NETWORK, plain, CellStatistics(), True, None)
         if out is not None:  # not earlier: the same command, interrupted, must not train the first ones again
             for row in rows:
-                forget_checkpoints(run_folder(Path(out), row.label))
+                for seed in chosen.every_seed:
+                    forget_checkpoints(run_folder(Path(out), chosen.name_run(row.label, seed)))
         seen = splits.seen
         skipped = len(seen["val"].skipped) + len(seen["train"].skipped)
         origin = behind.origin
@@ -184,7 +207,7 @@ class Segmentation(Task):
             self.name,
             self.version,
             {**chosen.to_dict(), "cache": precision},
-            self.metrics,
+            (*self.metrics, SPREAD) if chosen.seeds > 1 else self.metrics,
             tuple(rows),
             data={
                 "path": os.fspath(data),
@@ -197,7 +220,7 @@ class Segmentation(Task):
                     "parameters": sum(p.numel() for p in behind.parameters()),
                 },
             },
-            seeds=(recipe.seed,),
+            seeds=chosen.every_seed,
             environment=describe_environment(device),
             heading=f"{name}: {len(seen['train'].usable)} training and {len(seen['val'].usable)} validation "
             f"images, {skipped} skipped",
@@ -233,60 +256,73 @@ def _probe(
     label: str,
     upsampler: Upsampler,
     splits: Splits,
-    recipe: Recipe,
+    protocol: Protocol,
     standardize: bool,
     out: str | os.PathLike[str] | None,
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
+    recipe, seeds = protocol.recipe, protocol.every_seed
     seen = splits.seen["train"]
     device = splits.cache.device
     names = splits.train.classes.names
     channels = len(seen.moments[0])
     moments = (seen.moments[0].cpu(), seen.moments[1].cpu()) if standardize else None
-    head = LinearHead(channels, len(names), seed=recipe.seed, moments=moments).to(device)
     started = time.perf_counter()
     with _frozen(upsampler, device), _frozen(splits.cache.backbone, device):
+        materials: Sequence[Material]
         if recipe.train_pixels is None:
-            material: Material = AllPixels(upsampler, splits.train, splits.cache, splits.workers)
+            materials = [AllPixels(upsampler, splits.train, splits.cache, splits.workers)] * len(seeds)
         else:
-            pixels = (recipe.train_pixels, recipe.seed)
-            material = SampledPixels(
-                upsampler, splits.train, seen.usable, splits.cache, *pixels, label, splits.workers
-            )
-        course = HeadCourse(head, plan_epochs(seen.usable, recipe), material, recipe)
-        folder = None if out is None else run_folder(Path(out), label)
-        snapshots, losses = fit(course, device, label, folder)
+            materials = sample_pixels(
+                upsampler, splits.train, seen.usable, splits.cache, recipe.train_pixels, seeds, label, splits.workers
+            )  # fmt: skip
+        heads: list[list[HeadWeights]] = []
+        losses: list[list[float]] = []
+        for seed, material in zip(seeds, materials, strict=True):
+            own = dataclasses.replace(recipe, seed=seed)
+            head = LinearHead(channels, len(names), seed=seed, moments=moments).to(device)
+            course = HeadCourse(head, plan_epochs(seen.usable, own), material, own)
+            name = protocol.name_run(label, seed)
+            folder = None if out is None else run_folder(Path(out), name)
+            snapshots, loss = fit(course, device, name, folder)
+            heads.append(snapshots)
+            losses.append(loss)
         trained = time.perf_counter()
-        confusions = score(upsampler, snapshots, splits, label)
-    epochs = [epoch_scores(epoch, confusion, names) for epoch, confusion in enumerate(confusions, start=1)]
-    best = max(range(len(epochs)), key=lambda i: confusions[i].mean_iou())
-    if out is not None:
-        save_heads(Path(out), label, snapshots[-1], snapshots[best])
-    values = {
-        "miou": epochs[-1]["miou"],
-        "pixel_accuracy": epochs[-1]["pixel_accuracy"],
-        "best_miou": epochs[best]["miou"],
-        "best_epoch": epochs[best]["epoch"],
-    }
-    return values, {
+        # Of one seed every epoch is scored, of several the last one of each: a pass scores all heads together.
+        scored = heads[0] if len(seeds) == 1 else [snapshots[-1] for snapshots in heads]
+        found = score(upsampler, scored, splits, label)
+    extras: dict[str, Any] = {
         "upsampler_parameters": sum(p.numel() for p in upsampler.parameters()),
         "probe_parameters": (channels + 1) * len(names),
-        "last": epochs[-1],
-        "best": epochs[best],
-        "train_loss": losses,
+        "train_loss": losses[0] if len(seeds) == 1 else losses,
         "seconds": {"train": trained - started, "evaluate": time.perf_counter() - trained},
     }
+    values: dict[str, float | None] = {"best_miou": None, "best_epoch": None}
+    if len(seeds) == 1:
+        epochs = [epoch_scores(epoch, scores, names) for epoch, scores in enumerate(found, start=1)]
+        best = max(range(len(epochs)), key=lambda i: found[i].whole.mean_iou())
+        values |= {"best_miou": epochs[best]["miou"], "best_epoch": epochs[best]["epoch"]}
+        extras["best"], last = epochs[best], epochs[-1]
+        if out is not None:
+            save_heads(Path(out), label, heads[0][-1], heads[0][best])
+    else:
+        runs = [epoch_scores(recipe.epochs, scores, names) for scores in found]
+        last, extras["by_seed"] = average(runs), dict(zip(map(str, seeds), runs, strict=True))
+        values["miou_spread"] = statistics.stdev(run["miou"] for run in runs)
+        if out is not None:
+            for seed, snapshots in zip(seeds, heads, strict=True):
+                save_heads(Path(out), protocol.name_run(label, seed), snapshots[-1])
+    extras["last"] = last
+    return values | {key: value for key, value in last.items() if key not in ("epoch", "iou")}, extras
 
 
 @torch.no_grad()
-def score(
-    upsampler: Upsampler, snapshots: Sequence[HeadWeights], splits: Splits, label: str
-) -> list[Confusion]:
-    """One confusion matrix over the validation split for the head of every epoch, in one pass.
+def score(upsampler: Upsampler, snapshots: Sequence[HeadWeights], splits: Splits, label: str) -> list[Scores]:
+    """Scores of several heads over the validation split, in one pass.
 
-    Scoring the epochs together costs one call of the upsampler a picture, not one a picture and epoch.
+    Scoring them together costs one call of the upsampler a picture, not one a picture and head.
     """
     positions = splits.seen["val"].usable
-    confusions = [Confusion(len(splits.val.classes.names)) for _ in snapshots]
+    found = [Scores(len(splits.val.classes.names)) for _ in snapshots]
     loader = DataLoader(
         splits.val, batch_sampler=[[p] for p in positions], collate_fn=list, num_workers=splits.workers
     )
@@ -294,13 +330,14 @@ def score(
         sample = samples[0]
         features = splits.cache("val", samples)
         target = sample.label.to(splits.cache.device)
+        bands = {width: boundary_band(target, width, IGNORE) for width in BANDS}
         size = (target.shape[0], target.shape[1])
         scores = upsampled_scores(
             upsampler, sample.image[None].to(splits.cache.device), features, size, snapshots
         )
-        for confusion, one in zip(confusions, scores, strict=True):
-            confusion.update(predict(one[0]), target)
-    return confusions
+        for one, confusions in zip(scores, found, strict=True):
+            confusions.update(predict(one[0]), target, bands, IGNORE)
+    return found
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ from naf_hub.atomic import atomic_file
 
 from .plan import Item
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CropFeatures:
-    """float16 features and 8-bit guidance images, one file per crop and one per input size.
+    """float16 features with the 8-bit crop they are of, one file per crop and one per input size.
 
     An entry is used only under the settings it was made with (``identity``), and is written whole or not
     at all; a damaged one is made anew.
@@ -46,15 +46,13 @@ class CropFeatures:
         return self.folder / name[:2] / f"{name}-{part}.safetensors"
 
     def load(self, path: Path, item: Item) -> dict[str, Tensor] | None:
-        """What :meth:`store` kept of a crop, with the ``guidance`` of its size; ``None`` if not all is there."""
+        """What :meth:`store` kept of a crop and of its input's size; ``None`` if not all is there."""
         try:
             crop = load_file(self._file(path, item, "crop"))
             small = load_file(self._file(path, item, f"input{item.sizes.input}"))
-            guidance = crop[f"guidance{item.sizes.guidance}"]
-        except (OSError, SafetensorError, KeyError):
+        except (OSError, SafetensorError):
             return None
-        maps = {key: value for key, value in crop.items() if not key.startswith("guidance")}
-        return {**maps, **small, "guidance": guidance}
+        return {**crop, **small}
 
     def store(
         self,
@@ -62,19 +60,16 @@ class CropFeatures:
         item: Item,
         crop: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
-        guidance: Mapping[int, Tensor],
     ) -> None:
         """Keep the features of one crop.
 
         Args:
             path: the image file.
             item: which crop.
-            crop: maps (C, h, w) of the crop, float16, by name.
+            crop: maps (C, h, w) of the crop, float16, by name, and the crop itself, uint8.
             inputs: maps (C, h', w') of the smaller images, float16, by their side in pixels and by name.
-            guidance: (3, side, side) guidance images, uint8, by their side.
         """
-        images = {f"guidance{side}": image for side, image in guidance.items()}
-        files: dict[Path, Mapping[str, Tensor]] = {self._file(path, item, "crop"): {**crop, **images}}
+        files: dict[Path, Mapping[str, Tensor]] = {self._file(path, item, "crop"): crop}
         files |= {self._file(path, item, f"input{side}"): small for side, small in inputs.items()}
         for file, tensors in files.items():
             with atomic_file(file) as temporary:

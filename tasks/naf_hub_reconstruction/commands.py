@@ -12,6 +12,7 @@ from naf_hub.options import (
     backbone_option,
     backbone_weights_option,
     constructor_option,
+    control_option,
     device_option,
     json_option,
     parse_backbone_option,
@@ -142,17 +143,27 @@ def train(
     "--pooled", is_flag=True, help="Take the averaged target as input, not the features of a smaller image."
 )
 @click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
+@click.option(
+    "--ratio",
+    default=0.0,
+    help="Upsample so many times; 0 is 1 / --down. Beyond that, the target comes from tiles of the enlarged crop.",
+)
+@click.option(
+    "--fit", multiple=True, help="Fit the image-free ceiling on this image, folder or pattern; repeatable."
+)
+@control_option
 @device_option
 @report_options
 def evaluate(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], images: tuple[str, ...], device: str,
-    format_: str, as_json: bool, save: str | None, **protocol: Any,
+    fit: tuple[str, ...], controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's.
 
     Upsamplers that want the same maps of the backbone share one pass over each image; one that wants others is
-    compared with those, and with bilinear interpolation of those.
+    compared with those, and with bilinear interpolation of those. The last row, image_free, is the best linear
+    upsampler that never sees the image: guidance gain is what of its error an upsampler avoids, in percent.
     """
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
@@ -160,6 +171,6 @@ def evaluate(
     from .task import Reconstruction
 
     report = Reconstruction().evaluate(
-        contenders, images, protocol, backbone=behind, device=pick_device(device)
+        contenders, images, protocol, backbone=behind, device=pick_device(device), controls=controls, fit=fit
     )
     show_report(report, format_, as_json, save)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from naf_hub.errors import ImageError
-from naf_hub.interfaces import Backbone, Upsampler
-from naf_hub.store import FeatureStore, each_map
+from naf_hub.interfaces import Backbone, Features, StandIn, Upsampler
+from naf_hub.store import each_map, maps_in
 
 from .evaluate import bilinear, held_out_crops, pair_sizes
 from .features import resize
+from .image_free import ImageFree, LeastSquares
 from .plan import Sizes
+from .tiles import tiled_features
+
+FITTED = 64
+"""Most pictures that the image-free ceiling is fitted on: 81 numbers a phase need no more."""
+IMAGE_FREE = "image_free"
+"""Label of the ceiling's row."""
+KEPT = 2**30
+"""Bytes of features that fitting may keep for the comparison on the same pictures."""
+PLAIN = (Upsampler().gather_key, None)
+"""The space of upsamplers that take and give features as the backbone does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Protocol:
         pooled: the input is the target averaged to the input grid, not the features of a smaller image: what is
             lost is detail alone.
         limit: use only so many images, evenly spread over the list; 0 for all.
+        ratio: upsample so many times, a side; 0 is 1 / ``down``. Beyond 1 / ``down`` the target has the features of
+            the enlarged crop, taken in tiles of the crop's own side that overlap, and the guidance is the crop.
     """
 
     crop: int = 384
@@ -44,6 +57,18 @@ class Protocol:
     min_side: int = 0
     pooled: bool = False
     limit: int = 0
+    ratio: float = 0
+
+    def __post_init__(self) -> None:
+        if self.ratio and self.ratio * self.down < 1:
+            raise ValueError(
+                f"ratio {self.ratio:g} needs down to be at least {1 / self.ratio:.4g}, not {self.down:g}"
+            )
+
+    @property
+    def enlarge(self) -> float:
+        """Side of the picture that the target's features are of, over that of the crop."""
+        return self.ratio * self.down if self.ratio else 1.0
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Protocol:
@@ -72,16 +97,29 @@ def compare(
     device: Any = "cpu",
     skipped: dict[str, str] | None = None,
     progress: bool = False,
+    fit_files: Sequence[Path] = (),
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Errors of ``models`` on the same images, and how many those are.
 
     Upsamplers of one ``gather_key`` share the passes of the backbone. What an upsampler makes of the input's
-    features is compared with its reference features of the crop itself.
+    features is compared with its reference features of the crop itself. The image-free ceiling
+    (:mod:`~naf_hub_reconstruction.image_free`) is fitted once for every space in which upsamplers answer.
+
+    Args:
+        models: upsamplers by label.
+        backbone: gives the features.
+        files: images to compare on.
+        protocol: see :class:`Protocol`.
+        device: where to compute.
+        skipped: receives the images passed over and why.
+        progress: show progress bars on stderr.
+        fit_files: images to fit the image-free ceiling on; by default ``files``, which favours the ceiling.
 
     Returns:
-        For each name ``mse`` (mean over images, channels and cells), ``bilinear_mse`` (of bilinear interpolation of
-        the reference features of the input), ``ratio_to_bilinear`` (the one over the other) and ``cosine`` (mean
-        cosine similarity of upsampled and target vectors, cell by cell); and the number of images.
+        For each name, and for ``IMAGE_FREE``, ``mse`` (mean over images, channels and cells), ``bilinear_mse`` (of
+        bilinear interpolation of the reference features of the input), ``ratio_to_bilinear`` (the one over the
+        other), ``guidance_gain`` (100 x (1 - mse / mse of the ceiling), percent) and ``cosine`` (mean cosine
+        similarity of upsampled and target vectors, cell by cell); and the number of images.
 
     Raises:
         ImageError: no usable image.
@@ -93,50 +131,138 @@ def compare(
     backbone.to(device).eval()
     for model in models.values():
         model.to(device).eval()
-    store = FeatureStore("float32", device=device)
-    sums: dict[str, dict[str, float]] = {
-        name: dict.fromkeys(("mse", "bilinear_mse", "cosine"), 0.0) for name in models
+    pairs = Pairs(backbone, sizes, protocol)
+    spaces = {label: space_of(model) for label, model in models.items()}
+    ceilings = fit_ceilings(models, pairs, fit_files or files, device, progress)
+    measured = {**models, **{(IMAGE_FREE, space): ceiling for space, ceiling in ceilings.items()}}
+    sums: dict[Any, dict[str, float]] = {
+        name: dict.fromkeys(("mse", "bilinear_mse", "cosine"), 0.0) for name in measured
     }
     count = 0
     crops = held_out_crops(files, sizes.crop, protocol.resize, protocol.min_side, skipped)
-    for _, crop in tqdm(crops, total=len(files), unit="image", disable=None if progress else True):
+    for path, crop in tqdm(crops, total=len(files), unit="image", disable=None if progress else True):
         count += 1
-        store.clear()
-        for name, model in models.items():
-            for key, value in measure_error(model, backbone, crop.to(device), sizes, store).items():
+        pairs.turn_to(path, crop.to(device))
+        for name, model in measured.items():
+            for key, value in pairs.measure(model).items():
                 sums[name][key] += value
+        pairs.forget()
     if not count:
         raise ImageError("no usable held-out image")
     figures = {name: {key: total / count for key, total in found.items()} for name, found in sums.items()}
-    for found in figures.values():
+    for name, found in figures.items():
+        least = figures[IMAGE_FREE, spaces[name] if name in spaces else name[1]]["mse"]
         base = found["bilinear_mse"]
         found["ratio_to_bilinear"] = found["mse"] / base if base else float("nan")
-    return figures, count
+        found["guidance_gain"] = 100 * (1 - found["mse"] / least) if least else float("nan")
+    plain = next((space for space in ceilings if space == PLAIN), next(iter(ceilings)))
+    return {**{label: figures[label] for label in models}, IMAGE_FREE: figures[IMAGE_FREE, plain]}, count
 
 
-def measure_error(
-    model: Upsampler, backbone: Backbone, crop: Tensor, sizes: Sizes, store: FeatureStore
-) -> dict[str, float]:
-    """``mse``, ``bilinear_mse`` and ``cosine`` of one upsampler on one crop (3, side, side)."""
-    whole = store.gather(model, backbone, [crop], ["crop"])
-    if sizes.pooled:
-        side = sizes.input // backbone.patch_size
-        given = each_map(lambda found: pool(found, side), whole)
-    else:
-        given = store.gather(model, backbone, [resize(crop[None], sizes.input)[0]], ["input"])
-    target, low = model.reference(whole), model.reference(given)
-    size = (target.shape[-2], target.shape[-1])
-    output = model(resize(crop[None], sizes.guidance), given, size).float()
-    if output.shape != target.shape:
-        raise ValueError(
-            f"{type(model).__name__} gave {tuple(output.shape)} where {tuple(target.shape)} was asked for; "
-            "its ratio is fixed: choose --down to fit it"
-        )
+def space_of(model: Upsampler) -> tuple[Any, Any]:
+    """What decides input and target of a comparison: what is gathered, and how it is referred to."""
+    own = model.like if isinstance(model, StandIn) else model
+    return (model.gather_key, None if type(own).reference is Upsampler.reference else id(own))
+
+
+def fit_ceilings(
+    models: Mapping[str, Upsampler], pairs: Pairs, files: Sequence[Path], device: Any, progress: bool
+) -> dict[tuple[Any, Any], ImageFree]:
+    """The image-free ceiling of each space, from at most ``FITTED`` of the files, evenly spread.
+
+    Raises:
+        ImageError: no usable image.
+    """
+    members = {space_of(model): model for model in models.values()}
+    sums = {space: LeastSquares() for space in members}
+    chosen = [files[i * len(files) // FITTED] for i in range(FITTED)] if len(files) > FITTED else files
+    protocol, seen = pairs.protocol, False
+    crops = held_out_crops(chosen, pairs.sizes.crop, protocol.resize, protocol.min_side, None)
+    bar = tqdm(crops, total=len(chosen), unit="image", desc="image-free", disable=None if progress else True)
+    for path, crop in bar:
+        seen = True
+        pairs.turn_to(path, crop.to(device))
+        for space, model in members.items():
+            given, whole = pairs.gather(model)
+            sums[space].add(model.reference(given), model.reference(whole))
+        if pairs.size() > KEPT:
+            pairs.forget()
+    if not seen:
+        raise ImageError("no usable image to fit the image-free ceiling on")
     return {
-        "mse": F.mse_loss(output, target).item(),
-        "bilinear_mse": F.mse_loss(bilinear(crop, low, size), target).item(),
-        "cosine": F.cosine_similarity(output, target, dim=1).mean().item(),
+        space: ImageFree(model, sums[space].kernels()).to(device).eval() for space, model in members.items()
     }
+
+
+class Pairs:
+    """Input and target features of one crop after another, each pass of the backbone made once.
+
+    Args:
+        backbone: gives the features.
+        sizes: of the crops.
+        protocol: see :class:`Protocol`.
+    """
+
+    def __init__(self, backbone: Backbone, sizes: Sizes, protocol: Protocol) -> None:
+        self.backbone, self.sizes, self.protocol = backbone, sizes, protocol
+        self.kept: dict[Path, dict[tuple[Any, str], Features]] = {}
+
+    def turn_to(self, path: Path, crop: Tensor) -> None:
+        """From now on it is about this crop (3, side, side) of that file."""
+        self.path, self.crop = path, crop
+
+    def forget(self) -> None:
+        """Drop the features of the present crop."""
+        self.kept.pop(self.path, None)
+
+    def size(self) -> int:
+        """Bytes of all features that are kept."""
+        return sum(t.nbytes for found in self.kept.values() for maps in found.values() for t in maps_in(maps))
+
+    def gather(self, model: Upsampler) -> tuple[Features, Features]:
+        """What ``model`` gathers of the input, and of the target."""
+        sizes, patch = self.sizes, self.backbone.patch_size
+        whole = self._once(model, "target", self._target)
+        if sizes.pooled:
+            side = sizes.input // patch
+            return each_map(lambda found: pool(found, side), whole), whole
+        return self._once(model, "input", lambda run: run(resize(self.crop[None], sizes.input))), whole
+
+    def _once(
+        self, model: Upsampler, part: str, make: Callable[[Callable[[Tensor], Features]], Features]
+    ) -> Features:
+        kept = self.kept.setdefault(self.path, {})
+        key = (model.gather_key, part)
+        if key not in kept:
+            kept[key] = make(lambda image: each_map(Tensor.float, model.gather(image, self.backbone)))
+        return kept[key]
+
+    def _target(self, run: Callable[[Tensor], Features]) -> Features:
+        sizes, patch = self.sizes, self.backbone.patch_size
+        cells = round(sizes.grid * self.protocol.enlarge)
+        if cells == sizes.grid:
+            return run(self.crop[None])
+        return tiled_features(run, resize(self.crop[None], cells * patch), patch, sizes.grid)
+
+    def measure(self, model: Upsampler) -> dict[str, float]:
+        """``mse``, ``bilinear_mse`` and ``cosine`` of one upsampler on the present crop."""
+        given, whole = self.gather(model)
+        target, low = model.reference(whole), model.reference(given)
+        size = (target.shape[-2], target.shape[-1])
+        guidance = (
+            self.crop[None] if self.protocol.enlarge > 1 else resize(self.crop[None], self.sizes.guidance)
+        )
+        output = model(guidance, given, size).float()
+        if output.shape != target.shape:
+            raise ValueError(
+                f"{type(model).__name__} gave {tuple(output.shape)} where {tuple(target.shape)} was asked for; "
+                "its ratio is fixed: choose --down to fit it"
+            )
+        return {
+            "mse": F.mse_loss(output, target).item(),
+            "bilinear_mse": F.mse_loss(bilinear(guidance, low, size), target).item(),
+            "cosine": F.cosine_similarity(output, target, dim=1).mean().item(),
+        }
 
 
 def pool(features: Tensor, side: int) -> Tensor:

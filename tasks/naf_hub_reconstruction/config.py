@@ -39,6 +39,9 @@ class TrainConfig(RunSettings):
         pooled: share of steps whose input features are the target's own, averaged to the input grid, in
             place of those of the smaller image (0 as published). Features of a smaller image differ by more
             than detail, and the error is least if that is smoothed away; pooled inputs reward sharpness.
+        windows: if given as [low, high], a step learns from a square part of the crop: its side, in cells of the
+            target, is drawn between these two, its place differs by image, and with ``flip`` half of the parts
+            are mirrored, all without another pass of the backbone. The ratios of ``down`` must be whole.
         guidance: side of the guidance image over that of the target grid, one drawn per batch.
         guidance_max: upper bound of that side.
         eval_images: how many of the held-out images are examined.
@@ -61,6 +64,7 @@ class TrainConfig(RunSettings):
     down: tuple[float, ...] = (0.5,)
     down_range: tuple[float, ...] = ()
     pooled: float = 0.0
+    windows: tuple[int, ...] = ()
     guidance: tuple[float, ...] = (4.0,)
     guidance_max: int = 224
     steps: int = 25_000
@@ -82,6 +86,10 @@ class TrainConfig(RunSettings):
         low_high = self.down_range
         ordered = not low_high or (len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1)
         require(ordered, "down_range", low_high, "must be [low, high] with 0 < low <= high <= 1")
+        side = self.windows
+        ordered = not side or (len(side) == 2 and 0 < side[0] <= side[1])
+        require(ordered, "windows", side, "must be [low, high] with 0 < low <= high")
+        require(not (side and low_high), "windows", side, "needs the whole ratios of down, not down_range")
         require(bool(self.guidance) and min(self.guidance) > 0, "guidance", self.guidance, "must be positive")
         too_small = 0 < self.resize < self.crop
         require(not too_small, "resize", self.resize, f"must be 0 or at least the crop ({self.crop})")

@@ -13,7 +13,7 @@ from naf_hub.store import each_map, maps_in
 
 from .cache import CropFeatures
 from .data import Crop
-from .plan import Sizes
+from .plan import Item, Sizes
 
 # Where maps of the input and of the whole crop stand in the cache.
 INPUT, WHOLE = "input", "whole"
@@ -33,10 +33,10 @@ class Teacher:
         backbone: frozen, in eval mode.
         device: where it runs.
         upsampler: gathers what it needs of the backbone, and says in which space its output is compared.
-        input_sides, guidance_sides: sides the run can draw; all are cached with a crop, so that the crop
-            itself goes through the backbone once.
-        cache: optional; what goes through it is rounded to float16 (features) and 8 bits (guidance), on
-            the first use too, so that a run does not depend on what was cached before it.
+        input_sides: sides of inputs the run can draw; all are cached with a crop, so that the crop itself goes
+            through the backbone once.
+        cache: optional; what goes through it is rounded to float16 (features) and 8 bits (crops), on the first use
+            too, so that a run does not depend on what was cached before it.
         autocast: run the backbone in bfloat16.
     """
 
@@ -46,13 +46,12 @@ class Teacher:
         device: torch.device,
         upsampler: Upsampler,
         input_sides: Sequence[int] = (),
-        guidance_sides: Sequence[int] = (),
         cache: CropFeatures | None = None,
         autocast: bool = False,
     ) -> None:
         self.backbone = backbone.to(device).eval().requires_grad_(False)
         self.device, self.upsampler, self.cache, self.autocast = device, upsampler, cache, autocast
-        self.input_sides, self.guidance_sides = input_sides, guidance_sides
+        self.input_sides = input_sides
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
@@ -68,26 +67,30 @@ class Teacher:
         return resize(crops, sizes.guidance), small, self.upsampler.reference(whole)
 
     def batch(self, crops: Sequence[Crop]) -> tuple[Tensor, Features, Tensor]:
-        """As :meth:`pair`, of the crops of one step."""
-        sizes = crops[0].item.sizes
+        """As :meth:`pair`, of the crops of one step, or of the windows in them."""
+        sizes, items = crops[0].item.sizes, [crop.item for crop in crops]
         if self.cache is None:
-            return self.pair(torch.stack([crop.image for crop in crops if crop.image is not None]), sizes)
-        entries = [self._cached(crop) for crop in crops]
-        stacked = {
-            key: torch.stack([entry[key] for entry in entries]).to(self.device).float() for key in entries[0]
-        }
-        target = stacked["target"]
-        if sizes.pooled:
-            small = self._pool(
-                _unpack(WHOLE, stacked) if any(key.startswith(WHOLE) for key in stacked) else target, sizes
-            )
+            images = torch.stack([crop.image for crop in crops if crop.image is not None]).to(self.device)
+            whole = self.features(images)
+            target = self.upsampler.reference(whole)
+            small = whole if sizes.pooled else self.features(resize(images, sizes.input))
         else:
-            small = _unpack(INPUT, stacked)
-        return stacked["guidance"] / 255, small, target
+            entries = [self._cached(crop) for crop in crops]
+            stacked = {
+                key: torch.stack([entry[key] for entry in entries]).to(self.device).float()
+                for key in entries[0]
+            }
+            images, target = stacked["image"] / 255, stacked["target"]
+            whole = _unpack(WHOLE, stacked) if any(key.startswith(WHOLE) for key in stacked) else target
+            small = whole if sizes.pooled else _unpack(INPUT, stacked)
+        small = each_map(lambda found: cut(found, items), small)
+        if sizes.pooled:
+            small = self._pool(small, sizes)
+        return resize(cut(images, items), sizes.guidance), small, cut(target, items)
 
     def _pool(self, features: Features, sizes: Sizes) -> Features:
         """Every map averaged to the input's grid; one of a single cell, such as a class token, as it is."""
-        side = sizes.input // self.backbone.patch_size
+        side = sizes.part * (sizes.input // self.backbone.patch_size) // sizes.grid
         return each_map(
             lambda found: found if found.shape[-2:] == (1, 1) else F.adaptive_avg_pool2d(found, side),
             features,
@@ -111,12 +114,9 @@ class Teacher:
             side: _pack(INPUT, self._halve(self.features(resize(image, side)), crop))
             for side in sorted({sizes.input, *self.input_sides})
         }
-        images = {
-            side: (resize(image, side)[0] * 255).round().byte().cpu()
-            for side in sorted({sizes.guidance, *self.guidance_sides})
-        }
-        self.cache.store(crop.path, crop.item, maps, inputs, images)
-        return {**maps, **inputs[sizes.input], "guidance": images[sizes.guidance]}
+        pixels = (image[0] * 255).round().byte().cpu()
+        self.cache.store(crop.path, crop.item, {**maps, "image": pixels}, inputs)
+        return {**maps, **inputs[sizes.input], "image": pixels}
 
     def _halve(self, features: Features, crop: Crop) -> Features:
         found = each_map(lambda one: one[0].half().cpu(), features)
@@ -125,6 +125,24 @@ class Teacher:
                 f"{crop.path}: features leave the range of float16; train without --cache-features"
             )
         return found
+
+
+def cut(maps: Tensor, items: Sequence[Item]) -> Tensor:
+    """The windows of ``items`` in maps (B, C, side, side) of their crops, mirrored where they are to be.
+
+    Maps may have any whole number of entries per cell of the input; those of one entry, such as class tokens, stay.
+    """
+    sizes = items[0].sizes
+    if not sizes.window or maps.shape[-2:] == (1, 1):
+        return maps
+    side = maps.shape[-1]
+    length = sizes.window * side // sizes.grid
+    parts: list[Tensor] = []
+    for found, item in zip(maps, items, strict=True):
+        top, left = (place * side // sizes.grid for place in item.corner)
+        part = found[:, top : top + length, left : left + length]
+        parts.append(part.flip(-1) if item.mirrored else part)
+    return torch.stack(parts)
 
 
 def _pack(prefix: str, features: Features) -> dict[str, Tensor]:

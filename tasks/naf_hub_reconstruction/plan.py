@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from naf_hub.training.course import ALONE, Share
+from naf_hub.training.settings import ConfigError
 
 from .config import TrainConfig
 
@@ -19,7 +20,8 @@ class Sizes:
     """Sides of the square images of one batch, in pixels, and of the target grid, in cells.
 
     With ``pooled`` the input features are the target's, averaged to the grid of the input image.
-    ``teacher`` is the place in the list of backbones of the one that gives the features.
+    ``teacher`` is the place in the list of backbones of the one that gives the features. ``window`` is the side, in
+    cells, of the part of the target grid that the step learns from; the guidance is an image of that part.
     """
 
     crop: int
@@ -28,15 +30,23 @@ class Sizes:
     grid: int
     pooled: bool = False
     teacher: int = 0
+    window: int = 0
+
+    @property
+    def part(self) -> int:
+        """Side of what the step learns from, in cells of the target grid."""
+        return self.window or self.grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One place in a batch: which image, which of its crops, and at what sizes."""
+    """One place in a batch: which image, which of its crops, at what sizes, and the first cell of its window."""
 
     index: int
     view: int
     sizes: Sizes
+    corner: tuple[int, int] = (0, 0)
+    mirrored: bool = False
 
 
 def crop_side(crop: int, patch: int) -> int:
@@ -77,7 +87,9 @@ class Plan:
         self.config, self.images, self.patches = config, images, tuple(patches)
         self._orders: dict[int, list[int]] = {}
         for patch in self.patches:
-            crop_side(config.crop, patch)  # raises early
+            grid = crop_side(config.crop, patch) // patch  # raises early
+            for fraction in config.down if config.windows else ():
+                self._sides_of_windows(grid, input_side(grid, 1, fraction))
 
     def crop(self, teacher: int) -> int:
         """Side of the crops that a backbone gets, in pixels."""
@@ -93,16 +105,32 @@ class Plan:
         teacher = draw.randrange(len(self.patches))
         patch, crop = self.patches[teacher], self.crop(teacher)
         grid = crop // patch
-        guidance = guidance_side(grid, scale, config.guidance_max)
-        return Sizes(crop, input_side(crop, patch, fraction), guidance, grid, pooled, teacher)
+        small = input_side(crop, patch, fraction)
+        window = draw.choice(self._sides_of_windows(grid, small // patch)) if config.windows else 0
+        guidance = guidance_side(window or grid, scale, config.guidance_max)
+        return Sizes(crop, small, guidance, grid, pooled, teacher, window)
 
-    def sides(self, teacher: int) -> tuple[list[int], list[int]]:
-        """Sides of input images (none are listed for a ``down_range``) and of guidance images."""
+    def _sides_of_windows(self, grid: int, small: int) -> list[int]:
+        """Sides a window may have, in cells of the target: those that hold whole cells of the input."""
+        low, high = self.config.windows
+        if grid % small:
+            raise ConfigError(
+                f"windows need whole ratios, but a target of {grid} cells and an input of {small} have none: "
+                "choose another crop or other fractions in down"
+            )
+        found = [n for n in range(grid // small, grid + 1, grid // small) if low <= n <= high]
+        if not found:
+            raise ConfigError(
+                f"windows = {list(self.config.windows)}: none holds whole cells of an input of {small} cells "
+                f"to a target of {grid}"
+            )
+        return found
+
+    def inputs(self, teacher: int) -> list[int]:
+        """Sides of input images; none are listed for a ``down_range``."""
         config, patch, crop = self.config, self.patches[teacher], self.crop(teacher)
         fractions = () if config.down_range else config.down
-        inputs = {input_side(crop, patch, fraction) for fraction in fractions}
-        guidance = {guidance_side(crop // patch, scale, config.guidance_max) for scale in config.guidance}
-        return sorted(inputs), sorted(guidance)
+        return sorted({input_side(crop, patch, fraction) for fraction in fractions})
 
     def items(self, step: int, share: Share = ALONE) -> list[Item]:
         """The items of ``step`` for one process, ``batch * accumulate`` of them.
@@ -121,7 +149,13 @@ class Plan:
             random.Random(f"{self.config.seed}/order/{epoch}").shuffle(order)
             self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1} | {epoch: order}
         view = epoch % self.config.views if self.config.views else epoch
-        return Item(self._orders[epoch][place], view, sizes)
+        if not sizes.window:
+            return Item(self._orders[epoch][place], view, sizes)
+        draw = random.Random(f"{self.config.seed}/window/{position}")
+        ratio = sizes.crop // sizes.input
+        top, left = (ratio * draw.randint(0, (sizes.grid - sizes.window) // ratio) for _ in range(2))
+        mirrored = self.config.flip and draw.random() < 0.5
+        return Item(self._orders[epoch][place], view, sizes, (top, left), mirrored)
 
 
 class Steps:

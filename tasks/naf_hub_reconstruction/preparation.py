@@ -114,7 +114,7 @@ def prepare_teachers(
     digests = {name: fingerprint(backbone) for name, backbone in backbones.items()}
     teachers: dict[str, Teacher] = {}
     for place, (name, backbone) in enumerate(backbones.items()):
-        inputs, guidance = plan.sides(place)
+        inputs = plan.inputs(place)
         cache = None
         if cache_folder is not None:
             keys = ("resize", "random_crop", "flip", "seed", "precision")
@@ -122,10 +122,10 @@ def prepare_teachers(
             # Options may change features without changing weights: how borders are padded, say.
             identity |= {"backbone": name.partition("#")[0], "backbone_options": options_of(config, name)}
             identity |= {"backbone_sha256": digests[name]}
-            identity |= {"crop": plan.crop(place), "guidance": guidance, "gather": repr(upsampler.gather_key)}
+            identity |= {"crop": plan.crop(place), "gather": repr(upsampler.gather_key)}
             cache = CropFeatures(cache_folder, identity)
         bf16 = config.precision == "bf16"
-        teachers[name] = Teacher(backbone, device, upsampler, inputs, guidance, cache, bf16)
+        teachers[name] = Teacher(backbone, device, upsampler, inputs, cache, bf16)
     facts = {
         "list of images": describe_files(files),
         "weights of the backbone": digests,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
+from naf_hub.controls import add_controls
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Backbone, Task
 from naf_hub.reports import Metric, Report, Row, describe_environment
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 METRICS = (
     Metric("mse", "", False, 5),
     Metric("ratio_to_bilinear", "", False, 4, "/bilinear"),
+    Metric("guidance_gain", "%", True, 1, "guidance gain"),
     Metric("cosine", "", True, 4),
 )
 
@@ -54,6 +56,8 @@ class Reconstruction(Task):
         backbone: str | Contender | Backbone | None = None,
         device: Any = "cpu",
         progress: bool = True,
+        controls: Sequence[str] = (),
+        fit: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     ) -> Report:
         """Reconstruction error of upsamplers on the same images; bilinear interpolation is the yardstick.
 
@@ -63,18 +67,22 @@ class Reconstruction(Task):
             protocol: settings of :class:`~naf_hub_reconstruction.comparison.Protocol`.
             backbone: gives the features; ``NAME[=WEIGHTS]``, a contender or a module; needed.
             device: where to compute.
-            progress: show a progress bar on stderr.
+            progress: show progress bars on stderr.
+            controls: after each guided upsampler, rows of the same one guided by what must not help; see
+                :func:`naf_hub.controls.add_controls`.
+            fit: images to fit the image-free ceiling on; by default those of ``data``.
 
         Returns:
-            A report; see :func:`~naf_hub_reconstruction.comparison.compare` for the figures. ``data`` holds the
-            number of ``images`` and those ``skipped``: file to reason.
+            A report with a row for the image-free ceiling at its end; see
+            :func:`~naf_hub_reconstruction.comparison.compare` for the figures. ``data`` holds the number of
+            ``images``, of those the ceiling was ``fitted_on``, and those ``skipped``: file to reason.
 
         Raises:
             ImageError: no usable image.
             ValueError: no backbone, or a setting that does not exist.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
-        from .comparison import Protocol, compare
+        from .comparison import FITTED, IMAGE_FREE, Protocol, compare
 
         if backbone is None:
             raise ValueError("reconstruction needs a backbone; give backbone=")
@@ -85,11 +93,12 @@ class Reconstruction(Task):
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
-        models = load_contenders(contenders, made_for=made_for, device=device)
+        models = add_controls(load_contenders(contenders, made_for=made_for, device=device), controls)
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
         skipped: dict[str, str] = {}
-        figures, count = compare(models, behind, files, chosen, device, skipped, progress)
+        fitted = find_images([fit] if isinstance(fit, (str, os.PathLike)) else fit) if fit else []
+        figures, count = compare(models, behind, files, chosen, device, skipped, progress, fitted)
         rows = [
             Row.of(
                 label,
@@ -100,13 +109,14 @@ class Reconstruction(Task):
             )
             for label, model in models.items()
         ]
+        rows.append(Row(IMAGE_FREE, figures[IMAGE_FREE], IMAGE_FREE, backbone=name))
         return Report(
             self.name,
             self.version,
             chosen.to_dict(),
             self.metrics,
             tuple(rows),
-            data={"images": count, "skipped": skipped},
+            data={"images": count, "skipped": skipped, "fitted_on": min(len(fitted) or count, FITTED)},
             seeds=(0,),
             environment=describe_environment(device),
             heading=f"{count} images, {name}, {len(skipped)} skipped",
