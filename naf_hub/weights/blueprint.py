@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import WeightsError
 from ..interfaces import ForeignWeights
-from .config import damaged
+from .config_json import damaged
 from .fill import check_plan
 from .shards import headers
 

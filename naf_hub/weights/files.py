@@ -20,9 +20,10 @@ from ..records import Record, Weights
 from ..version import __version__
 from .archives import assemble, published_files
 from .checksums import LocalFile, sha256_of
-from .config import FORMAT, read_config
+from .config_json import FORMAT, read_config
 from .fill import changed, check_plan, planned, unchanged_on_failure
 from .hub import CONFIG, FILE, INDEX, fetch
+from .json_objects import plain_data
 from .lock import Differs, Lock, NotLocked, binding_lock
 from .pickles import PICKLES
 from .shards import headers, not_safetensors, shards
@@ -251,9 +252,10 @@ def save_weights(
             "options": dict(options or {}),
             "size": file.stat().st_size,
             "sha256": sha256_of(file),
-            "provenance": dict(provenance or {}),
+            "provenance": plain_data(provenance or {}),
         }
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        content = json.dumps(config, indent=2, allow_nan=False) + "\n"
+        (temporary / CONFIG).write_text(content, encoding="utf-8")
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
     return target
