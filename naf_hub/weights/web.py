@@ -195,14 +195,14 @@ def _resume(address: str, part: Path, size: int | None, tags: dict[str, str]) ->
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
         ):
             try:
-                # Whatever is longer than it should be is the wrong file, and may have no end.
-                while (size is None or file.tell() <= size) and (block := answer.read(CHUNK)):
+                # By what arrives, so that a cut loses nothing. What is longer than it should be is the wrong file, and
+                # may have no end.
+                while (size is None or file.tell() <= size) and (block := answer.read1(CHUNK)):
                     file.write(block)
                     bar.update(len(block))
-            except http.client.IncompleteRead as cut:
-                file.write(cut.partial)
-                raise
             finally:
                 file.flush()
                 os.fsync(file.fileno())
-            return total is None or file.tell() >= min(total, total if size is None else size + 1)
+            longer = size is not None and file.tell() > size
+            # Chunks say themselves where they end.
+            return answer.chunked or total is None or longer or file.tell() >= total
