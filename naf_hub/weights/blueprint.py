@@ -24,7 +24,7 @@ from .shards import headers
 # A model may hold what its file lacks (tables of positions, masks), and take more steps than it has tensors (initial
 # values); by far not as much as would be felt.
 SPARE_NUMBERS = 1 << 24
-SPARE_CALLS = 100_000
+SPARE_CALLS = 20_000
 CALLS_PER_TENSOR = 100
 LARGEST_COUNT = 1 << 16
 

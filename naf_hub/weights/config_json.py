@@ -21,8 +21,8 @@ FIELDS: dict[str, type] = {
     "size": int,
     "sha256": str,
 }
-# A config with one of these is ours: whoever removes the other does not remove the checks.
-OURS = ("naf_hub_version", "sha256")
+# A config with so many of the fields is ours: whoever removes one or two does not remove the checks.
+ENOUGH = 3
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     config = read_object(path)
-    if not any(key in config for key in OURS):
+    if "naf_hub_version" not in config and len(FIELDS.keys() & config.keys()) < ENOUGH:
         return {}  # somebody else's config.json (timm, transformers)
     if type(config.get("format")) is int and config["format"] > FORMAT:
         raise WeightsError(
