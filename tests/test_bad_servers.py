@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import socket
 import socketserver
 import struct
@@ -20,6 +21,7 @@ from naf_hub.weights.hub import fetch
 
 BODY = bytes(range(256)) * 40
 HALF = len(BODY) // 2
+NUMBERS = itertools.count()  # every test has an address of its own, and so a place of its own in the cache
 Misbehave = Callable[["Client"], None]
 
 
@@ -55,6 +57,7 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     misbehave: Misbehave
     bad = 0
+    address = ""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Client)
@@ -75,12 +78,12 @@ def running() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(web, "probe", lambda *_: None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     running.asked.clear()
+    running.address = f"http://127.0.0.1:{running.server_address[1]}/{next(NUMBERS)}/naf.pth"
     return running
 
 
@@ -133,8 +136,9 @@ BAD: dict[str, Misbehave] = {
 
 
 def record(server: Server, *, stated: bool) -> Weights:
-    source = f"http://127.0.0.1:{server.server_address[1]}/naf.pth"
-    return Weights(source, len(BODY), hashlib.sha256(BODY).hexdigest()) if stated else Weights(source)
+    if not stated:
+        return Weights(server.address)
+    return Weights(server.address, len(BODY), hashlib.sha256(BODY).hexdigest())
 
 
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "unknown"])
@@ -154,16 +158,16 @@ def test_a_server_that_misbehaves_twice_delivers_at_last(
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_server_that_always_misbehaves_is_told_in_one_line(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
     if kind == "silent":
         monkeypatch.setattr(web, "CONNECT_SECONDS", 0.05)
     server.misbehave, server.bad = BAD[kind], 99
-    with pytest.raises(naf_hub.WeightsError, match=r"naf: .*http://127\.0\.0\.1:\d+/naf\.pth.*") as told:
+    with pytest.raises(naf_hub.WeightsError, match=r"naf: .*http://127\.0\.0\.1:\d+/\d+/naf\.pth.*") as told:
         fetch(record(server, stated=True), "naf")
     assert str(told.value).isprintable()
     assert len(server.asked) <= web.ATTEMPTS
-    assert not list(tmp_path.rglob("*.pth"))
+    assert not web.web_file(record(server, stated=True)).exists()
 
 
 def test_a_file_without_an_end_is_not_waited_for(server: Server):
@@ -172,7 +176,7 @@ def test_a_file_without_an_end_is_not_waited_for(server: Server):
         fetch(record(server, stated=True), "naf")
 
 
-def test_the_rest_of_another_version_is_not_taken(server: Server, tmp_path: Path):
+def test_the_rest_of_another_version_is_not_taken(server: Server):
     """Where no checksum is published nothing else could tell."""
     weights = record(server, stated=False)
     part = web.web_file(weights).with_name("naf.pth.part")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants as constants
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +19,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import naf_hub
+from naf_hub import Weights
 from naf_hub.registry import registry
+from naf_hub.weights import hub
+from naf_hub.weights.checksums import LocalFile
 from naf_hub.weights.files import save_weights
 from naf_hub.weights.hub import CONFIG, FILE, INDEX, parse_hub
 from naf_hub.weights.json_objects import DEEPEST, LARGEST
@@ -163,6 +167,20 @@ def test_no_key_of_a_config_can_be_left_out(tiny: Path, key: str):
     del config[key]
     (tiny / CONFIG).write_text(json.dumps(config))
     refused(tiny, f"{CONFIG}: {key} = None")
+
+
+def test_a_config_that_does_not_arrive_is_not_taken_for_none(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for error, taken in ((hub.Absent("there is none"), True), (naf_hub.WeightsError("HTTP 500"), False)):
+
+        def one(repo: str, file: str, *_: Any, error: Exception = error) -> LocalFile:
+            if file == CONFIG:
+                raise error
+            return LocalFile(tiny / file, name=file)
+
+        monkeypatch.setattr(hub, "hub_file", one)
+        with contextlib.nullcontext() if taken else pytest.raises(naf_hub.WeightsError, match="HTTP 500"):
+            assert hub.fetch(Weights("hf://a/b"), "tiny").beside == []
 
 
 def test_the_config_of_another_project_promises_nothing(tiny: Path):

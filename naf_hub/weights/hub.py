@@ -187,10 +187,8 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> LocalFile
     except WeightsError:
         raise
     except Exception as error:  # of the client, and of whatever its version has for a transport
-        text = str(error).strip().splitlines()
-        raise WeightsError(
-            f"{what}: download of {file} from {where} failed: {text[0] if text else error!r}"
-        ) from error
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(f"{what}: download of {file} from {where} failed: {text[0]}") from error
 
 
 def _transferred(repo: str, file: str, revision: str | None) -> Path:
