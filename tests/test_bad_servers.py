@@ -93,7 +93,9 @@ def chunk(data: bytes) -> bytes:
 
 def chunked(client: Client, rest: bytes) -> None:
     status = "206 Partial Content" if client.start else "200 OK"
-    client.send(status, chunk(BODY[client.start : client.start + 512]) + rest, Transfer_Encoding="chunked")
+    whole, begun = BODY[client.start : client.start + 512], BODY[client.start + 512 : client.start + 515]
+    rest = rest.replace(b"BEGUN", begun)
+    client.send(status, chunk(whole) + rest, Transfer_Encoding="chunked")
 
 
 def reset(client: Client) -> None:
@@ -122,7 +124,7 @@ BAD: dict[str, Misbehave] = {
     "hangs up": lambda client: None,
     "no HTTP": no_http,
     "short": lambda client: client.send_rest(client.start + 700),
-    "chunk cut": lambda client: chunked(client, b"400\r\nabc"),
+    "chunk cut": lambda client: chunked(client, b"400\r\nBEGUN"),
     "last chunk missing": lambda client: chunked(client, b""),
     "no size of a chunk": lambda client: chunked(client, b"<html>\r\n"),
     "reset": reset,

@@ -229,6 +229,19 @@ def test_a_config_decides_neither_memory_nor_time(tiny: Path, name: str, options
     assert set(tiny_naf.built_on) <= {"meta"}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"checkpoint_path": "w.pth"}, {"pretrained": True}, {"model": "hf-hub:a/b"}, {"model": "local-dir:w"}],
+)
+def test_a_config_has_timm_read_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    folder = save_weights(tmp_path / "w", {"a": torch.ones(1)}, name="timm:test_vit", options=options)
+    with pytest.raises(naf_hub.WeightsError, match=f"{CONFIG}: .*would have timm fetch or read files"):
+        naf_hub.load_backbone("timm:test_vit", weights=folder)
+
+
 def test_what_is_no_count_may_be_large(tiny: Path):
     edited(tiny, options={**OPTIONS, "scale": 1_000_000, "memory": 1 << 40})
     assert naf_hub.load("tiny", weights=tiny).ramp.tolist() == [0, 1e6, 2e6]  # pyright: ignore
