@@ -28,7 +28,7 @@ Misbehave = Callable[["Client"], None]
 class Client(socketserver.StreamRequestHandler):
     """One request: misbehaves as the server is told, or answers as it should."""
 
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def handle(self) -> None:
         self.rfile.readline()

@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub.constants as constants
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -236,10 +237,12 @@ def test_a_config_decides_neither_memory_nor_time(tiny: Path, name: str, options
 def test_a_config_has_timm_read_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ):
-    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    asked, real = [], timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda *a, **k: asked.append((a, k)) or real(*a, **k))
     folder = save_weights(tmp_path / "w", {"a": torch.ones(1)}, name="timm:test_vit", options=options)
     with pytest.raises(naf_hub.WeightsError, match=f"{CONFIG}: .*would have timm fetch or read files"):
         naf_hub.load_backbone("timm:test_vit", weights=folder)
+    assert all(a == ("test_vit",) and not k["pretrained"] and "checkpoint_path" not in k for a, k in asked)
 
 
 def test_what_is_no_count_may_be_large(tiny: Path):

@@ -30,8 +30,8 @@ def training_section(settings: Mapping[str, Any], summary: Mapping[str, Any], ex
 def hardware_section(summary: Mapping[str, Any]) -> str:
     """Markdown: what computed, on what versions, in how much memory; asked of this machine where missing."""
     facts = summary.get("hardware") or describe_hardware(summary["device"])
-    facts = {key: plain(value) if isinstance(value, str) else value for key, value in facts.items()}
     several = f"{facts['processes']} processes, each on " if facts.get("processes", 1) > 1 else ""
+    facts = {key: plain(str(value)) for key, value in facts.items()}
     lines = []
     if "gpu" in facts:
         lines.append(

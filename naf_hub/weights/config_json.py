@@ -41,8 +41,10 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path}: written by naf-hub {config.get('naf_hub_version')!r}; upgrade: pip install -U naf-hub"
         )
     for key, kind in FIELDS.items():
-        if type(value := config.get(key)) is not kind or (key == "format" and value < 1):
-            raise damaged(path, key, value)
+        if type(config.get(key)) is not kind:
+            raise damaged(path, key, config.get(key))
+    if config["format"] < 1:
+        raise damaged(path, "format", config["format"])
     if not SHA256.fullmatch(config["sha256"]):
         raise damaged(path, "sha256", config["sha256"])
     if not isinstance(config.setdefault("provenance", {}), dict):
