@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, overload
@@ -14,8 +15,10 @@ from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
 from .records import BackboneRecord, Origin, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from .registry import registry
+from .weights.blueprint import blueprint, check_counts
 from .weights.files import load_into, locate, read_state_dict
 from .weights.fill import stream_into
+from .weights.hub import CONFIG
 
 WeightsLike = str | os.PathLike[str] | None
 
@@ -189,6 +192,8 @@ def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path 
 
 def _build(record: Record, weights: WeightsLike, options: dict[str, Any]) -> nn.Module:
     made_with, file, what = _locate(record, weights)
+    if file is not None:
+        _blueprint(record, weights, made_with, options, file, what)
     return _whole(record, made_with, options, file, what)
 
 
@@ -207,11 +212,44 @@ def _build_backbone(
 ) -> nn.Module:
     """The model in the wanted precision, filled without a second copy of its weights where that can be done."""
     made_with, file, what = _locate(record, weights)
-    target = record.resolve()
-    if file is not None and isinstance(target, type) and issubclass(target, ForeignWeights):
-        with torch.device("meta"):
-            model = _construct(record, made_with, options)
-        assert isinstance(model, ForeignWeights)
-        if stream_into(model, file, dtype or torch.get_default_dtype(), device, what):
+    if file is not None:
+        model = _blueprint(record, weights, made_with, options, file, what)
+        if isinstance(model, ForeignWeights) and stream_into(
+            model, file, dtype or torch.get_default_dtype(), device, what
+        ):
             return model.eval()
     return _whole(record, made_with, options, file, what).to(device, dtype)
+
+
+def _blueprint(
+    record: Record,
+    weights: WeightsLike,
+    made_with: dict[str, Any],
+    options: dict[str, Any],
+    file: Path,
+    what: str,
+) -> nn.Module | None:
+    """The model without storage, known to suit its file; ``None`` where whoever gave the options is answered by the
+    constructor itself.
+
+    Raises:
+        WeightsError: the file is not for this model, or no model can be built as its ``config.json`` says.
+    """
+    config = file.with_name(CONFIG)
+    stranger = made_with and os.fspath(weights or "") not in record.weights
+    if stranger:
+        check_counts(record.resolve(), made_with, config, file)
+    try:
+        return blueprint(lambda: _construct(record, made_with, options), file, what)
+    except WeightsError:
+        raise
+    except Exception as error:  # of the constructor, which may not be made for what a config may say
+        if not stranger:
+            return None
+        with contextlib.suppress(Exception):
+            blueprint(lambda: _construct(record, made_with, {}), file, what)
+            return None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise WeightsError(
+            f"{config}: no {record.name} can be built with these options ({reason})"
+        ) from error

@@ -7,15 +7,16 @@ import dataclasses
 import datetime
 import io
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_file
 from .errors import NafHubError
+from .escapes import one_line, plain
 from .version import __version__
+from .weights.json_objects import plain_data
 
 FORMAT = 1
 
@@ -114,11 +115,11 @@ class Report:
     def __post_init__(self) -> None:
         # As JSON would give them back, so that a report equals the one read from its file.
         for name in ("protocol", "data", "environment"):
-            object.__setattr__(self, name, _plain(getattr(self, name)))
+            object.__setattr__(self, name, plain_data(getattr(self, name)))
         object.__setattr__(self, "metrics", tuple(self.metrics))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         rows = [
-            dataclasses.replace(row, values=_plain(row.values), extras=_plain(row.extras))
+            dataclasses.replace(row, values=plain_data(row.values), extras=plain_data(row.extras))
             for row in self.rows
         ]
         object.__setattr__(self, "rows", tuple(rows))
@@ -242,13 +243,13 @@ class Report:
 
     def markdown(self) -> str:
         """A Markdown table; what has a meaning there is escaped."""
-        header, *body = ([_escape(cell, MARKDOWN) for cell in row] for row in self.cells())
+        header, *body = ([plain(cell) for cell in row] for row in self.cells())
         rule = ["---" if i == 0 or i > len(self.metrics) else "---:" for i in range(len(header))]
         return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body])
 
     def latex(self) -> str:
         """A LaTeX ``tabular`` for the booktabs package; what has a meaning there is escaped."""
-        header, *body = ([_escape(cell, LATEX) for cell in row] for row in self.cells())
+        header, *body = ([_for_latex(cell) for cell in row] for row in self.cells())
         columns = "l" + "r" * len(self.metrics) + "l" * (len(header) - 1 - len(self.metrics))
         lines = [" & ".join(row) + r" \\" for row in [header, *body]]
         return "\n".join(
@@ -257,7 +258,6 @@ class Report:
         )  # fmt: skip
 
 
-MARKDOWN = {c: f"\\{c}" for c in "\\|*_`<>[]"}
 LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -266,19 +266,8 @@ LATEX = {
 }
 
 
-def _escape(text: str, table: Mapping[str, str]) -> str:
-    return "".join(table.get(character, character) for character in text)
-
-
-def _plain(value: Any) -> Any:
-    """The value as it comes back from JSON; numbers that are not finite are ``None``."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _for_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in one_line(text))
 
 
 def describe_environment(device: Any = "cpu") -> dict[str, Any]:

@@ -14,8 +14,9 @@ from hub_server import COMMIT, run, serve
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.weights.checksums import LocalFile
 from naf_hub.weights.files import save_weights
-from naf_hub.weights.lock import binding_lock, read_lock
+from naf_hub.weights.lock import Entry, binding_lock, read_lock
 
 LATER = "fedcba9876543210fedcba9876543210fedcba98"
 SMALL = {"dim": 32, "num_blocks": 1, "kernel_size": 3}
@@ -158,6 +159,26 @@ def test_plain_addresses_are_locked_where_no_checksum_is_published(hub, tmp_path
     assert "expected 0000000000000000" in locked(LOAD_CAPI, hub, tmp_path)[1]
 
 
+def entry(name: str = "model.safetensors", **changes: object) -> str:
+    """A lock file of one file."""
+    file = {"size": 1, "sha256": "0" * 64, **changes}
+    return json.dumps({"format": 1, "sources": {"hf://a/b": {"commit": COMMIT, "files": {name: file}}}})
+
+
+WRONG: list[dict] = [{"name": name} for name in ("/etc/passwd", "..\\x", "C:x", "a/../b", "a//b", "a\nb", "")]
+WRONG += [{"sha256": None}, {"sha256": "0"}, {"size": None}, {"size": "1"}, {"size": 1.5}]
+
+
+def test_names_in_lock_files_mean_the_same_on_every_system(tmp_path):
+    (tmp_path / "l").write_text(entry("sub/model-1.safetensors"))
+    (found,) = read_lock(tmp_path / "l").entries.values()
+    assert list(found.files) == ["sub/model-1.safetensors"]
+    (tmp_path / "x").touch()
+    for name in ("sub\\x", "C:x", str(tmp_path / "x")):
+        with pytest.raises(naf_hub.WeightsError, match="not every system has such files"):
+            Entry.of("https://a.b/x", LocalFile(tmp_path / "x", name=name))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -166,6 +187,9 @@ def test_plain_addresses_are_locked_where_no_checksum_is_published(hub, tmp_path
         ("[]", "not a readable lock file"),
         ('{"format": 1, "sources": {"hf://a/b": {"files": {}}}}', "not a readable lock file"),
         ('{"format": 9, "sources": {}}', "written by a newer naf-hub"),
+        ('{"format": "1", "sources": {}}', "not a readable lock file"),
+        ('{"format": 1, "sources": ' + "[" * 9999, "not a readable lock file"),
+        *((entry(**wrong), "not a readable lock file") for wrong in WRONG),
     ],
 )
 def test_a_missing_or_broken_lock_file_is_told_in_one_line(tmp_path, monkeypatch, content, message):

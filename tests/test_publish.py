@@ -481,7 +481,7 @@ def bad_front_matter(run: Path) -> None:
         (rewritten(name="nafff"), "did you mean naf"),
         (rewritten(name="pico"), "pico"),
         (rewritten(options={"dim": 64}), "do not fit this model"),
-        (rewritten(options={"colour": 1}), "its options do not fit"),
+        (rewritten(options={"colour": 1}), "no naf can be built with these options"),
         (bad_front_matter, "cannot be read"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import naf_hub
+from naf_hub.escapes import code
 from naf_hub.image_files import find_images
 from naf_hub.training.card import hardware_section, training_section
 from naf_hub.training.course import Batch, Examination, Export, Share
@@ -202,7 +203,8 @@ class Distillation:
         settings = self.settings.to_dict()
         return f"""# pico
 
-Distilled from `{settings["teacher"]}` on {summary["images"]} images, random crops of {settings["crop_size"]} pixels.
+Distilled from {code(settings["teacher"])} on {summary["images"]} images, random crops of
+{settings["crop_size"]} pixels.
 
 {training_section(settings, summary, "crops")}
 

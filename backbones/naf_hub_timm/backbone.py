@@ -23,6 +23,8 @@ NO_NORM = ("Hiera", "HieraDet")
 # Models whose blocks pass a plain sequence of tokens on, and attentions that project it in thirds.
 SEQUENCES = {"VisionTransformer", "Eva", "Beit", "NaFlexVit"}
 ATTENTIONS = {"Attention", "EvaAttention", "AttentionRope"}
+# Options with which timm reads pickles from anywhere; those of a config must not reach it.
+FETCHING = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 OWN = "model."  # what state dicts of this class put before timm's names
 
 
@@ -33,7 +35,14 @@ def create(
 
     Returns:
         (model, whether such an option was accepted).
+
+    Raises:
+        ValueError: timm would fetch or read files for it.
     """
+    if found := sorted(FETCHING & options.keys()) or [model] * (":" in model):
+        raise ValueError(
+            f"timm model {model!r}: {found[0]} would have timm fetch or read files; pass weights="
+        )
     for extra in any_size:
         if extra.keys() & options.keys():
             continue

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UnknownNameError
+from ..escapes import code, link, one_line, plain, quoted
 from ..kinds import kind_of
 from ..records import BackboneRecord, Record
 from ..registry import registry
@@ -121,12 +122,13 @@ def _with_usage(text: str, record: Record, address: str) -> str:
         return match[0] if match["value"] in record.weights else f'{match["call"]}"{address}"'
 
     kind = kind_of(record)
-    call = rf"""(?P<call>naf_hub\.{kind.loader}\(\s*["']{record.name}["'][^()]*?\bweights=)["'](?P<value>[^"']*)["']"""
+    start = rf"""naf_hub\.{kind.loader}\(\s*["']{re.escape(record.name)}["'][^()]*?\bweights="""
+    call = rf"""(?P<call>{start})["'](?P<value>[^"']*)["']"""
     text = re.sub(call, point, text)
     if f'"{address}"' in text:
         return text
-    plugin = "" if record.provider == "naf-hub" else f"  # needs: pip install {record.provider}"
-    load = f'naf_hub.{kind.loader}("{record.name}", weights="{address}")'
+    plugin = "" if record.provider == "naf-hub" else f"  # needs: pip install {one_line(record.provider)}"
+    load = f"naf_hub.{kind.loader}({quoted(record.name)}, weights={quoted(address)})"
     usage = (kind.usage or "{load}").format(load=load)
     return _with_section(text, "Use from the Hub", f"```python\nimport naf_hub{plugin}\n\n{usage}\n```")
 
@@ -141,17 +143,17 @@ def _with_section(text: str, title: str, body: str) -> str:
 
 
 def _files(config: Mapping[str, Any], record: Record) -> str:
-    paper = f" Paper: <{record.paper}>." if record.paper else ""
+    paper = f" Paper: {shown}." if (shown := link(record.paper)) else ""
     return (
-        f"{kind_of(record).word.capitalize()} `{record.name}`: {record.summary.rstrip('.')}.{paper}\n\n"
+        f"{kind_of(record).word.capitalize()} {code(record.name)}: {plain(record.summary.rstrip('.'))}.{paper}\n\n"
         f"`model.safetensors`: {config['size']:,} bytes, sha256 `{config['sha256']}`. `config.json` holds the "
         f"constructor options and everything recorded of the training. Written by naf-hub "
-        f"{config['naf_hub_version']}, published by naf-hub {__version__}."
+        f"{plain(config['naf_hub_version'])}, published by naf-hub {__version__}."
     )
 
 
 def _bare(config: Mapping[str, Any], record: Record) -> str:
-    text = f"# {record.name}\n\nWeights of the naf-hub {kind_of(record).word} `{record.name}`.\n"
+    text = f"# {plain(record.name)}\n\nWeights of the naf-hub {kind_of(record).word} {code(record.name)}.\n"
     if config.get("provenance"):
         text += f"\n## Provenance\n\n```json\n{json.dumps(config['provenance'], indent=2)}\n```\n"
     return text

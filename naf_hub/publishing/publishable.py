@@ -10,7 +10,7 @@ from ..errors import UnknownNameError, WeightsError
 from ..kinds import kind_of
 from ..records import Record
 from ..registry import registry
-from ..weights.files import read_config
+from ..weights.config_json import read_config
 from ..weights.hub import CONFIG, FILE, HUB
 from ..weights.pickles import PICKLES
 
@@ -114,22 +114,18 @@ def check_weights(folder: Path) -> tuple[dict[str, Any], Record]:
     if not (folder / FILE).is_file():
         raise WeightsError(f"{folder}: there is no {FILE}")
     config = read_config(folder / CONFIG)
-    if not config.keys() >= {"name", "size", "sha256"}:
+    if not config:
         raise WeightsError(
-            f"{folder}: {CONFIG} is missing or not naf-hub's (name, size, sha256); "
-            "`naf-hub train` and `naf-hub convert` write it"
+            f"{folder}: {CONFIG} is missing or not naf-hub's; `naf-hub train` and `naf-hub convert` write it"
         )
     try:
-        record = registry().find(str(config["name"]), Record)
+        record = registry().find(config["name"], Record)
     except UnknownNameError as error:
         raise WeightsError(f"{folder / CONFIG}: {error}") from error
     kind = kind_of(record)
     if kind.usage is None or not record.learned:
         raise WeightsError(f"{folder / CONFIG}: {record.name!r} is a {kind.word} without weights")
-    try:
-        kind.load(record.name, weights=folder.absolute())
-    except TypeError as error:
-        raise WeightsError(f"{folder / CONFIG}: its options do not fit: {error}") from error
+    kind.load(record.name, weights=folder.absolute())
     return config, record
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..escapes import code, plain, toml_table
 from .hardware import describe_hardware
 
 
@@ -30,6 +31,7 @@ def hardware_section(summary: Mapping[str, Any]) -> str:
     """Markdown: what computed, on what versions, in how much memory; asked of this machine where missing."""
     facts = summary.get("hardware") or describe_hardware(summary["device"])
     several = f"{facts['processes']} processes, each on " if facts.get("processes", 1) > 1 else ""
+    facts = {key: plain(str(value)) for key, value in facts.items()}
     lines = []
     if "gpu" in facts:
         lines.append(
@@ -43,7 +45,7 @@ def hardware_section(summary: Mapping[str, Any]) -> str:
     ]
     if "peak_memory_bytes" in summary:
         lines.append(f"* Peak memory: {summary['peak_memory_bytes'] / 2**30:.1f} GiB")
-    return f"## Hardware\n\nTrained on `{summary['device']}`.\n\n" + "\n".join(lines)
+    return f"## Hardware\n\nTrained on {code(str(summary['device']))}.\n\n" + "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
@@ -52,24 +54,3 @@ def duration(seconds: float) -> str:
     if seconds >= 7200:
         return f"{text} ({seconds / 3600:.1f} hours)"
     return f"{text} ({seconds / 60:.0f} minutes)" if seconds >= 120 else text
-
-
-def toml_table(settings: Mapping[str, Any]) -> str:
-    """Settings as lines of TOML, which has no null: what is ``None`` is left out."""
-    return "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    return repr(value)
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml(key)

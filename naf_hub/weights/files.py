@@ -20,18 +20,19 @@ from ..records import Record, Weights
 from ..version import __version__
 from .archives import assemble, published_files
 from .checksums import LocalFile, sha256_of
-from .fill import changed, check_plan, not_safetensors, shards, unchanged_on_failure
+from .config_json import FORMAT, read_config
+from .fill import changed, check_plan, planned, unchanged_on_failure
 from .hub import CONFIG, FILE, INDEX, fetch
+from .json_objects import plain_data
 from .lock import Differs, Lock, NotLocked, binding_lock
 from .pickles import PICKLES
+from .shards import headers, not_safetensors, shards
 from .web import web_cache, web_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..interfaces import Step
-
-FORMAT = 1
 
 
 def locate(record: Record, weights: str | os.PathLike[str] | None) -> tuple[dict[str, Any], Path | None]:
@@ -72,18 +73,27 @@ def _found(record: Record, text: str, lock: Lock | None) -> tuple[dict[str, Any]
             f"{what}: {file.path} is a pickle, which can run code; convert it first: "
             f"naf-hub convert {shlex.quote(str(file.path))} --name {record.name} -o DIR"
         )
-    config = read_config(file.path.parent / CONFIG) if file.path.name == FILE else {}
-    if config:
-        if config.get("name", record.name) != record.name:
-            raise WeightsError(f"{what}: these are weights of {config['name']!r}, not of {record.name!r}")
-        file.verify(config.get("size"), config.get("sha256"), what)
-    return dict(config.get("options", {})), file.path
+    beside = file.path.with_name(CONFIG)
+    config = read_config(beside) if file.path.name in (FILE, INDEX) else {}
+    if not config:
+        return {}, file.path
+    if file.path.name != FILE:
+        raise WeightsError(
+            f"{what}: {beside} is that of {FILE}, and no {INDEX} stands for it; fetch {FILE} again"
+        )
+    if config["name"] != record.name:
+        raise WeightsError(
+            f"{what}: {beside}: these are weights of {config['name']!r}, not of {record.name!r}"
+        )
+    file.verify(config["size"], config["sha256"], what)
+    return config["options"], file.path
 
 
 def _local(text: str, record: Record) -> Path:
     path = Path(text).expanduser()
     if path.is_dir():
-        path = path / (INDEX if (path / INDEX).is_file() else FILE)
+        only_index = (path / INDEX).is_file() and not (path / FILE).is_file()
+        path = path / (INDEX if only_index else FILE)
     if not path.is_file():
         sets = ", ".join(record.weights) or "none"
         raise WeightsError(
@@ -91,27 +101,6 @@ def _local(text: str, record: Record) -> Path:
             "pass a named set, a path, hf://owner/repo, or weights=None for random initialisation"
         )
     return path
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The ``config.json`` beside a weights file; empty where there is none.
-
-    Raises:
-        WeightsError: not JSON, or written by a newer naf-hub.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(config, dict) or "naf_hub_version" not in config:
-        return {}  # somebody else's config.json (timm, transformers)
-    if config.get("format", 0) > FORMAT:
-        raise WeightsError(
-            f"{path}: written by naf-hub {config['naf_hub_version']}; upgrade: pip install -U naf-hub"
-        )
-    return config
 
 
 def safetensors_of(weights: Weights, what: str, record: Record, lock: Lock | None = None) -> Path:
@@ -146,7 +135,11 @@ def safetensors_of(weights: Weights, what: str, record: Record, lock: Lock | Non
             # Hashed as it was written.
             converted = LocalFile(folder / FILE, sha256=read_config(folder / CONFIG)["sha256"])
     config = read_config(folder / CONFIG)
-    converted.verify(config.get("size"), config.get("sha256"), what)
+    if not config:
+        raise WeightsError(
+            f"{what}: {folder} was converted by naf-hub and has no {CONFIG}; delete it and load again"
+        )
+    converted.verify(config["size"], config["sha256"], what)
     return converted.path
 
 
@@ -173,6 +166,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    headers(path)
     try:
         return {key: value for file in shards(path) for key, value in load_file(file).items()}
     except (SafetensorError, OSError, ValueError) as error:
@@ -200,7 +194,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     with unchanged_on_failure(model):
         plan: Mapping[str, Step] | None = {key: (key, None) for key in state}
         if isinstance(model, ForeignWeights):
-            plan = model.plan_weights({key: tuple(value.shape) for key, value in state.items()})
+            plan = planned(model, {key: tuple(value.shape) for key, value in state.items()}, what)
             if plan is None:
                 state = model.convert_weights(state)
                 plan = {key: (key, None) for key in state}
@@ -258,9 +252,10 @@ def save_weights(
             "options": dict(options or {}),
             "size": file.stat().st_size,
             "sha256": sha256_of(file),
-            "provenance": dict(provenance or {}),
+            "provenance": plain_data(provenance or {}),
         }
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        content = json.dumps(config, indent=2, allow_nan=False) + "\n"
+        (temporary / CONFIG).write_text(content, encoding="utf-8")
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
     return target

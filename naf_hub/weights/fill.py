@@ -8,92 +8,19 @@ weights in the wanted precision and one tensor.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import WeightsError
+from ..errors import NafHubError, WeightsError
 from .progress import progress
+from .shards import headers, read
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from ..interfaces import ForeignWeights, Shape, Step
-
-# How the text file starts that stands for a large file where git was used without its LFS extension.
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-def shards(path: Path) -> list[Path]:
-    """The safetensors files behind ``path``: itself, or those an index names.
-
-    Raises:
-        WeightsError: the index is unreadable, or names a file that is missing or lies elsewhere.
-    """
-    if not path.name.endswith(".index.json"):
-        return [path]
-    try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{path}: not a safetensors index ({type(error).__name__}: {error})") from error
-    for name in names:
-        if Path(name).name != name:
-            raise WeightsError(f"{path}: names a file outside its folder: {name!r}")
-        if not path.with_name(name).is_file():
-            raise WeightsError(f"{path}: shard {name} is missing; fetch the weights again")
-    return [path.with_name(name) for name in names]
-
-
-def not_safetensors(file: Path, error: object) -> WeightsError:
-    """What to tell of a file that should hold tensors and does not."""
-    try:
-        with file.open("rb") as opened:
-            pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER
-    except OSError:
-        pointer = False
-    if pointer:
-        return WeightsError(f"{file}: a Git LFS pointer in place of the weights; fetch them: git lfs pull")
-    return WeightsError(f"{file}: not a valid safetensors file ({error}); fetch or convert it again")
-
-
-def headers(path: Path) -> dict[str, tuple[Path, Shape]]:
-    """(file, shape) of every tensor in the files behind ``path``, by name; no values are read.
-
-    Raises:
-        WeightsError: a damaged file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, tuple[Path, Shape]] = {}
-    for file in shards(path):
-        try:
-            with safe_open(file, "pt") as opened:
-                found |= {name: (file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise not_safetensors(file, error) from error
-    return found
-
-
-def read(file: Path, name: str, dtype: torch.dtype, device: Any) -> torch.Tensor:
-    """A copy of one tensor, floating-point values cast to ``dtype``.
-
-    Raises:
-        ValueError: it contains NaN or infinite values.
-    """
-    import torch
-    from safetensors import safe_open
-
-    # Opened anew each time: pages of a mapping that stays open would count, and pile up, as ours.
-    with safe_open(file, "pt") as opened:
-        mapped = opened.get_tensor(name)
-        if not mapped.is_floating_point():
-            return mapped.to(device, copy=True)
-        # A sum is not finite if any value is not; only then is the (large) mask worth its memory.
-        if not torch.isfinite(mapped.sum(dtype=torch.float32)) and not torch.isfinite(mapped).all():
-            raise ValueError(f"{name} contains NaN or infinite values")
-        return mapped.to(device, dtype, copy=True)
 
 
 @contextlib.contextmanager
@@ -113,6 +40,21 @@ def unchanged_on_failure(model: nn.Module) -> Iterator[None]:
             vars(module).clear()
             vars(module).update(attributes)
         raise
+
+
+def planned(model: ForeignWeights, shapes: Mapping[str, Shape], what: str) -> Mapping[str, Step] | None:
+    """:meth:`naf_hub.ForeignWeights.plan_weights`, which may stumble over shapes that no release ever had.
+
+    Raises:
+        WeightsError: they are not for this model.
+    """
+    try:
+        return model.plan_weights(shapes)
+    except NafHubError:
+        raise
+    except Exception as error:  # code of a plugin's, given shapes by whoever made the file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{what} do not fit this model: {reason}") from error
 
 
 def check_plan(model: nn.Module, plan: Mapping[str, Step], shapes: Mapping[str, Shape], what: str) -> None:
@@ -194,7 +136,7 @@ def stream_into(model: ForeignWeights, path: Path, dtype: torch.dtype, device: A
 
     found = headers(path)
     shapes = {name: shape for name, (_, shape) in found.items()}
-    plan = model.plan_weights(shapes)
+    plan = planned(model, shapes, what)
     if plan is None or not _fillable(model):
         return False
     check_plan(model, plan, shapes, what)

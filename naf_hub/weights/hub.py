@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import WeightsError
 from ..records import HUB, Weights
 from . import lock as locks
 from .checksums import LocalFile, Mismatch
-from .web import from_web, probe
+from .config_json import SHA256
+from .shards import shard_names
+from .web import ATTEMPTS, from_web, probe
 
 FILE = "model.safetensors"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-SHA256 = re.compile(r"[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
+# What the client's transport, another library in each of its major versions, calls a connection that was reset; after
+# other cuts the client resumes itself.
+RESET = frozenset({"ReadError", "ChunkedEncodingError"})
 
 
 class Absent(WeightsError):
@@ -80,14 +82,23 @@ def parse_hub(source: str) -> tuple[str, str | None, str]:
     Raises:
         WeightsError: not of that form.
     """
+    from huggingface_hub.utils import validate_repo_id
+
     match = HUB.fullmatch(source)
-    if match is None or ".." in source:
+    if match is None or ".." in source or not source.isprintable() or re.search(r"\\|//|/$", source[5:]):
         raise WeightsError(f"{source!r} is not hf://owner/repo[@revision][/file]")
+    try:
+        validate_repo_id(match["repo"])
+    except ValueError as error:
+        line = " ".join(str(error).split())
+        raise WeightsError(f"{source!r} is not hf://owner/repo[@revision][/file] ({line})") from error
     return match["repo"], match["revision"], match["file"] or FILE
 
 
 def _from_hub(source: str, what: str, commit: str | None = None) -> LocalFile:
     """A file of a Hub repo with what belongs to it, all of one commit (``commit`` where it is given)."""
+    import huggingface_hub.constants as constants
+
     repo, revision, name = parse_hub(source)
     revision = commit or revision
     # Large models are published in shards, and some have been published again so.
@@ -105,12 +116,13 @@ def _from_hub(source: str, what: str, commit: str | None = None) -> LocalFile:
             raise (error if names[0] == FILE else neither) from error.__cause__
     # From here on by commit: main may move on between two files, and a commit that is cached is not asked for.
     if file.name.endswith(".index.json"):
-        content = json.loads(file.path.read_text(encoding="utf-8"))
-        for shard in sorted(set(content["weight_map"].values())):
-            file.beside.append(hub_file(repo, str(Path(file.name).with_name(shard)), file.commit, what))
+        for shard in sorted(set(shard_names(file.path).values())):
+            # By "/" on every system: these names go into lock files.
+            name = PurePosixPath(file.name).with_name(shard).as_posix()
+            file.beside.append(hub_file(repo, name, file.commit, what))
     if file.name == FILE:
-        # Not every publisher writes one; ours do, and it holds the options and the checksum.
-        with contextlib.suppress(WeightsError):
+        # Not every publisher writes one; ours do, and it holds the options and the checksum. Offline nobody can say.
+        with contextlib.suppress(WeightsError if constants.HF_HUB_OFFLINE else Absent):
             file.beside.append(hub_file(repo, CONFIG, file.commit, what))
     return file
 
@@ -134,12 +146,10 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> LocalFile
     import huggingface_hub.constants as constants
     from huggingface_hub import errors
 
-    from ..version import __version__
-
     cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
     have = isinstance(cached, str)
     where = f"{constants.ENDPOINT}/{repo}"
-    if revision and COMMIT.fullmatch(revision):
+    if revision and locks.COMMIT.fullmatch(revision):
         if isinstance(cached, str):
             return LocalFile(Path(cached), name=file, commit=revision)
         if cached is not None:  # the Hub said before that this commit has no such file
@@ -150,11 +160,7 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> LocalFile
         # in a proxy setting.
         probe(constants.ENDPOINT, f"{what}: cannot reach {constants.ENDPOINT}", again)
     try:
-        path = Path(
-            huggingface_hub.hf_hub_download(
-                repo, file, revision=revision, library_name="naf-hub", library_version=__version__
-            )
-        )
+        path = _transferred(repo, file, revision)
         # Snapshots are folders named by their commit.
         commit = path.parents[len(Path(file).parts) - 1].name
         found = LocalFile(path, name=file, commit=commit)
@@ -178,11 +184,29 @@ def hub_file(repo: str, file: str, revision: str | None, what: str) -> LocalFile
         ) from error
     except errors.EntryNotFoundError as error:
         raise Absent(f"{what}: {where} has no file {file}") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        text = str(error).strip().splitlines()
-        raise WeightsError(
-            f"{what}: download of {file} from {where} failed: {text[0] if text else error!r}"
-        ) from error
+    except WeightsError:
+        raise
+    except Exception as error:  # of the client, and of whatever its version has for a transport
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(f"{what}: download of {file} from {where} failed: {text[0]}") from error
+
+
+def _transferred(repo: str, file: str, revision: str | None) -> Path:
+    import huggingface_hub
+
+    from ..version import __version__
+
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo, file, revision=revision, library_name="naf-hub", library_version=__version__
+                )
+            )
+        except Exception as error:
+            if not left or type(error).__name__ not in RESET:
+                raise
+    raise AssertionError("ends above")
 
 
 def _compare_with_etag(file: LocalFile, what: str) -> None:

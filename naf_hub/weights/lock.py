@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..atomic import atomic_file
 from ..errors import WeightsError
 from ..records import Record, Weights
+from .config_json import SHA256
+from .json_objects import read_object
 
 if TYPE_CHECKING:
     from .checksums import LocalFile
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 VARIABLE = "NAF_HUB_LOCK"
 DEFAULT = "naf-hub.lock"
 FORMAT = 1
+
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class NotLocked(WeightsError):
@@ -52,6 +58,11 @@ class Entry:
     def of(cls, source: str, file: LocalFile) -> Entry:
         """The entry of a file that was fetched; hashes what was not hashed yet."""
         held = {each.name: (each.size, each.sha256) for each in (file, *file.beside)}
+        for name in held:
+            if not _portable(name):
+                raise WeightsError(
+                    f"{source}: no lock file can name {name!r}: not every system has such files"
+                )
         return cls(key_of(source), file.commit, held)
 
     @classmethod
@@ -61,10 +72,14 @@ class Entry:
         Raises:
             KeyError, TypeError, ValueError: it did not.
         """
-        files = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in data["files"].items()}
-        if not files or (source.startswith("hf://") and not data["commit"]):
+        files = {name: (f["size"], f["sha256"]) for name, f in data["files"].items()}
+        commit = data["commit"] if source.startswith("hf://") else data.get("commit")
+        if not files or not (commit is None or COMMIT.fullmatch(commit)):
             raise ValueError(f"entry {source} is incomplete")
-        return cls(source, data.get("commit"), files)
+        for name, (size, digest) in files.items():
+            if not _portable(name) or type(size) is not int or not SHA256.fullmatch(digest):
+                raise ValueError(f"entry {source} of {name!r} is none that naf-hub writes")
+        return cls(source, commit, files)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, sorted, ready for JSON."""
@@ -117,6 +132,12 @@ class Lock:
         return WeightsError(f"{error}{locked}{wanted}{command}")
 
 
+def _portable(name: str) -> bool:
+    """Whether a name means the same file below any folder of any system."""
+    parts = name.split("/")
+    return name.isprintable() and not set(name) & set("\\:") and not set(parts) & {"", ".", ".."}
+
+
 def key_of(source: str) -> str:
     """One spelling for one file: the name that Hub repos give their weights by default is left out."""
     return source.removesuffix("/model.safetensors") if source.startswith("hf://") else source
@@ -128,18 +149,20 @@ def read_lock(path: Path) -> Lock:
     Raises:
         WeightsError: missing, unreadable, or written by a newer naf-hub.
     """
+    if not path.exists():
+        raise WeightsError(f"no lock file {path}; write it with: naf-hub pin NAME -o {path}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] > FORMAT:
-            raise WeightsError(f"{path}: written by a newer naf-hub; upgrade it: pip install -U naf-hub")
-        return Lock(path, {key: Entry.read(key, entry) for key, entry in data["sources"].items()})
-    except FileNotFoundError as error:
-        raise WeightsError(f"no lock file {path}; write it with: naf-hub pin NAME -o {path}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        data = read_object(path)
+        newer = data["format"] > FORMAT
+        entries = {} if newer else {key: Entry.read(key, entry) for key, entry in data["sources"].items()}
+    except (WeightsError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error if isinstance(error, WeightsError) else f"{type(error).__name__}: {error}"
         raise WeightsError(
-            f"{path}: not a readable lock file ({type(error).__name__}: {error}); "
-            f"delete it and run: naf-hub pin NAME -o {path}"
+            f"{path}: not a readable lock file ({reason}); delete it and run: naf-hub pin NAME -o {path}"
         ) from error
+    if newer:
+        raise WeightsError(f"{path}: written by a newer naf-hub; upgrade it: pip install -U naf-hub")
+    return Lock(path, entries)
 
 
 def binding_lock() -> Lock | None:

@@ -120,19 +120,25 @@ def _download(weights: Weights, target: Path, what: str) -> LocalFile:
     address = urlparse(weights.source)
     probe(f"{address.scheme}://{address.netloc}", f"{what}: cannot fetch {weights.source}: no connection")
     part = target.with_name(target.name + ".part")
-    reason: object = "no attempt"
+    if weights.sha256 is None:
+        part.unlink(missing_ok=True)  # nothing would tell if its rest were that of another version
+    reason = "the answer was empty"
+    tags: dict[str, str] = {}
     for _ in range(ATTEMPTS):
         try:
-            if _resume(weights.source, part, weights.size):
+            if _resume(weights.source, part, weights.size, tags):
                 break
             reason = "the connection was closed early"
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code}"
-            if error.code < 500 and error.code not in (408, 429):
+            if error.code == 416:  # more is here than there
+                part.unlink(missing_ok=True)
+            elif error.code < 500 and error.code not in (408, 429):
                 raise WeightsError(f"{what}: {weights.source} answered {reason}") from error
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            if not part.exists() or part.stat().st_size == 0:
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = _words(error)
+            unreachable = isinstance(error, (urllib.error.URLError, TimeoutError))
+            if unreachable and (not part.exists() or part.stat().st_size == 0):
                 break  # nothing came at all: no use to insist
     else:
         raise WeightsError(f"{what}: download of {weights.source} failed ({reason}); load again to resume")
@@ -150,8 +156,19 @@ def _download(weights: Weights, target: Path, what: str) -> LocalFile:
     return LocalFile(target, sha256=weights.sha256)  # which it was just compared with
 
 
-def _resume(address: str, part: Path, size: int | None) -> bool:
-    """Fetch what is missing of ``part``; whether it is complete now."""
+def _words(error: Exception) -> str:
+    """Why a transfer failed, in one line, whatever the server sent."""
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection was closed early"
+    text = str(getattr(error, "reason", error)) or type(error).__name__
+    return " ".join(ascii(text).strip("'\"").split())[:200]
+
+
+def _resume(address: str, part: Path, size: int | None, tags: dict[str, str]) -> bool:
+    """Fetch what is missing of ``part``; whether it is complete now.
+
+    ``tags`` keeps which version the part is of: the rest of another one is not wanted.
+    """
     from huggingface_hub.utils import tqdm  # silent under HF_HUB_DISABLE_PROGRESS_BARS
 
     have = part.stat().st_size if part.exists() else 0
@@ -160,19 +177,32 @@ def _resume(address: str, part: Path, size: int | None) -> bool:
     request = urllib.request.Request(address, headers={"User-Agent": "naf-hub"})
     if have:
         request.add_header("Range", f"bytes={have}-")
+        if tags:
+            request.add_header("If-Range", next(iter(tags.values())))
     with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as answer:
         if answer.status != 206:
-            have = 0  # the server ignores Range and sends all of it again
-        length = answer.headers.get("Content-Length")
+            have = 0  # the server ignores Range, or has another version by now, and sends all of it
+        elif not answer.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
+            part.unlink(missing_ok=True)
+            return False  # some other part: all of it is asked for next
+        tags.clear()
+        # Weak tags name no bytes, and may not be sent as a condition of a range.
+        tags |= {k: v for k in ("ETag", "Last-Modified") if (v := answer.headers.get(k)) and v[:2] != "W/"}
         # What the server has counts, not what is expected: another file than that is complete, too, and told as such.
-        total = have + int(length) if length else size
+        total = size if answer.length is None else have + answer.length
         with (
             part.open("ab" if have else "wb") as file,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
         ):
-            while block := answer.read(CHUNK):
-                file.write(block)
-                bar.update(len(block))
-            file.flush()
-            os.fsync(file.fileno())
-            return total is None or file.tell() >= total
+            try:
+                # By what arrives, so that a cut loses nothing. What is longer than it should be is the wrong file, and
+                # may have no end.
+                while (size is None or file.tell() <= size) and (block := answer.read1(CHUNK)):
+                    file.write(block)
+                    bar.update(len(block))
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
+            longer = size is not None and file.tell() > size
+            # Chunks say themselves where they end.
+            return answer.chunked or total is None or longer or file.tell() >= total

@@ -7,6 +7,7 @@ from typing import Any
 
 from naf_hub import __version__
 from naf_hub.errors import UnknownNameError
+from naf_hub.escapes import code, link, plain, quoted
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
 from naf_hub.training.card import hardware_section, training_section
@@ -29,11 +30,11 @@ library_name: naf-hub
 pipeline_tag: image-feature-extraction
 tags:
 - feature-upsampling
-- {name}
+- {quoted(name)}
 ---
-# {name}
+# {plain(name)}
 
-Weights of the naf-hub upsampler `{name}`{_paper(name)}, trained by feature reconstruction on the frozen
+Weights of the naf-hub upsampler {code(name)}{_paper(name)}, trained by feature reconstruction on the frozen
 features of {_words(settings["backbone"])} with naf-hub {__version__}.
 
 ## Use
@@ -41,7 +42,7 @@ features of {_words(settings["backbone"])} with naf-hub {__version__}.
 ```python
 import naf_hub
 
-upsampler = naf_hub.load("{name}", weights="path/of/this/folder")
+upsampler = naf_hub.load({quoted(name)}, weights="path/of/this/folder")
 features = upsampler(image, low_resolution_features, (448, 448))  # image: RGB in [0, 1]
 ```
 
@@ -64,12 +65,12 @@ def _paper(name: str) -> str:
         paper = registry().find(name, UpsamplerRecord).paper
     except UnknownNameError:
         return ""
-    return f" ([paper]({paper}))" if paper else ""
+    return f" ({shown})" if (shown := link(paper, "paper")) else ""
 
 
 def _words(value: Any) -> str:
     """One name or a list of them, as code."""
-    return ", ".join(f"`{v}`" for v in ([value] if isinstance(value, str) else value))
+    return ", ".join(map(code, [value] if isinstance(value, str) else value))
 
 
 def _data(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -89,7 +90,7 @@ def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) ->
         return "No held-out images were given: nothing is known of how good these weights are."
     images = max(figures["images"] for figures in held_out.values())
     rows = [
-        f"| `{backbone}` | {f['bilinear_mse']:.5f} | {f['mse']:.5f} | **{f['ratio_to_bilinear']:.3f}** | "
+        f"| {_cell(backbone)} | {f['bilinear_mse']:.5f} | {f['mse']:.5f} | **{f['ratio_to_bilinear']:.3f}** | "
         f"{f['cosine']:.4f} |"
         for backbone, f in held_out.items()
     ]
@@ -99,8 +100,12 @@ def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) ->
             "side upsampled to those of the image itself. Mean squared error of bilinear interpolation and of",
             "these weights, their ratio (lower is better), and cosine similarity:",
             "",
-            f"| backbone | bilinear | {settings['upsampler']} | ratio | cosine |",
+            f"| backbone | bilinear | {_cell(settings['upsampler'])} | ratio | cosine |",
             "| --- | --- | --- | --- | --- |",
             *rows,
         ]
     )
+
+
+def _cell(text: str) -> str:
+    return code(text).replace("|", "\\|")
