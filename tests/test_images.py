@@ -175,7 +175,7 @@ def test_every_format_of_pillow_is_found_and_unreadable_photos_are_told(tmp_path
         Image.fromarray(rgb).save(tmp_path / name, kind)
     (tmp_path / "e.heic").write_bytes(b"x")
     assert [p.name for p in find_images([tmp_path])] == ["a.avif", "b.jfif", "c.webp", "d.tga"]
-    assert "1 photos left out (.heic)" in caplog.text
+    assert "left out: 1 photos that Pillow needs a plugin for" in caplog.text
 
 
 def test_patterns_in_folders_with_brackets(tmp_path, rgb):
