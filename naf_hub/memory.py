@@ -33,11 +33,11 @@ ASKED = re.compile(
 
 def shown(amount: float) -> str:
     """``"8.1 GiB"``."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if amount < 1024:
             return f"{amount:.1f} {unit}" if unit != "bytes" else f"{amount:.0f} bytes"
         amount /= 1024
-    return f"{amount:.1f} TiB"
+    return f"{amount:.1f} PiB"
 
 
 def free_memory(device: str = "cpu") -> int:

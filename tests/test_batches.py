@@ -231,8 +231,8 @@ def test_what_a_search_leaves_out_is_counted_with_reasons(tmp_path: Path) -> Non
 
 
 def test_the_long_side_is_bounded_and_that_is_said_once(tmp_path: Path) -> None:
-    assert image_size(8, 200, "448", 16) == (80, 1792)
-    assert image_size(200, 8, "448", 16) == (1792, 80)
+    assert image_size(8, 200, "448", 16) == (64, 1792)
+    assert image_size(200, 8, "448", 16) == (1792, 64)
     assert image_size(100, 400, "448", 16) == (448, 1792)
     assert image_size(8, 200, "448x11200", 16) == (448, 11200)
     assert image_size(8, 200, "native", 16) == (8, 200)
@@ -261,7 +261,7 @@ def test_what_will_not_fit_into_memory_is_told_and_costs_only_itself(
     assert "NAF_HUB_MEMORY: memory must be" in run(tmp_path / "in", "-o", tmp_path / "out", *FEATURES).stderr
 
 
-@pytest.mark.parametrize(("name", "side"), [("bilinear", 512), ("guided_filter", 384), ("naf", 320)])
+@pytest.mark.parametrize(("name", "side"), [("bilinear", 512), ("guided_filter", 384), ("naf", 192)])
 def test_the_memory_needed_is_estimated_within_a_factor_of_three(name: str, side: int) -> None:
     model = naf_hub.load(name, backbone="pico")
     assert isinstance(model, FeaturePipeline)
@@ -295,8 +295,8 @@ def _too_large_for_mps() -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (_too_large_for_torch, "not enough memory: 3.6 TiB more were asked for; use smaller"),
-        (_too_large_for_numpy, "not enough memory: 7.1 TiB more were asked for; use smaller"),
+        (_too_large_for_torch, "not enough memory: 3.6 PiB more were asked for; use smaller"),
+        (_too_large_for_numpy, "not enough memory: 7.1 PiB more were asked for; use smaller"),
         (_gpu_is_full, "not enough memory of the GPU: 20.0 GiB more were asked for; use smaller"),
         (_too_large_for_mps, "not enough memory of the GPU; use smaller"),
     ],
@@ -313,7 +313,7 @@ def test_errors_of_allocators_are_told_in_plain_words_by_every_command(
     monkeypatch.setattr(upsample, "upsample_file", lambda *_: fault())
     result = run(photos(tmp_path, "a.jpg"), "-o", tmp_path / "out", *FEATURES)
     assert f"a.jpg: {told}" in result.stderr
-    assert "lloca" not in result.stderr
+    assert "tried" not in result.stderr
 
 
 def test_other_errors_are_none_of_memory() -> None:

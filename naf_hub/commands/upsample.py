@@ -99,7 +99,7 @@ class Batch:
             found = read_record(path)
             if found is None:
                 raise FileExistsError(
-                    f"{path} exists and is no result of naf-hub; it stays: choose another -o"
+                    f"{taken[0]} exists and is no result of naf-hub; it stays: choose another -o"
                 )
             different = differences(found, self.settings.of(path), photo, self.photos[photo])
             if different and not self.force:
