@@ -112,9 +112,7 @@ def search_images(
             base, candidates = _matching(str(entry))
         images = [p for p in candidates if _is_photo(p, search)]
         if not images:
-            raise FileNotFoundError(
-                f"no image at {entry}" + ((search.left_out and f"; {search.describe()}") or "")
-            )
+            raise FileNotFoundError("; ".join(filter(None, [f"no image at {entry}", search.describe()])))
         for image in images:
             search.images.setdefault(image, image.relative_to(base))
     return search

@@ -240,8 +240,8 @@ def test_the_long_side_is_bounded_and_that_is_said_once(tmp_path: Path) -> None:
     result = run(tmp_path / "in", "-o", tmp_path / "out", *FEATURES)
     assert result.exit_code == 0
     assert result.stderr.count("longer than 4:1") == 1
-    assert "2 pictures are longer than 4:1" in result.stderr
-    assert "their long side was made 128 pixels; for more give --size HxW" in result.stderr
+    assert "the long side was made 128 pixels: 2 of 2 images, such as" in result.stderr
+    assert "for more give --size HxW" in result.stderr
 
 
 def test_what_will_not_fit_into_memory_is_told_and_costs_only_itself(

@@ -216,8 +216,9 @@ def _summary(results: list[dict[str, Any]], size: str, kept: int, failed: int) -
     if bounded:
         sides = "x".join(map(str, bounded[0]["image_size"]))
         lines.append(
-            f"{len(bounded)} pictures are longer than {LONGEST_RATIO}:1, such as {bounded[0]['image']} (now {sides}): "
-            f"their long side was made {LONGEST_RATIO * int(size)} pixels; for more give --size HxW"
+            f"longer than {LONGEST_RATIO}:1, so that the long side was made {LONGEST_RATIO * int(size)} pixels: "
+            f"{len(bounded)} of {len(results)} images, such as {bounded[0]['image']} (now {sides}); for more give "
+            "--size HxW"
         )
     if failed > TOLD:
         lines.append(f"{failed - TOLD} more failed; --json lists them all")
