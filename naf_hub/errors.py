@@ -23,6 +23,10 @@ class ImageError(NafHubError, ValueError):
     """An image file cannot be read or is no image."""
 
 
+class NotEnoughMemoryError(NafHubError, MemoryError):
+    """Something will not fit into memory; the message says how much it needs and how much is free."""
+
+
 class MapError(NafHubError, ValueError):
     """A backbone does not have a map that was asked of it; the message says what it has."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import glob
 import logging
@@ -13,6 +14,7 @@ from PIL import Image
 
 from .errors import ImageError
 from .images import URL
+from .made_with import is_result_picture
 
 log = logging.getLogger("naf_hub")
 
@@ -22,6 +24,9 @@ NO_PHOTOS = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "W
 UNREADABLE = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2"}
 )
+
+# So many names are told; of more only the endings.
+FEW = 3
 
 
 @functools.cache
@@ -37,13 +42,42 @@ def has_image_name(path: Path) -> bool:
     return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
 
 
+@dataclasses.dataclass
+class Search:
+    """What was found.
+
+    Attributes:
+        images: place of each image file below the folder or the fixed part of the pattern that it was found by;
+            of a file that was named outright its name.
+        left_out: by reason, what was passed over.
+    """
+
+    images: dict[Path, Path] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, list[Path]] = dataclasses.field(default_factory=dict)
+
+    def leave_out(self, reason: str, path: Path) -> None:
+        """Note that a path was passed over."""
+        self.left_out.setdefault(reason, []).append(path)
+
+    def describe(self) -> str:
+        """What was left out, in one line: counts and reasons, and names where they are few; empty if nothing was."""
+        parts = []
+        for reason, paths in self.left_out.items():
+            endings = sorted({path.suffix.lower() for path in paths if path.suffix})
+            names = [path.name for path in paths] if len(paths) <= FEW else endings[:FEW]
+            more = ", ..." if len(paths) > FEW and len(endings) > FEW else ""
+            parts.append(f"{len(paths)} {reason}" + (f" ({', '.join(names)}{more})" if names else ""))
+        return "left out: " + "; ".join(parts) if parts else ""
+
+
 def find_images(
     paths: Iterable[str | os.PathLike[str]], *, without: Iterable[str | os.PathLike[str]] = ()
 ) -> list[Path]:
     """Image files from files, folders (searched recursively) and glob patterns, in order, without doubles.
 
     A file named outright is kept whatever its name; folders and patterns yield files with an image's ending that
-    are not hidden. Linked folders are followed, each folder once. Photos that Pillow cannot read are told.
+    are not hidden and not pictures that ``naf-hub`` made. Linked folders are followed, each folder once. What is
+    left out is told in one line.
 
     Args:
         paths: where to look.
@@ -53,55 +87,91 @@ def find_images(
         FileNotFoundError: a path matches nothing.
         ImageError: an address of the web in place of a path.
     """
-    found: dict[Path, None] = {}
+    found = search_images(paths, without=without)
+    if found.left_out:
+        log.warning("%s", found.describe())
+    return list(found.images)
+
+
+def search_images(
+    paths: Iterable[str | os.PathLike[str]], *, without: Iterable[str | os.PathLike[str]] = ()
+) -> Search:
+    """:func:`find_images` with the place of each file and what was left out, for the caller to tell."""
+    search = Search()
     left_out = {Path(folder).resolve() for folder in without}
     for entry in paths:
         if isinstance(entry, str) and URL.match(entry):
             raise ImageError(f"{entry}: addresses are not fetched; download the picture and give its path")
         path = Path(entry)
         if path.is_dir():
-            candidates = sorted(files_below(path, left_out))
+            base, candidates = path, sorted(files_below(path, left_out, search))
         elif path.exists():
-            found.setdefault(path)
+            search.images.setdefault(path, Path(path.name))
             continue
         else:
-            candidates = [p for p in _matching(str(entry)) if p.is_file()]
-        images = [p for p in candidates if has_image_name(p)]
-        _tell_unreadable(candidates, entry)
+            base, candidates = _matching(str(entry))
+        images = [p for p in candidates if _is_photo(p, search)]
         if not images:
-            raise FileNotFoundError(f"no image at {entry}")
-        found.update(dict.fromkeys(images))
-    return list(found)
+            raise FileNotFoundError("; ".join(filter(None, [f"no image at {entry}", search.describe()])))
+        for image in images:
+            search.images.setdefault(image, image.relative_to(base))
+    return search
 
 
-def files_below(folder: Path, left_out: Collection[Path] = ()) -> Iterator[Path]:
-    """Files in a folder and those below it, hidden folders and ``left_out`` excepted, each real folder once."""
+def _is_photo(path: Path, search: Search) -> bool:
+    """Whether a file that was come across is a photo; if not, it is noted why."""
+    if path.name.startswith("."):
+        reason = "hidden files"
+    elif not path.is_file():
+        reason = "folders, links to nothing, pipes or devices"
+    elif has_image_name(path):
+        if not is_result_picture(path):
+            return True
+        reason = "pictures that naf-hub made"
+    elif path.suffix.lower() in UNREADABLE:
+        reason = (
+            "photos that Pillow needs a plugin for, e.g. pip install pillow-heif for .heic, or convert them"
+        )
+    else:
+        reason = "files that are no photos"
+    search.leave_out(reason, path)
+    return False
+
+
+def files_below(
+    folder: Path, left_out: Collection[Path] = (), search: Search | None = None
+) -> Iterator[Path]:
+    """Files in a folder and those below it, hidden folders and ``left_out`` excepted, each real folder once.
+
+    Args:
+        folder: where to start.
+        left_out: resolved folders not to enter.
+        search: notes what is passed over, and is then given what is no regular file, too, to judge.
+    """
+
+    def note(error: OSError) -> None:
+        if search is not None:
+            search.leave_out("folders that cannot be opened", Path(error.filename))
+
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(root)
         if real in seen or (Path(real) in left_out and Path(root) != folder):
             folders.clear()
             continue
         seen.add(real)
+        if search is not None:
+            for name in (name for name in folders if name.startswith(".")):
+                search.leave_out("hidden folders", Path(root, name))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (path for name in files if (path := Path(root, name)).is_file())
+        yield from (path for name in files if (path := Path(root, name)).is_file() or search is not None)
 
 
-def _matching(pattern: str) -> list[Path]:
-    """What a glob pattern matches, hidden files excepted; folders that exist as written are no patterns."""
+def _matching(pattern: str) -> tuple[Path, list[Path]]:
+    """The fixed part of a glob pattern, and what it matches; folders that exist as written are no patterns."""
     parts = Path(pattern).parts
     real = 0
     while real < len(parts) and Path(*parts[: real + 1]).exists():
         real += 1
     escaped = str(Path(*(glob.escape(part) for part in parts[:real]), *parts[real:]))
-    return [Path(p) for p in sorted(glob.glob(escaped, recursive=True))]
-
-
-def _tell_unreadable(candidates: Iterable[Path], entry: object) -> None:
-    names = [p.suffix.lower() for p in candidates if p.suffix.lower() in UNREADABLE - image_suffixes()]
-    if names:
-        log.warning(
-            "%s: %d photos left out (%s): Pillow needs a plugin for them (for .heic: pip install pillow-heif), "
-            "or convert them",
-            entry, len(names), ", ".join(sorted(set(names))),
-        )  # fmt: skip
+    return Path(*parts[:real]), [Path(p) for p in sorted(glob.glob(escaped, recursive=True))]

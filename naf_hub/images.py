@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError
+from .errors import ImageError, NotEnoughMemoryError
+from .memory import require_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,37 +22,64 @@ if TYPE_CHECKING:
 MAX_PIXELS = 300_000_000
 MAX_PIXELS_SWITCH = "NAF_HUB_MAX_PIXELS"
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+ORIENTATION, PHOTOMETRIC = 0x0112, 262  # tags
+WHITE_IS_ZERO = 0
+# How far outside [0, 1] resampling may have taken a float picture; viewers clip it.
+OVERSHOOT = 0.05
+# Grey of 2 and 4 bits is stretched to 8 by Pillow: the step from one value to the next.
+STEPS = {"L;2": 85, "L;4": 17}
+# Bytes a pixel while a picture is decoded and made a tensor; small pictures are not worth asking for.
+DECODING = 32
+LARGE = 10_000_000
 # Pillow's own limit is a global; it is lifted while a file is opened, one thread at a time.
 _opening = threading.Lock()
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1] of any Pillow image.
+    """(H, W, 3) float32 in [0, 1] of any Pillow image, as a viewer shows it, colour profiles left aside.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit grey keeps its precision, and
     palette, CMYK, LAB and grey pictures are converted.
 
     Raises:
-        ImageError: a mode without a defined range (32-bit integer or float outside [0, 1]).
+        ImageError: values without a defined range (integers beyond 16 bits, floats outside [0, 1]).
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode.startswith("I;16"):
-        grey = np.asarray(picture).astype(np.float32) / 65535.0
+        grey = np.asarray(picture).astype(np.float32)
+        grey /= 65535.0
         return np.repeat(_over_white(grey, picture)[..., None], 3, axis=-1)
     if picture.mode in ("I", "F"):
-        values = np.asarray(picture).astype(np.float32)
-        # Pillow opens 16-bit PNGs as 32-bit "I" in some versions; their range tells.
-        if picture.mode == "I" and values.size and values.min() >= 0 and values.max() <= 65535:
-            values = _over_white(values / 65535.0, picture)
-        if values.size and not (values.min() >= 0 and values.max() <= 1):
-            raise ImageError(
-                f"{picture.mode!r} picture with values outside [0, 1]; convert it to 8 or 16 bits"
-            )
-        return np.repeat(values[..., None], 3, axis=-1)
+        return np.repeat(_wide_grey(picture)[..., None], 3, axis=-1)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(picture.convert("RGB")).astype(np.float32) / 255.0
+    values = np.asarray(picture.convert("RGB")).astype(np.float32)
+    values /= 255.0
+    return values
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF orientation says; damaged EXIF data says nothing."""
+    try:
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(picture) if turned else picture
+    except Exception:  # readers of damaged metadata raise errors of every kind
+        return picture
+
+
+def _wide_grey(picture: Image.Image) -> np.ndarray:
+    """(H, W) float32 in [0, 1] of 32-bit integers, which hold 16 bits, or of floats in [0, 1]."""
+    values = np.asarray(picture).astype(np.float32)
+    if picture.mode == "I":  # Pillow opens 16-bit PNGs as 32-bit "I" in some versions
+        if values.size and not (values.min() >= 0 and values.max() <= 65535):
+            raise ImageError("32-bit integers beyond 0 to 65535 have no agreed range; convert it to 16 bits")
+        return _over_white(values / 65535.0, picture)
+    if values.size and not (values.min() >= -OVERSHOOT and values.max() <= 1 + OVERSHOOT):  # NaN fails, too
+        raise ImageError("floats with values outside [0, 1]; scale them, or convert it to 8 or 16 bits")
+    return values.clip(0, 1)
 
 
 def _over_white(grey: np.ndarray, picture: Image.Image) -> np.ndarray:
@@ -90,17 +118,20 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         FileNotFoundError: no such file.
         ImageError: not an image, truncated, larger than :func:`max_pixels`, or no regular file.
     """
+    return decode_image(_read(path), str(path))
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         if not Path(path).exists():
             raise FileNotFoundError(f"no such image: {path}")
         if not Path(path).is_file():  # a pipe would be waited for without end
             raise ImageError(f"{path}: not a regular file, but a folder, pipe or device")
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, (FileNotFoundError, ImageError)):
             raise
         raise ImageError(f"{path}: cannot be read ({error})") from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -112,7 +143,13 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
     Raises:
         ImageError: not an image, truncated, or larger than :func:`max_pixels`.
+        NotEnoughMemoryError: it will not fit.
     """
+    return _decode(data, name)[0]
+
+
+def _decode(data: bytes, name: str) -> tuple[Image.Image, int]:
+    """See :func:`decode_image`; and the step that Pillow put between one value of grey and the next."""
     limit = max_pixels()
     try:
         with _opening, warnings.catch_warnings():
@@ -128,16 +165,54 @@ def decode_image(data: bytes, name: str) -> Image.Image:
                 f"{name}: {width}x{height} is more than {limit:,} pixels; downscale it, or set "
                 f"{MAX_PIXELS_SWITCH}={width * height}"
             )
+        if width * height > LARGE:
+            require_memory(
+                width * height * DECODING, f"{name}: {width}x{height} pixels", "downscale it first"
+            )
+        raw = _raw_mode(picture)
         picture.load()
+        _mend(picture, raw)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image file, or a damaged one") from error
-    except ImageError:
+    except (ImageError, NotEnoughMemoryError):
         raise
     except MemoryError as error:
         raise ImageError(f"{name}: does not fit into memory; downscale it first") from error
     except Exception as error:  # decoders of damaged files raise errors of every kind
         raise ImageError(f"{name}: cannot be read as an image ({' '.join(str(error).split())})") from error
-    return picture
+    return picture, STEPS.get(raw, 1)
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How a PNG or TIFF stores its pixels, in Pillow's words (``"L;4"``); empty for other formats."""
+    tiles: list[Any] = list(getattr(picture, "tile", []) if picture.format in ("PNG", "TIFF") else [])
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _mend(picture: Image.Image, raw: str) -> None:
+    """Set right what Pillow leaves as the file has it."""
+    transparent = picture.info.get("transparency")
+    if raw in STEPS and isinstance(transparent, int):
+        picture.info["transparency"] = transparent * STEPS[raw]
+    elif raw == "RGB;16B" and isinstance(transparent, tuple):  # of the pixels the high bytes are kept
+        picture.info["transparency"] = tuple(value >> 8 for value in transparent)
+    elif picture.mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        picture.frombytes(np.invert(np.asarray(picture)).tobytes())
+
+
+def stored_values(path: str | os.PathLike[str]) -> tuple[str, np.ndarray]:
+    """Pillow's mode of an image file, and its pixels (H, W, ...) as they are stored: class ids, say.
+
+    Indices of a palette and not its colours; grey of any depth as it is, not stretched to 8 bits; turned like
+    the photo as :func:`read_image` does.
+
+    Raises:
+        FileNotFoundError, ImageError: see :func:`open_image`.
+    """
+    picture, step = _decode(_read(path), str(path))
+    values = np.array(upright(picture))
+    return picture.mode, values // step if step > 1 else values
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:

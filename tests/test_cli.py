@@ -126,7 +126,7 @@ def test_debug_shows_the_traceback():
 
 
 def test_upsample_writes_picture_and_features(tmp_path):
-    source = picture(tmp_path / "in" / "a.png")
+    source = picture(tmp_path / "in" / "a.jpg")
     result = run("upsample", source, "-o", tmp_path / "out", *TINY)
     assert result.exit_code == 0, result.output
     tensors = load_file(tmp_path / "out" / "a.safetensors")
@@ -140,7 +140,7 @@ def test_upsample_writes_picture_and_features(tmp_path):
 
 
 def test_upsample_equals_the_python_call(tmp_path):
-    source = picture(tmp_path / "a.png", 64, 64)
+    source = picture(tmp_path / "a.jpg", 64, 64)
     run("upsample", source, "-o", tmp_path, "--size", "native", "--dtype", "float32", "--force", "--no-picture",
         "--device", "cpu", "--upsampler", "naf", "--weights", "none", "--option", "dim=32")  # fmt: skip
     features = load_file(tmp_path / "a.safetensors")["features"]
@@ -154,7 +154,7 @@ def test_upsample_equals_the_python_call(tmp_path):
 
 
 def test_upsample_formats(tmp_path):
-    source = picture(tmp_path / "a.png")
+    source = picture(tmp_path / "a.jpg")
     assert (
         run("upsample", source, "-o", tmp_path / "o", *TINY, "--format", "npy", "--no-picture").exit_code == 0
     )
@@ -167,7 +167,7 @@ def test_upsample_formats(tmp_path):
 
 
 def test_upsample_skips_a_broken_image_and_goes_on(tmp_path):
-    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "a.jpg")
     picture(tmp_path / "in" / "sub" / "c.png")
     (tmp_path / "in" / "b.jpg").write_bytes(b"\xff\xd8 broken")
     result = run("upsample", tmp_path / "in", "-o", tmp_path / "out", *TINY, "--json")
@@ -175,11 +175,11 @@ def test_upsample_skips_a_broken_image_and_goes_on(tmp_path):
     report = json.loads(result.stdout)
     assert report["failed"] == 1
     assert "b.jpg" in next(r["error"] for r in report["results"] if "error" in r)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")) == [
         "a.png",
         "a.safetensors",
-        "c.png",
-        "c.safetensors",
+        "sub/c.png.png",
+        "sub/c.png.safetensors",
     ]
     assert len([line for line in result.stderr.splitlines() if "skipped" in line]) == 1
 
@@ -204,7 +204,7 @@ def test_upsample_keeps_images_of_one_name_apart(tmp_path):
     picture(tmp_path / "y" / "a.jpg")
     result = run("upsample", tmp_path / "*" / "a.*", "-o", tmp_path / "out", *TINY, "--no-picture")
     assert result.exit_code == 0, result.output
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").rglob("*.safetensors"))) == 3
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16"])
@@ -314,7 +314,7 @@ def test_a_name_that_the_terminal_cannot_show_ends_no_job(tmp_path):
 
 
 def test_photos_are_never_overwritten_nor_results_taken_for_photos(tmp_path):
-    source = picture(tmp_path / "pics" / "p.png", 16, 16)
+    source, other = (picture(tmp_path / "pics" / name, 16, 16) for name in ("p.png", "p.jpg"))
     before = source.read_bytes()
     result = run("upsample", tmp_path / "pics", "-o", tmp_path / "pics", *TINY, "--force")
     assert result.exit_code == 1
@@ -324,7 +324,7 @@ def test_photos_are_never_overwritten_nor_results_taken_for_photos(tmp_path):
         result = run(
             "upsample", tmp_path / "pics", "-o", tmp_path / "pics" / "out", *TINY, "--force", "--json"
         )
-        assert [r["image"] for r in json.loads(result.stdout)["results"]] == [str(source)]
+        assert [r["image"] for r in json.loads(result.stdout)["results"]] == [str(other), str(source)]
 
 
 def test_a_name_near_the_limit_costs_nobody_anything(tmp_path):

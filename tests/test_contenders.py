@@ -145,12 +145,12 @@ def test_load_takes_the_set_of_the_backbone():
 def test_upsample_takes_the_set_of_the_backbone(photo: Path, tmp_path: Path):
     run("upsample", photo, "-o", tmp_path / "out", "--upsampler", "choosy", "--size", "64", "--dtype", "float32",
         "--no-picture", "--device", "cpu")  # fmt: skip
-    found = load_file(tmp_path / "out" / "photo.safetensors")
+    found = load_file(tmp_path / "out" / "photo.png.safetensors")
     scaled = torch.nn.functional.interpolate(found["low_res"][None], 64)[0] * 2
     torch.testing.assert_close(found["features"], scaled)
     run("upsample", photo, "-o", tmp_path / "own", "--upsampler", "choosy=dinov2_s", "--size", "64", "--dtype",
         "float32", "--no-picture", "--device", "cpu")  # fmt: skip
-    own = load_file(tmp_path / "own" / "photo.safetensors")
+    own = load_file(tmp_path / "own" / "photo.png.safetensors")
     torch.testing.assert_close(own["features"], scaled * 1.5)
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stored_pictures import PHOTOMETRIC, png, tiff
 
 import naf_hub
 from naf_hub.image_files import find_images
-from naf_hub.images import as_batch, open_image, read_image
+from naf_hub.images import as_batch, open_image, read_image, to_rgb
 
 
 @pytest.fixture
@@ -176,7 +175,7 @@ def test_every_format_of_pillow_is_found_and_unreadable_photos_are_told(tmp_path
         Image.fromarray(rgb).save(tmp_path / name, kind)
     (tmp_path / "e.heic").write_bytes(b"x")
     assert [p.name for p in find_images([tmp_path])] == ["a.avif", "b.jfif", "c.webp", "d.tga"]
-    assert "1 photos left out (.heic)" in caplog.text
+    assert "left out: 1 photos that Pillow needs a plugin for" in caplog.text
 
 
 def test_patterns_in_folders_with_brackets(tmp_path, rgb):
@@ -204,16 +203,92 @@ def test_large_photos_have_a_stated_limit_and_a_switch(tmp_path, monkeypatch):
         open_image(tmp_path / "large.png")
 
 
-def test_sixteen_bit_grey_with_a_transparent_value_lies_over_white(tmp_path):
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+GREY = np.arange(0, 256, 15, dtype=np.uint8).reshape(3, 6)  # 17 x 15 = 255
+COLOUR = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+FADED = np.concatenate([COLOUR, GREY[..., None]], -1)
+OVER_WHITE = COLOUR * (GREY[..., None] / 255.0) + 255 - GREY[..., None]
+# File, and its view in 8 bits.
+STORED = {
+    "grey 16": (tiff(GREY.astype("<u2") * 257, 16), GREY),
+    "grey 16, white is zero": (tiff((255 - GREY).astype("<u2") * 257, 16, {PHOTOMETRIC: 0}), GREY),
+    "grey 8, white is zero": (tiff(255 - GREY, 8, {PHOTOMETRIC: 0}), GREY),
+    "colour 16": (tiff(COLOUR.astype("<u2") * 257, 16), COLOUR),
+    "colour 16 and alpha": (tiff(FADED.astype("<u2") * 257, 16), OVER_WHITE),
+    "grey 8 and alpha": (tiff(FADED[..., [0, 3]], 8), OVER_WHITE[..., 0]),
+    "integers of 32 bits": (tiff(GREY.astype("<i4") * 257, 32), GREY),
+    "floats": (tiff(GREY.astype("<f4") / 255, 32), GREY),
+    "floats that overshoot": (tiff(GREY.astype("<f4") / 255 * 1.04 - 0.02, 32), None),
+    "grey 4": (tiff(GREY // 17, 4), GREY // 17 * 17),
+    "grey 2": (png(GREY // 85, 2), GREY // 85 * 85),
+    "1 bit": (tiff(GREY // 128, 1), GREY // 128 * 255),
+    "PNG, colour 16": (png(COLOUR.astype(">u2") * 257, 16), COLOUR),
+    "PNG, grey 16, transparent 0": (png(GREY.astype(">u2") * 257, 16, (0,)), np.where(GREY, GREY, 255)),
+    "PNG, grey 4, transparent 3": (
+        png(GREY // 17, 4, (3,)), np.where(GREY // 17 == 3, 255, GREY // 17 * 17)
+    ),
+    "PNG, colour 16, transparent": (
+        png(COLOUR.astype(">u2") * 257, 16, tuple(COLOUR[1, 2].astype(int) * 257)),
+        np.where((COLOUR[1, 2] == COLOUR).all(-1, keepdims=True), 255, COLOUR),
+    ),
+}  # fmt: skip
 
-    rows = np.zeros((4, 4), ">u2")
-    rows[2:] = 30000
-    header = struct.pack(">IIBBBBB", 4, 4, 16, 0, 0, 0, 0)
-    lines = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    data = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", 0)) + chunk(b"IDAT", lines)
-    (tmp_path / "g.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b""))
-    image = read_image(tmp_path / "g.png")
-    assert (image[:, :2] == 1).all()
-    assert torch.allclose(image[:, 2:], torch.full((3, 2, 4), 30000 / 65535))
+
+@pytest.mark.parametrize("what", STORED)
+def test_every_depth_looks_as_in_a_viewer(what, tmp_path):
+    data, view = STORED[what]
+    (tmp_path / "picture").write_bytes(data)
+    if view is None:
+        view = (GREY / 255 * 1.04 - 0.02).clip(0, 1) * 255
+    expected = np.broadcast_to(view[..., None] if view.ndim == 2 else view, (3, 6, 3))
+    seen = read_image(tmp_path / "picture").permute(1, 2, 0).numpy() * 255
+    assert np.abs(seen - expected).max() < 0.51
+
+
+PILLOW_MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa",
+                "La", "I;16", "I;16L", "I;16B", "I;16N"]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", PILLOW_MODES)
+def test_every_mode_of_pillow_looks_as_its_8_bit_view(mode):
+    """Flat colours, which every mode can hold: the view is the picture they were made of."""
+    for value in (0, 255):
+        plain = Image.new("RGB", (4, 3), (value,) * 3)
+        if mode.startswith("I"):
+            picture = Image.new(mode, plain.size, value * 257)
+        elif mode == "F":
+            picture = Image.new(mode, plain.size, value / 255)
+        elif mode == "LAB":
+            picture = Image.new(mode, plain.size, (value, 128, 128))
+        else:
+            steps = {"La": ["LA"], "RGBa": ["RGBA"], "PA": ["P"]}.get(mode, [])
+            picture = plain
+            for step in [*steps, mode]:
+                picture = picture.convert(step)
+        assert picture.mode == mode
+        assert np.abs(to_rgb(picture) * 255 - value).max() <= 2, value
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0, 70000]], "<i4"), "32-bit integers beyond 0 to 65535"),
+        (np.array([[0, 255]], "<f4"), "floats with values outside"),
+        (np.array([[0, np.nan]], "<f4"), "floats with values outside"),
+    ],
+)
+def test_values_without_an_agreed_range_are_refused(values, message, tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(values, 32))
+    with pytest.raises(naf_hub.ImageError, match=rf"a\.tif: {message}"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_damaged_exif_data_turns_nothing(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff")
+    assert read_image(tmp_path / "a.png").shape == (3, 6, 9)
+
+
+def test_a_picture_that_will_not_fit_is_told_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("1", (12000, 8000)).save(tmp_path / "large.png")
+    monkeypatch.setenv("NAF_HUB_MEMORY", "1GiB")
+    with pytest.raises(naf_hub.NafHubError, match=r"large\.png: 12000x8000 pixels needs about 2\.9 GiB"):
+        open_image(tmp_path / "large.png")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stored_pictures import png, tiff
 from torch import Tensor
 
 import naf_hub
@@ -112,6 +113,35 @@ def test_label_modes(root: Path, mode: str) -> None:
     assert label.tolist() == [[0, 1], [IGNORE, 0]]
 
 
+@pytest.mark.parametrize(("bits", "suffix"), [(1, "png"), (2, "png"), (4, "png"), (4, "tif"), (16, "tif")])
+def test_labels_of_any_depth_hold_the_ids_that_are_stored(tmp_path: Path, bits: int, suffix: str) -> None:
+    count = min(2**bits, 300)
+    data = {"classes": [{"id": i, "name": f"c{i}"} for i in range(count)]}
+    (tmp_path / "classes.json").write_text(json.dumps(data))
+    values = np.arange(count)[::-1].reshape(1, -1)
+    write_stored = {"png": png, "tif": tiff}[suffix]
+    path = tmp_path / f"label.{suffix}"
+    path.write_bytes(write_stored(values.astype("<u2" if bits == 16 else np.uint8), bits))
+    label = read_label(path, read_classes(tmp_path / "classes.json"))
+    assert label.tolist() == values.tolist()
+
+
+def test_labels_are_turned_like_their_pictures(root: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    rng = np.random.default_rng(0)
+    ids = rng.choice([4, 7], (8, 12)).astype(np.uint8)
+    image, label = root / "train" / "images" / "0.png", root / "train" / "labels" / "0.png"
+    Image.fromarray(np.stack([ids * 30] * 3, -1)).save(image, exif=turned)
+    Image.fromarray(ids).save(label, exif=turned)
+    sample = SegmentationFolder(root, "train", read_classes(root / "classes.json"), Geometry((12, 8)))[0]
+    assert torch.equal(sample.label, torch.from_numpy(np.rot90(ids, -1) == 7).long())
+    assert torch.equal(sample.image[0] > 0.6, sample.label == 1)
+    Image.fromarray(ids).save(label)
+    with pytest.raises(DatasetError, match=r"labels/0\.png: label is 8x12, its image .*0\.png 12x8.*EXIF"):
+        folder(root)[0]
+
+
 def test_colour_labels_are_refused(root: Path) -> None:
     path = write(root / "label.png", np.zeros((2, 2, 3)))
     with pytest.raises(DatasetError, match=r"label\.png: a label must hold one class id .* not RGB"):
@@ -159,7 +189,7 @@ def test_subfolders_pair_up(root: Path) -> None:
 
 def test_image_and_label_of_different_shape_are_refused(root: Path) -> None:
     write(root / "train" / "images" / "0.png", np.zeros((12, 8, 3)))
-    with pytest.raises(DatasetError, match=r"0\.png: label is 8x12, its image 12x8"):
+    with pytest.raises(DatasetError, match=r"0\.png: label is 8x12, its image .*0\.png 12x8"):
         folder(root)[0]
 
 

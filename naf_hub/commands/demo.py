@@ -53,7 +53,7 @@ def demo_command(out: str, image: str | None, upsampler: str, backbone: str, dev
     import torch
 
     from ..pipeline import FeaturePipeline
-    from .upsample import Settings, upsample_file
+    from .photo import Settings, upsample_file
 
     (chosen,) = parse_upsamplers([upsampler])
     source = Path(image) if image else sample_photo("chelsea.png")
@@ -63,7 +63,7 @@ def demo_command(out: str, image: str | None, upsampler: str, backbone: str, dev
     names = name_model(model.backbone), name_model(model.upsampler)
     stem = Path(out, f"{source.stem}_{chosen.record.name}_{behind.origin.record.name}")
     Path(out).mkdir(parents=True, exist_ok=True)
-    result = upsample_file(model, source, stem, Settings())
+    result = upsample_file(model, source, Settings().outputs(stem), Settings())
     click.echo(
         f"photo      {source.name}, resized to {result['image_size'][0]}x{result['image_size'][1]} pixels"
     )

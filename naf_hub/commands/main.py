@@ -13,6 +13,7 @@ import click
 
 from .. import registry
 from ..errors import NafHubError, UnknownNameError
+from ..memory import shortage
 from ..plugins import Plugin, one_line
 from ..version import __version__
 
@@ -59,10 +60,11 @@ class Cli(click.Group):
             self._tell(error, str(error))
             sys.exit(2)
         except EXPECTED as error:
-            self._tell(error, str(error) or one_line(error))
+            self._tell(error, shortage(error) or str(error) or one_line(error))
             sys.exit(1)
         except Exception as error:
-            self._tell(error, f"unexpected {one_line(error)} (run `naf-hub --debug ...` for the traceback)")
+            unexpected = f"unexpected {one_line(error)} (run `naf-hub --debug ...` for the traceback)"
+            self._tell(error, shortage(error) or unexpected)
             sys.exit(1)
         sys.exit(status if isinstance(status, int) else 0)
 

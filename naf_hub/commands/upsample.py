@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import re
+import logging
+import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..contenders import name_model
+from ..contenders import Contender
+from ..made_with import differences, read_record, sidecar
+from ..memory import shortage
 from ..options import (
     backbone_constructor_option,
     backbone_option,
@@ -27,175 +27,101 @@ from ..options import (
     upsampler_option,
     upsampler_weights_option,
 )
+from ..plugins import one_line
+from .photo import LONGEST_RATIO, Settings, image_size, result_stem, upsample_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..pipeline import FeaturePipeline
 
+log = logging.getLogger("naf_hub")
 
-# Bytes of a file name, less the longest ending.
-LONGEST_STEM = 255 - len(".safetensors")
+# So many failures are told one by one; the rest is counted, and in --json listed.
+TOLD = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What ``upsample`` writes and how.
+class Batch:
+    """Photos upsampled one by one: what is there already is kept, and a failure costs its photo alone.
 
-    Attributes:
-        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``.
-        format: ``"safetensors"``, ``"npy"`` or ``"none"``.
-        dtype: ``"float16"`` or ``"float32"`` of the saved features.
-        picture: whether to write the side-by-side picture.
+    Args:
+        model: backbone and upsampler.
+        photos: place of each photo, see :class:`~naf_hub.image_files.Search`.
+        out: folder of the results.
+        settings: of the results.
+        force: whether results of other settings, or of other photos, are made anew.
     """
 
-    size: str = "448"
-    format: str = "safetensors"
-    dtype: str = "float16"
-    picture: bool = True
+    def __init__(self, model: FeaturePipeline, photos: dict[Path, Path], out: Path, settings: Settings,
+                 force: bool) -> None:  # fmt: skip
+        self.model, self.photos, self.out, self.settings, self.force = model, photos, out, settings, force
+        self.real = {photo.resolve() for photo in photos}
+        self.written: dict[tuple[int, int], Path] = {}
+
+    def run(self, photo: Path) -> dict[str, Any]:
+        """Make what is missing of one photo; says ``kept`` if nothing was, ``error`` if it failed."""
+        stem = self.out / result_stem(self.photos[photo])
+        targets = self.settings.outputs(stem)
+        try:
+            missing = self._missing(photo, targets)
+            if not missing:
+                return {"image": str(photo), "kept": True, "files": [str(path) for path in targets]}
+            result = upsample_file(self.model, photo, missing, self.settings, self.photos[photo])
+            for path in missing:
+                self.written[_identity(path)] = photo
+            return result
+        except Exception as error:  # of plugins and decoders, which may fail in any way
+            log.debug("%s", photo, exc_info=True)
+            expected = isinstance(error, (ValueError, OSError, RuntimeError, MemoryError))
+            message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
+            message = message if str(photo) in message else f"{photo}: {message}"
+            return {"image": str(photo), "error": message}
+
+    def _missing(self, photo: Path, targets: list[Path]) -> list[Path]:
+        """Those of a photo's results that are to be made.
+
+        Raises:
+            FileExistsError: a file is in the way, and why it stays.
+        """
+        missing = []
+        for path in targets:
+            if path.resolve() in self.real:
+                raise FileExistsError(f"{path} is one of the photos, which stay; choose another -o")
+            taken = [p for p in (path, sidecar(path)) if os.path.lexists(p)]
+            if not taken:
+                missing.append(path)
+                continue
+            # Also where the file system does not tell a.jpg from A.jpg.
+            other = self.written.get(_identity(path)) if path.exists() else None
+            if other is not None:
+                raise FileExistsError(
+                    f"{path} is the result of {other}; give the folder above both photos, as results mirror its "
+                    "folders, or another -o"
+                )
+            found = read_record(path)
+            if found is None:
+                raise FileExistsError(
+                    f"{taken[0]} exists and is no result of naf-hub; it stays: choose another -o"
+                )
+            different = differences(found, self.settings.of(path), photo, self.photos[photo])
+            if different and not self.force:
+                raise FileExistsError(
+                    f"{path} was made otherwise ({'; '.join(different)}): use --force to make it "
+                    "anew, or another -o"
+                )
+            if self.force or path not in taken:
+                missing.append(path)
+        return missing
 
 
-def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int]:
-    """(H, W) an image is resized to.
-
-    One number is the shorter side: the other follows the aspect ratio and both are rounded to the patch.
-
-    Raises:
-        ValueError: not a size.
-    """
-    if size == "native":
-        return height, width
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-    if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
-        raise ValueError(f"size {size!r} is not N, HxW or 'native'")
-    if match[2]:
-        return int(match[1]), int(match[2])
-    scale = int(match[1]) / min(height, width)
-    return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))  # pyright: ignore
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
 
 
-def upsample_file(model: FeaturePipeline, source: Path, stem: Path, settings: Settings) -> dict[str, Any]:
-    """Upsample one image file and write ``stem.png`` and ``stem.safetensors`` (or ``.npy``).
+def _describe(made: Contender, model: Any, word: str) -> dict[str, Any]:
+    from ..contenders import name_model
+    from ..made_with import describe_model
 
-    Returns:
-        What was done: files, shapes, seconds.
-
-    Raises:
-        ImageError: the image cannot be read.
-        ValueError: the sizes do not fit the model.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from ..images import read_image
-
-    image = read_image(source)[None]
-    patch = getattr(model.backbone, "patch_size", 1)
-    size = image_size(image.shape[-2], image.shape[-1], settings.size, patch)
-    if size != tuple(image.shape[-2:]):
-        image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
-    start = time.perf_counter()
-    with torch.no_grad():
-        image = image.to(next((t.device for t in (*model.parameters(), *model.buffers())), image.device))
-        gathered = model.upsampler.gather(image, model.backbone)
-        low, features = model.upsampler.reference(gathered), model.upsampler(image, gathered)
-    seconds = time.perf_counter() - start
-    written = []
-    if settings.format != "none":
-        written.append(write_features(stem, features[0], low[0], settings))
-    if settings.picture:
-        written.append(_write_picture(stem, image[0], low[0], features[0], model))
-    return {
-        "image": str(source),
-        "image_size": list(size),
-        "low_res": list(low.shape[1:]),
-        "features": list(features.shape[1:]),
-        "seconds": round(seconds, 3),
-        "files": [str(path) for path in written],
-    }
-
-
-def write_features(stem: Path, features: Tensor, low: Tensor, settings: Settings) -> Path:
-    """Write features (C, H, W), and in safetensors the low-resolution (C, h, w) ones beside them."""
-    import torch
-
-    from ..atomic import atomic_file
-
-    dtype = {"float16": torch.float16, "float32": torch.float32}[settings.dtype]
-    path = stem.with_name(f"{stem.name}.{settings.format}")
-    tensors = {"features": features, "low_res": low}
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors.items()}
-    with atomic_file(path) as temporary:
-        if settings.format == "npy":
-            import numpy as np
-
-            np.save(temporary, tensors["features"].numpy())
-        else:
-            from safetensors import SafetensorError
-            from safetensors.torch import save_file
-
-            try:
-                save_file(tensors, temporary)
-            except SafetensorError as error:  # a full disk, say
-                raise OSError(f"cannot write {path}: {error}") from error
-    return path
-
-
-def _write_picture(stem: Path, image: Tensor, low: Tensor, features: Tensor, model: FeaturePipeline) -> Path:
-    from ..atomic import atomic_file
-    from ..picture import PcaBasis, photo, side_by_side
-
-    basis = PcaBasis.fit(low)
-    panels = [
-        ("photo", photo(image)),
-        (f"{name_model(model.backbone)} {low.shape[-2]}x{low.shape[-1]}", basis.picture(low)),
-        (f"{name_model(model.upsampler)} {features.shape[-2]}x{features.shape[-1]}", basis.picture(features)),
-    ]
-    path = stem.with_name(f"{stem.name}.png")
-    with atomic_file(path) as temporary:
-        side_by_side(panels, (features.shape[-2], features.shape[-1])).save(temporary)
-    return path
-
-
-def stems(images: list[Path], out: Path) -> list[Path]:
-    """Output path without suffix for each image; images that share a name keep their suffix or folder in it."""
-    names = [path.stem for path in images]
-    if len(set(names)) < len(names):
-        names = [path.name.replace(".", "_") if names.count(path.stem) > 1 else path.stem for path in images]
-    if len(set(names)) < len(names):
-        names = [
-            re.sub(r"[^\w-]+", "_", str(path)).strip("_") if names.count(name) > 1 else name
-            for path, name in zip(images, names, strict=True)
-        ]
-    return [out / _writable(name) for name in names]
-
-
-def _writable(name: str) -> str:
-    """A name that still fits the 255 bytes of a file name with the longest ending behind it."""
-    data = name.encode(errors="surrogateescape")
-    if len(data) <= LONGEST_STEM:
-        return name
-    digest = hashlib.sha256(data).hexdigest()[:8]
-    return f"{data[: LONGEST_STEM - 9].decode(errors='ignore')}-{digest}"
-
-
-def outputs(stem: Path, settings: Settings) -> list[Path]:
-    """What is written for one photo."""
-    endings = [settings.format] * (settings.format != "none") + ["png"] * settings.picture
-    return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
-
-
-def refuse_to_overwrite(targets: list[Path], photos: set[Path], force: bool) -> None:
-    """Require that no target is one of the photos and, unless ``force``, that none exists.
-
-    Raises:
-        FileExistsError: says which, and what to do.
-    """
-    for path in targets:
-        if path.resolve() in photos:
-            raise FileExistsError(f"{path} exists and is one of the photos, which stay; choose another -o")
-        if path.exists() and not force:
-            raise FileExistsError(f"{path} exists; use --force to overwrite")
+    return describe_model(word, model, name_model(model), made.options)
 
 
 @click.command("upsample")
@@ -227,19 +153,19 @@ def upsample_command(
 ) -> int:  # fmt: skip
     """Upsample the features of photos: files, folders (recursively) and globs.
 
-    For each IMAGE writes to the output folder a picture (photo, low-resolution features, upsampled features,
-    colours from one PCA basis) and the features. A broken image is named and skipped; existing results are
-    kept unless --force. Exit status 1 when any image failed.
+    For each IMAGE writes to the output folder, whose folders mirror those searched, a picture (photo,
+    low-resolution features, upsampled features, colours from one PCA basis) and the features. A second run makes
+    what is missing. A broken image is named and skipped. Results that were made with other settings are named and
+    stay, unless --force. Exit status 1 when any image failed or has results of other settings.
     """
-    from ..image_files import find_images
+    from ..image_files import search_images
 
     image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
-    found = find_images(images, without=[out])
-    settings = Settings(size, format_, dtype, picture)
-    photos = {path.resolve() for path in found}
-    todo = list(zip(found, stems(found, Path(out)), strict=True))
+    found = search_images(images, without=[out])
+    if found.left_out:
+        click.echo(f"naf-hub: {found.describe()}", err=True)
 
     import warnings
 
@@ -251,29 +177,52 @@ def upsample_command(
     # By name, so that weights which this backbone has none of are told before the backbone is fetched.
     made = chosen.load(behind.name, where)
     model = FeaturePipeline(behind.load(device=where), made).eval()
-    results, failures = [], 0
-    bar = tqdm(todo, disable=len(todo) < 2 or as_json or not sys.stderr.isatty(), unit="image")
-    for source, stem in bar:
-        try:
-            refuse_to_overwrite(outputs(stem, settings), photos, force)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
-                result = upsample_file(model, source, stem, settings)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            failures += 1
-            message = " ".join(str(error).split())
-            message = message if str(source) in message or "exists" in message else f"{source}: {message}"
-            tqdm.write(f"naf-hub: skipped: {message}", file=sys.stderr)
-            results.append({"image": str(source), "error": message})
-            continue
+    models = _describe(chosen, made, "upsampler") | _describe(behind, model.backbone, "backbone")
+    batch = Batch(model, found.images, Path(out), Settings(size, format_, dtype, picture, models), force)
+    results: list[dict[str, Any]] = []
+    failed = 0
+    bar = tqdm(
+        found.images, disable=len(found.images) < 2 or as_json or not sys.stderr.isatty(), unit="image"
+    )
+    for photo in bar:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
+            result = batch.run(photo)
         results.append(result)
-        if not as_json:
+        if "error" in result:
+            failed += 1
+            if failed <= TOLD:
+                tqdm.write(f"naf-hub: skipped: {result['error']}", file=sys.stderr)
+        elif not as_json and "kept" not in result:
             tqdm.write(
-                f"{source}: {tuple(result['low_res'])} -> {tuple(result['features'])} in {result['seconds']:.2f} s"
+                f"{photo}: {tuple(result['low_res'])} -> {tuple(result['features'])} in {result['seconds']:.2f} s"
                 f" -> {', '.join(result['files'])}"
             )
+    kept = sum("kept" in result for result in results)
+    for line in _summary(results, size, kept, failed):
+        click.echo(f"naf-hub: {line}", err=True)
     if as_json:
-        print_json({"results": results, "failed": failures})
-    elif failures:
-        click.echo(f"naf-hub: {failures} of {len(todo)} images failed", err=True)
-    return 1 if failures else 0
+        for result in results:
+            result["files"] = [os.path.abspath(path) for path in result.get("files", [])]
+        left_out = {reason: len(paths) for reason, paths in found.left_out.items()}
+        print_json({"results": results, "failed": failed, "kept": kept, "left_out": left_out})
+    return 1 if failed else 0
+
+
+def _summary(results: list[dict[str, Any]], size: str, kept: int, failed: int) -> list[str]:
+    """What is said once, at the end of a batch."""
+    lines = []
+    bounded = [result for result in results if result.get("bounded")]
+    if bounded:
+        sides = "x".join(map(str, bounded[0]["image_size"]))
+        lines.append(
+            f"longer than {LONGEST_RATIO}:1, so that the long side was made {LONGEST_RATIO * int(size)} pixels: "
+            f"{len(bounded)} of {len(results)} images, such as {bounded[0]['image']} (now {sides}); for more give "
+            "--size HxW"
+        )
+    if failed > TOLD:
+        lines.append(f"{failed - TOLD} more failed; --json lists them all")
+    if kept or failed:
+        done = len(results) - kept - failed
+        lines.append(f"{done} of {len(results)} images upsampled, {kept} kept, {failed} failed")
+    return lines

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from naf_hub import NafHubError
 from naf_hub.errors import ImageError
 from naf_hub.image_files import files_below, has_image_name
-from naf_hub.images import open_image, read_image
+from naf_hub.images import read_image, stored_values
 
 from .transforms import Geometry
 
@@ -109,18 +109,18 @@ def _check_id(value: Any) -> int:
 
 
 def read_label(path: str | os.PathLike[str], classes: Classes) -> Tensor:
-    """(H, W) int64 class indices of a one-channel label picture (grey or palette).
+    """(H, W) int64 class indices of a one-channel label picture (grey or palette), turned as its EXIF data says.
 
     Raises:
         ImageError: not a readable picture.
         DatasetError: a colour picture, or an id that ``classes.json`` does not list.
     """
-    picture = open_image(path)
-    if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
+    mode, values = stored_values(path)
+    if values.ndim != 2 or values.dtype.kind not in "biu":
         raise DatasetError(
-            f"{path}: a label must hold one class id a pixel (grey or palette picture), not {picture.mode}"
+            f"{path}: a label must hold one class id a pixel (grey or palette picture), not {mode}"
         )
-    return classes.index(torch.from_numpy(np.array(picture).astype(np.int64)), path)
+    return classes.index(torch.from_numpy(values.astype(np.int64)), path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,9 +192,12 @@ class SegmentationFolder(Dataset[LabelledImage]):
         image, label = read_image(image_path), read_label(label_path, self.classes)
         skew = (image.shape[2] * label.shape[0]) / (image.shape[1] * label.shape[1])
         if abs(skew - 1) > _ASPECT_TOLERANCE:
+            turned = (
+                " (one of them turned by its EXIF data?)" if tuple(label.shape) == image.shape[:0:-1] else ""
+            )
             raise DatasetError(
-                f"{label_path}: label is {label.shape[0]}x{label.shape[1]}, its image "
-                f"{image.shape[1]}x{image.shape[2]}: not the same shape"
+                f"{label_path}: label is {label.shape[0]}x{label.shape[1]}, its image {image_path} "
+                f"{image.shape[1]}x{image.shape[2]}: not the same shape{turned}; save both as they are viewed"
             )
         return LabelledImage(position, *self.geometry.apply(image, label))
 

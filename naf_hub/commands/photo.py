@@ -1,0 +1,206 @@
+"""One photo upsampled, and its results on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..contenders import name_model
+from ..made_with import KEY, describe_photo, record, sidecar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..pipeline import FeaturePipeline
+
+# Bytes of a file name, less the longest ending.
+LONGEST_STEM = 255 - len(".safetensors")
+# The long side is at most so many times the short side that is asked for.
+LONGEST_RATIO = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What ``upsample`` writes and how.
+
+    Attributes:
+        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``.
+        format: ``"safetensors"``, ``"npy"`` or ``"none"``.
+        dtype: ``"float16"`` or ``"float32"`` of the saved features.
+        picture: whether to write the side-by-side picture.
+        models: of upsampler and backbone, see :func:`~naf_hub.made_with.describe_model`.
+    """
+
+    size: str = "448"
+    format: str = "safetensors"
+    dtype: str = "float16"
+    picture: bool = True
+    models: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of(self, target: Path) -> dict[str, Any]:
+        """Settings on which a file depends; the picture does not on the precision of the saved features."""
+        saved = {} if target.suffix == ".png" else {"dtype": self.dtype}
+        return {**self.models, "size": self.size, **saved}
+
+    def outputs(self, stem: Path) -> list[Path]:
+        """What is written for one photo."""
+        endings = [self.format] * (self.format != "none") + ["png"] * self.picture
+        return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
+
+
+def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int]:
+    """(H, W) an image is resized to.
+
+    One number is the shorter side: the other follows the aspect ratio and both are rounded to the patch. The longer
+    side is at most :data:`LONGEST_RATIO` times that number; then the shorter one follows.
+
+    Raises:
+        ValueError: not a size.
+    """
+    if size == "native":
+        return height, width
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+    if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
+        raise ValueError(f"size {size!r} is not N, HxW or 'native'")
+    if match[2]:
+        return int(match[1]), int(match[2])
+    scale = int(match[1]) * min(1 / min(height, width), LONGEST_RATIO / max(height, width))
+    return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))  # pyright: ignore
+
+
+def is_bounded(height: int, width: int, size: str) -> bool:
+    """Whether :func:`image_size` had to bound the longer side."""
+    return size.isdigit() and max(height, width) > LONGEST_RATIO * min(height, width)
+
+
+def result_stem(place: Path) -> Path:
+    """Place of a photo's results, less their endings, by its own place alone.
+
+    ``a.jpg`` gives ``a``; every other name stays whole (``a.png``, ``a.JPG``, and ``a.png.jpg`` too), so that no two
+    photos of a folder have one result. Names that would get too long are cut, with a digest behind.
+    """
+    from ..image_files import UNREADABLE, image_suffixes
+
+    name = place.name
+    if place.suffix == ".jpg" and Path(place.stem).suffix.lower() not in image_suffixes() | UNREADABLE:
+        name = place.stem
+    return place.with_name(_writable(name))
+
+
+def _writable(name: str) -> str:
+    """A name that still fits the 255 bytes of a file name with the longest ending behind it."""
+    data = name.encode(errors="surrogateescape")
+    if len(data) <= LONGEST_STEM:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return f"{data[: LONGEST_STEM - 9].decode(errors='ignore')}-{digest}"
+
+
+def upsample_file(
+    model: FeaturePipeline, source: Path, targets: Collection[Path], settings: Settings, place: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Upsample one image file and write ``targets``, some or all of :meth:`Settings.outputs`.
+
+    Args:
+        model: backbone and upsampler.
+        source: the photo.
+        targets: files to write.
+        settings: of the results.
+        place: what the results call the photo; default its name.
+
+    Returns:
+        What was done: files, shapes, seconds, and whether the long side was bounded.
+
+    Raises:
+        ImageError: the image cannot be read.
+        NotEnoughMemoryError: what it needs is not free.
+        ValueError: the sizes do not fit the model.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from ..images import read_image
+    from ..memory import needed_memory, require_memory
+
+    image = read_image(source)[None]
+    made_of = describe_photo(source, place or Path(source.name))
+    height, width = image.shape[-2:]
+    size = image_size(height, width, settings.size, getattr(model.backbone, "patch_size", 1))
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
+    what = f"{source}: {size[0]}x{size[1]} pixels of features"
+    require_memory(needed_memory(model, size), what, "give a smaller --size", str(device))
+    if size != (height, width):
+        image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+    start = time.perf_counter()
+    with torch.no_grad():
+        image = image.to(device)
+        gathered = model.upsampler.gather(image, model.backbone)
+        low, features = model.upsampler.reference(gathered), model.upsampler(image, gathered)
+    seconds = time.perf_counter() - start
+    for target in targets:
+        made = record(settings.of(target), made_of)
+        if target.suffix == ".png":
+            _write_picture(target, image[0], low[0], features[0], model, made)
+        else:
+            _write_features(target, features[0], low[0], settings.dtype, made)
+    return {
+        "image": str(source),
+        "image_size": list(size),
+        "bounded": is_bounded(height, width, settings.size),
+        "low_res": list(low.shape[1:]),
+        "features": list(features.shape[1:]),
+        "seconds": round(seconds, 3),
+        "files": [str(target) for target in targets],
+    }
+
+
+def _write_features(target: Path, features: Tensor, low: Tensor, dtype: str, made: str) -> None:
+    """Write features (C, H, W), and in safetensors the low-resolution (C, h, w) ones beside them."""
+    import torch
+
+    from ..atomic import atomic_file
+
+    tensors = {"features": features, "low_res": low}
+    tensors = {k: v.detach().to("cpu", getattr(torch, dtype)).contiguous() for k, v in tensors.items()}
+    if target.suffix == ".npy":
+        import numpy as np
+
+        sidecar(target).unlink(missing_ok=True)  # it must never tell of another array
+        with atomic_file(target) as temporary:
+            np.save(temporary, tensors["features"].numpy())
+        with atomic_file(sidecar(target)) as temporary:
+            temporary.write_text(made, encoding="ascii")
+        return
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_file(target) as temporary:
+        try:
+            save_file(tensors, temporary, {KEY: made})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"cannot write {target}: {error}") from error
+
+
+def _write_picture(
+    target: Path, image: Tensor, low: Tensor, features: Tensor, model: FeaturePipeline, made: str
+) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    from ..atomic import atomic_file
+    from ..picture import PcaBasis, photo, side_by_side
+
+    basis = PcaBasis.fit(low)
+    panels = [
+        ("photo", photo(image)),
+        (f"{name_model(model.backbone)} {low.shape[-2]}x{low.shape[-1]}", basis.picture(low)),
+        (f"{name_model(model.upsampler)} {features.shape[-2]}x{features.shape[-1]}", basis.picture(features)),
+    ]
+    texts = PngInfo()
+    texts.add_text(KEY, made)
+    with atomic_file(target) as temporary:
+        side_by_side(panels, (features.shape[-2], features.shape[-1])).save(temporary, pnginfo=texts)

@@ -1,0 +1,133 @@
+"""What a result says of how it was made, so that running a batch again can tell what is missing.
+
+The record is JSON text: in the metadata of safetensors, as a text of PNG pictures, in ``NAME.npy.json`` beside an
+array, since ``.npy`` holds nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KEY = "naf-hub"
+# To be raised when the same settings give other results, or the record changes its form.
+FORMAT = 1
+# Options on which results do not depend.
+WITHOUT_EFFECT = frozenset({"memory"})
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def digest_weights(model: nn.Module) -> str:
+    """sha256 of every weight and buffer with its name; options are not part of it."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_model(
+    word: str, model: nn.Module, name: str, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Settings that a model is among: its name, its weights and its constructor options."""
+    shown = {k: str(v) for k, v in sorted((options or {}).items()) if k not in WITHOUT_EFFECT}
+    return {word: name, f"options of the {word}": shown, f"weights of the {word}": digest_weights(model)}
+
+
+def describe_photo(photo: Path, place: Path) -> dict[str, Any]:
+    """What tells a photo from another and from its own later versions; no folder of the user's is named."""
+    from .weights.checksums import sha256_of
+
+    state = photo.stat()
+    return {"photo": place.as_posix(), "bytes": state.st_size, "time": state.st_mtime_ns,
+            "sha256": sha256_of(photo)}  # fmt: skip
+
+
+def record(settings: Mapping[str, Any], photo: Mapping[str, Any]) -> str:
+    """The record as text, ASCII throughout."""
+    return json.dumps({"format": FORMAT, "version": __version__, "settings": settings, "photo": photo})
+
+
+def sidecar(result: Path) -> Path:
+    """Where the record of a result lies: beside it if it is a ``.npy`` file, else in it."""
+    return result.with_name(f"{result.name}.json") if result.suffix == ".npy" else result
+
+
+def read_record(result: Path) -> dict[str, Any] | None:
+    """The record of a result; ``None`` of a file that has none, so that it is somebody else's."""
+    try:
+        text = {".png": _in_picture, ".npy": _beside_array}.get(result.suffix, _in_safetensors)(result)
+        found = json.loads(text)
+    except (OSError, ValueError, KeyError, struct.error):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("settings"), dict) else None
+
+
+def _in_picture(path: Path) -> str:
+    # Pillow writes texts right behind the header, which has 33 bytes with the signature.
+    with path.open("rb") as file:
+        start = file.read(41)
+        (length,) = struct.unpack(">I", start[33:37])
+        text = file.read(min(length, 1_000_000)) if start.startswith(_PNG) and start[37:] == b"tEXt" else b""
+    key, _, value = text.partition(b"\0")
+    if key.decode("latin-1") != KEY:
+        raise KeyError(KEY)
+    return value.decode("ascii")
+
+
+def _in_safetensors(path: Path) -> str:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(min(length, 1_000_000)))["__metadata__"][KEY]
+
+
+def _beside_array(path: Path) -> str:
+    return sidecar(path).read_text(encoding="ascii")
+
+
+def is_result_picture(path: Path) -> bool:
+    """Whether a file is a picture that naf-hub made of a photo."""
+    return path.suffix.lower() == ".png" and read_record(path) is not None
+
+
+def differences(found: Mapping[str, Any], settings: Mapping[str, Any], photo: Path, place: Path) -> list[str]:
+    """How a result differs from what would be made now; empty if it is the same.
+
+    Args:
+        found: record of the result.
+        settings: that it would be made with.
+        photo, place: what it would be made of, see :func:`describe_photo`.
+    """
+    if found.get("format") != FORMAT:
+        return [f"naf-hub {found.get('version')}, whose results have another form"]
+    said = [_difference(key, found["settings"].get(key), value) for key, value in settings.items()
+            if found["settings"].get(key) != value]  # fmt: skip
+    return said + _of_photo(found.get("photo") or {}, photo, place)
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    return f"{key} {before}, not {now}" if isinstance(now, str) and len(now) < 64 else f"other {key}"
+
+
+def _of_photo(found: Mapping[str, Any], photo: Path, place: Path) -> list[str]:
+    if found.get("photo") != place.as_posix():
+        return [f"another photo, {found.get('photo')}"]
+    from .weights.checksums import sha256_of
+
+    state = photo.stat()
+    if found.get("bytes") == state.st_size and (
+        found.get("time") == state.st_mtime_ns or found.get("sha256") == sha256_of(photo)
+    ):
+        return []
+    return ["an earlier version of the photo, or another of that name"]
