@@ -19,8 +19,8 @@ from ..options import pairs_option
     "--option", "options", "Set a constructor option that the weights need, e.g. dim=96; repeatable."
 )
 @click.option("--key", "keys", multiple=True, metavar="KEY",
-              help="Take the state dict under this key of FILE, or the tensors whose names begin with it; repeat it "
-                   "for one within the other, outermost first.  [default: what NAME's record says, or what fits]")  # fmt: skip
+              help="Take the state dict under this key of FILE, or what begins so; repeat it for one within the other, "
+                   "outermost first.  [default: what NAME's record says, or what fits]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 def convert_command(
     file: str, out: str, name: str | None, options: dict[str, Any], keys: tuple[str, ...], force: bool

@@ -30,8 +30,8 @@ def convert(
     """Convert a ``torch.save`` checkpoint to a weights folder, after checking that it fits ``name``.
 
     The state dict may lie in a mapping within the file, and its names may all begin with something more than the
-    model's (``module.``, ``model._orig_mod.``). Of several that fit, the first is taken, with a warning that says how to
-    take another.
+    model's (``module.``, ``model._orig_mod.``). Of several that fit, the first is taken, with a warning that says how
+    to take another.
 
     Args:
         file: ``.pth``, ``.pt`` or ``.bin``; read with ``weights_only=True``.

@@ -58,7 +58,9 @@ def parts_of(data: Any, keys: Sequence[str], least: int) -> Iterator[Part]:
         )
         for start, count in sorted(shared.items(), key=lambda item: (-item[1], len(item[0]))):
             if count >= least:
-                inner = {k.removeprefix(f"{start}."): v for k, v in state.items() if k.startswith(f"{start}.")}
+                inner = {
+                    k.removeprefix(f"{start}."): v for k, v in state.items() if k.startswith(f"{start}.")
+                }
                 beside = tuple(k for k in state if not k.startswith(f"{start}."))
                 yield Part((*keys, *place, start), inner, beside)
 
@@ -142,10 +144,11 @@ def _misfit(record: Record, part: Part, expected: Mapping[str, Any], error: Weig
     place = f" under {' -> '.join(part.keys)}" if part.keys else ""
     if part.state.keys() == expected.keys():
         return OtherShapesError(f"{error} (--option); the names of all {len(expected)} tensors{place} fit")
-    found, wanted = [k for k in part.state if k not in expected], [k for k in expected if k not in part.state]
+    missing = [key for key in expected if key not in part.state]
+    strange = [key for key in part.state if key not in expected]
     return WeightsError(
-        f"{error} (--option); {record.name} expects {len(expected)} tensors, {len(wanted)} of which are not there{_few(wanted)}; "
-        f"found {len(part.state)}{place}, {len(found)} of which it does not expect{_few(found)}"
+        f"{error} (--option); {record.name} expects {len(expected)} tensors, {len(missing)} of which are not there"
+        f"{_few(missing)}; found {len(part.state)}{place}, {len(strange)} of which it does not expect{_few(strange)}"
     )
 
 
@@ -159,9 +162,9 @@ def recognise(
 ) -> tuple[Record, list[Part]]:
     """The only registered record whose model a checkpoint fits, by names and shapes, and the parts that fit.
 
-    Each record with weights is tried on a model without storage. Left out first, without importing their code, are
-    backbones that say how many channels they give where no tensor of the file has a side of that length; and then
-    models that have more than twice the values that the file holds.
+    Each record with weights is tried on a model without storage. Left out before, without importing their code, are
+    backbones that say how many channels they give where no tensor of the file has a side of that length; and, once
+    built, those with more than twice the values that the file holds.
 
     Raises:
         WeightsError: none fits, or several do; names them.
@@ -169,7 +172,7 @@ def recognise(
     states = [state for _, state in state_dicts(under(data, keys or (), source, required=True))]
     if not states:
         raise WeightsError(f"{source}: holds no state dict (a mapping of names to tensors)")
-    largest = max(states, key=len)
+    largest, values = max(states, key=len), 2 * max(map(_values, states))
     sides = {side for state in states for value in state.values() for side in value.shape}
     fitting: list[tuple[Record, list[Part]]] = []
     near: list[tuple[Record, WeightsError]] = []
@@ -178,8 +181,9 @@ def recognise(
         if not record.learned or (channels and channels not in sides):
             continue
         try:
-            if _values(build_empty(record, options).state_dict()) <= 2 * max(map(_values, states)):
-                fitting.append((record, fitting_parts(record, options, data, keys, source)))
+            if channels and _values(build_empty(record, options).state_dict()) > values:
+                continue
+            fitting.append((record, fitting_parts(record, options, data, keys, source)))
         except OtherShapesError as error:
             near.append((record, error))
         except Exception as error:  # other models' weights; models of plugins may fail in any way

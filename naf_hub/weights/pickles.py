@@ -28,7 +28,7 @@ def read_pickle(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
 
     Returns:
         The tensors of that mapping, or of the only one within it that holds any. What else is in it is left out, and a
-        ``module.`` prefix of all is dropped. They may be views of the file, which must not change while they are in use.
+        ``module.`` prefix of all is dropped. They may be views of the file, which must not change meanwhile.
 
     Raises:
         WeightsError: not such a file, holds objects of classes that could run code, or holds no state dict there.
@@ -40,7 +40,9 @@ def read_pickle(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
     # Whoever takes a stray tensor for the weights would be told that all the others are missing.
     if place and len(found) > 1:
         ways = ", ".join(repr((*keys, *place)) for place, _ in found if place)
-        raise WeightsError(f"{path}: which of its state dicts is meant? Let the record say state_dict_keys= {ways}")
+        raise WeightsError(
+            f"{path}: which of its state dicts is meant? Let the record say state_dict_keys= {ways}"
+        )
     prefixed = all(k.startswith("module.") for k in state)
     return {k.removeprefix("module.") if prefixed else k: v.contiguous() for k, v in state.items()}
 
