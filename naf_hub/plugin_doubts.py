@@ -43,7 +43,7 @@ def misspelt_plugins() -> list[Plugin]:
         except Exception:  # metadata of unrelated packages can be anything
             continue
         for entry in near:
-            error = f"its entry-point group {entry.group!r} is misspelt, so it is not loaded; the group is {GROUP!r}"
+            error = f"{entry.name} is not loaded: its entry-point group {entry.group!r} is misspelt; it is {GROUP!r}"
             plugin = described(distribution, entry, error=error)
             found.setdefault((plugin.distribution.lower(), entry.group, entry.name), plugin)
     return list(found.values())

@@ -136,7 +136,7 @@ def described(
 def _license(metadata: importlib.metadata.PackageMetadata) -> str | None:
     """The licence's identifier, or its name where the older field holds one and not the whole text."""
     for key in ("License-Expression", "License"):
-        text = metadata[key] if key in metadata else ""
+        text = metadata.get(key, "")
         if text and len(text) <= 80 and "\n" not in text:
             return text
     return None

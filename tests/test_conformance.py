@@ -318,7 +318,7 @@ class BackboneForgetsState(GoodBackbone):
 
 class BackboneDividesByDeviation(GoodBackbone):
     def extract(self, image):
-        return super().extract(image) / image.std()
+        return super().extract(image) / image.std((-2, -1), keepdim=True)
 
 
 class BackboneFollowsThreads(GoodBackbone):

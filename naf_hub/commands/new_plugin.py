@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import click
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from ..atomic import atomic_folder
 from ..kinds import KINDS
@@ -52,6 +51,8 @@ def check_expression(license: str) -> str:
     Raises:
         ValueError: not of that form.
     """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
     try:
         return canonicalize_license_expression(license)
     except InvalidLicenseExpression as error:

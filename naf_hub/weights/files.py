@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from .checksums import LocalFile, sha256_of
 from .fill import changed, check_plan, not_safetensors, shards, unchanged_on_failure
 from .hub import CONFIG, FILE, INDEX, fetch
 from .lock import Differs, Lock, NotLocked, binding_lock
-from .pickles import PICKLES
+from .pickles import PICKLES, conversion
 from .web import web_cache, web_file
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _found(record: Record, text: str, lock: Lock | None) -> tuple[dict[str, Any]
     if file.path.suffix.lower() in PICKLES:
         raise WeightsError(
             f"{what}: {file.path} is a pickle, which can run code; convert it first: "
-            f"naf-hub convert {shlex.quote(str(file.path))} --name {record.name} -o DIR"
+            f"{conversion(file.path, record.name)}"
         )
     config = read_config(file.path.parent / CONFIG) if file.path.name == FILE else {}
     if config:

@@ -163,8 +163,8 @@ def recognise(
     """The only registered record whose model a checkpoint fits, by names and shapes, and the parts that fit.
 
     Each record with weights is tried on a model without storage. Left out before, without importing their code, are
-    backbones that say how many channels they give where no tensor of the file has a side of that length; and, once
-    built, those with more than twice the values that the file holds.
+    records with other ``options`` of their own, and backbones that say how many channels they give where no tensor of
+    the file has a side of that length; and, once built, backbones with more than twice the values that the file holds.
 
     Raises:
         WeightsError: none fits, or several do; names them.
@@ -180,6 +180,8 @@ def recognise(
         channels = record.embed_dim if isinstance(record, BackboneRecord) else 0
         if not record.learned or (channels and channels not in sides):
             continue
+        if any(record.options.get(key, value) != value for key, value in options.items()):
+            continue  # with these options it would be another
         try:
             if channels and _values(build_empty(record, options).state_dict()) > values:
                 continue

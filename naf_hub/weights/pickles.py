@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,20 @@ def open_pickle(path: Path) -> Any:
             else f"damaged, or no torch.save file ({text[:120] or type(error).__name__})"
         )
         raise WeightsError(f"{path}: refused, no tensors read from this pickle: {why}") from error
+
+
+def conversion(file: Path, name: str | None = None) -> str:
+    """The command that converts a pickle to a folder that is not there yet, in the current one.
+
+    Args:
+        file: the pickle.
+        name: what it holds weights of, if that is known.
+    """
+    out = Path(file.stem)
+    while out.exists():
+        out = out.with_name(f"{out.name}-weights")
+    options = [] if name is None else ["--name", name]
+    return shlex.join(["naf-hub", "convert", str(file), "-o", str(out), *options])
 
 
 def under(data: Any, keys: Sequence[str], path: Path, required: bool = False) -> Any:
