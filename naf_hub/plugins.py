@@ -136,9 +136,8 @@ def described(
 def _license(metadata: importlib.metadata.PackageMetadata) -> str | None:
     """The licence's identifier, or its name where the older field holds one and not the whole text."""
     for key in ("License-Expression", "License"):
-        text = metadata.get(key, "")
-        if text and len(text) <= 80 and "\n" not in text:
-            return text
+        if key in metadata and metadata[key] != "UNKNOWN" and re.fullmatch(r".{1,80}", metadata[key]):
+            return metadata[key]
     return None
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("naf_hub")
 
+INITIALISERS = frozenset({"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -72,11 +74,19 @@ def build_empty(record: Record, options: Mapping[str, Any]) -> nn.Module:
         PluginError: its target cannot be imported.
     """
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Uninitialised(TorchFunctionMode):
+        """Most of the time that a model without storage takes to build, its values are drawn that it has not."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            drawn = getattr(func, "__name__", "") in INITIALISERS and args and args[0].is_meta
+            return args[0] if drawn else func(*args, **(kwargs or {}))
 
     target = record.resolve()
     chosen = {**record.options, **options}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialised():
             return target(**chosen)
     except Exception:  # a constructor that looks at values; what else is wrong with it will be told again
         return target(**chosen)
@@ -98,8 +108,9 @@ def fitting_parts(
         WeightsError: there are none; says what was found, what was expected, and what differs in the nearest part.
     """
     inner, where = _chosen(record, data, keys, source)
-    model: nn.Module | None = build_empty(record, options)
-    expected = dict(model.state_dict())
+    blank = build_empty(record, options)
+    expected = dict(blank.state_dict())
+    model: nn.Module | None = blank
     fitting: list[Part] = []
     taken: set[int] = set()
     misfits: list[tuple[int, Part, WeightsError]] = []
