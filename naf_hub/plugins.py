@@ -12,9 +12,11 @@ import dataclasses
 import importlib.metadata
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import pluggy
@@ -38,6 +40,8 @@ class Plugin:
         module: import target.
         hooks: hooks it implements.
         requires: its version range of naf-hub, as its metadata states it.
+        license: of the distribution, as its metadata states it; ``None`` where it states none.
+        torch_seconds: how long its import took, where torch is imported on the way; ``None`` where it is not.
         error: one line, or ``None`` when it works.
     """
 
@@ -47,6 +51,8 @@ class Plugin:
     module: str
     hooks: tuple[str, ...] = ()
     requires: str = ""
+    license: str | None = None
+    torch_seconds: float | None = None
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,9 +77,10 @@ def _wanted() -> set[str] | None:
 
 def _requirement(distribution: importlib.metadata.Distribution) -> str:
     for line in distribution.requires or []:
-        name = line.split(";")[0].strip()
-        if name.lower().replace("_", "-").startswith(OWN_DISTRIBUTION):
-            return name
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        if re.sub(r"[-_.]+", "-", name).lower() == OWN_DISTRIBUTION and "extra" not in marker:
+            return requirement
     return ""
 
 
@@ -85,19 +92,16 @@ def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, Plugin]]:
     for distribution in importlib.metadata.distributions():
         try:
             entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
-            if not entries:
-                continue
-            # Without readable metadata there still is a folder that the distribution was found in.
-            name, version, requires = _described(distribution)
         except Exception as error:  # metadata of unrelated packages can be anything
             log.debug("cannot read entry points of %s: %s", distribution, one_line(error))
             continue
         for entry in entries:
+            plugin = described(distribution, entry)
             # A distribution on sys.path twice (editable and installed) is still one plugin.
-            key = (name.lower(), entry.name, entry.value)
+            key = (plugin.distribution.lower(), entry.name, entry.value)
             if key not in seen:
                 seen.add(key)
-                found.append((entry, Plugin(entry.name, name, version, entry.value, requires=requires)))
+                found.append((entry, plugin))
     # naf-hub's own first, then by name: the outcome must not depend on the order of sys.path.
     found.sort(
         key=lambda pair: (pair[1].distribution != OWN_DISTRIBUTION, pair[1].distribution, pair[0].name)
@@ -105,15 +109,58 @@ def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, Plugin]]:
     return found
 
 
-def _described(distribution: importlib.metadata.Distribution) -> tuple[str, str, str]:
-    """(name, version, range of naf-hub it requires), as far as the metadata can be read."""
+def described(
+    distribution: importlib.metadata.Distribution,
+    entry: importlib.metadata.EntryPoint,
+    *,
+    error: str | None = None,
+) -> Plugin:
+    """An entry point with what its distribution's metadata says, as far as that can be read."""
+    # Without readable metadata there still is a folder that the distribution was found in.
     folder = getattr(getattr(distribution, "_path", None), "name", "").partition("-")[0] or "unknown"
+    plugin = Plugin(entry.name, folder, "", entry.value, error=error)
     try:
         metadata = distribution.metadata
-        return metadata["Name"] or folder, metadata["Version"] or "", _requirement(distribution)
-    except Exception as error:  # missing, unreadable, or not even text
-        log.debug("metadata of %s: %s", distribution, one_line(error))
-        return folder, "", ""
+        return dataclasses.replace(
+            plugin,
+            distribution=metadata["Name"] or folder,
+            version=metadata["Version"] or "",
+            requires=_requirement(distribution),
+            license=_license(metadata),
+        )
+    except Exception as failure:  # missing, unreadable, or not even text
+        log.debug("metadata of %s: %s", distribution, one_line(failure))
+        return plugin
+
+
+def _license(metadata: importlib.metadata.PackageMetadata) -> str | None:
+    """The licence's identifier, or its name where the older field holds one and not the whole text."""
+    for key in ("License-Expression", "License"):
+        if key in metadata and metadata[key] != "UNKNOWN" and re.fullmatch(r".{1,80}", metadata[key]):
+            return metadata[key]
+    return None
+
+
+def _imports_torch(before: set[str]) -> bool:
+    """Whether the modules imported since then import torch, or hold something of a torch that was there already."""
+    new = sys.modules.keys() - before
+    if "torch" in new or "torch" not in sys.modules:
+        return "torch" in new
+    return any(
+        _is_of_torch(value)
+        for name in new
+        for value in list(getattr(sys.modules[name], "__dict__", {}).values())
+    )
+
+
+def _is_of_torch(value: object) -> bool:
+    if isinstance(value, ModuleType):
+        names = [value.__name__]
+    elif isinstance(value, type):
+        names = [base.__module__ for base in value.__mro__]
+    else:
+        names = [value.__module__] if isinstance(value, (FunctionType, BuiltinFunctionType)) else []
+    return any(str(name).partition(".")[0] == "torch" for name in names)
 
 
 class PluginLoader:
@@ -158,8 +205,11 @@ class PluginLoader:
         module: Any = None
         label = f"{plugin.distribution}:{plugin.name}"
         try:
+            before, started = set(sys.modules), time.perf_counter()
             with contextlib.redirect_stdout(sys.stderr):  # what it prints must not get into --json
                 module = entry.load()
+            if _imports_torch(before):
+                plugin = dataclasses.replace(plugin, torch_seconds=time.perf_counter() - started)
             self.manager.register(module, name=label)
             # check_pending finds hookimpls that match no hook; per plugin, so that only the offender goes.
             self.manager.check_pending()

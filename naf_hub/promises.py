@@ -21,6 +21,10 @@ class Promises:
         batch_independent: a batch of two is two batches of one.
         export: ``torch.export`` captures it.
         gradients: gradients reach the features, and the parameters of a trainable method.
+        translation: where an output cell is a whole number of pixels, image and features moved by one cell give the
+            output moved by one cell, eleven cells and more from the border. Not so for a method that knows where in
+            the image it is, takes statistics of the whole image that the border enters (NAF's normalisation), or
+            works on a grid that the cells do not divide.
     """
 
     linear_groups: int | None = None
@@ -29,6 +33,7 @@ class Promises:
     batch_independent: bool = True
     export: bool = True
     gradients: bool = True
+    translation: bool = False
 
     def __post_init__(self) -> None:
         if self.linear_groups is not None and self.linear_groups < 1:

@@ -98,7 +98,7 @@ class Record(Picklable):
         target: ``"package.module:Class"``, imported by the first ``load``.
         options: constructor options that make this name (``naf_plus_plus`` is NAF with two of them set).
         paper: address of the paper, or ``None``.
-        license: licence of the code.
+        license: licence of the code; default what the metadata of the distribution states.
         weights: named sets of weights; ``"default"`` is what ``load`` takes.
         learned: whether it has weights at all; a learned record without a ``"default"`` set must be
             loaded with an explicit ``weights=``.
@@ -113,7 +113,7 @@ class Record(Picklable):
     target: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     paper: str | None = None
-    license: str = "Apache-2.0"
+    license: str | None = None
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     learned: bool = True
     state_dict_keys: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ class Prefix:
     target: str
     provider: str
     kind: type[Record]
+    license: str | None = None
 
     def record(self, rest: str) -> Record:
         """The record of ``name:rest``.
@@ -37,15 +38,25 @@ class Prefix:
         module, _, attribute = self.target.partition(":")
         record = getattr(importlib.import_module(module), attribute)(rest)
         # By this name it was found, and by this name it will be found again.
-        return dataclasses.replace(record, name=f"{self.name}:{rest}", provider=self.provider)
+        license = record.license or self.license
+        return dataclasses.replace(
+            record, name=f"{self.name}:{rest}", provider=self.provider, license=license
+        )
 
 
 class Collector:
-    """Collects one plugin's records of one kind; the :class:`naf_hub.hookspecs.Register` its hook receives."""
+    """Collects one plugin's records of one kind; the :class:`naf_hub.hookspecs.Register` its hook receives.
 
-    def __init__(self, kind: Kind, provider: str) -> None:
+    Args:
+        kind: of the records.
+        provider: distribution of the plugin.
+        license: of that distribution, for records that state none.
+    """
+
+    def __init__(self, kind: Kind, provider: str, license: str | None = None) -> None:
         self.kind = kind
         self.provider = provider
+        self.license = license
         self.records: list[Record] = []
         self.prefixes: list[Prefix] = []
 
@@ -61,7 +72,8 @@ class Collector:
             raise TypeError(f"register() takes a {expected.__name__}, got {type(record).__name__}")
         if ":" in record.name:
             raise ValueError(f"name {record.name!r}: use lower snake case")
-        self.records.append(dataclasses.replace(record, provider=self.provider))
+        license = record.license or self.license
+        self.records.append(dataclasses.replace(record, provider=self.provider, license=license))
 
     def prefix(self, name: str, target: str) -> None:
         """See :meth:`naf_hub.hookspecs.Register.prefix`.
@@ -76,7 +88,7 @@ class Collector:
             raise TypeError(
                 f"prefix takes a lower snake case name and 'module:function', got {name!r}, {target!r}"
             )
-        self.prefixes.append(Prefix(name, target, self.provider, self.kind.record))
+        self.prefixes.append(Prefix(name, target, self.provider, self.kind.record, self.license))
 
 
 class Registry:
@@ -93,7 +105,7 @@ class Registry:
         others = [other for other in manager.get_plugins() if other is not module]
         registers: list[Collector] = []
         for kind in KINDS:
-            register = Collector(kind, plugin.distribution)
+            register = Collector(kind, plugin.distribution, plugin.license)
             manager.subset_hook_caller(kind.hook, others)(register=register)
             registers.append(register)
         # Check all before keeping any: a refused plugin leaves nothing behind.

@@ -229,7 +229,7 @@ def test_convert(tmp_path):
     assert "use --force" in again.output
     assert run(*arguments, "--force").exit_code == 0
     torch.save({"ema": {"inner": model.state_dict()}}, tmp_path / "a.pth")
-    assert "--key ema --key inner" in run(*arguments, "--force").output
+    assert run(*arguments, "--force").exit_code == 0
     assert run(*arguments, "--force", "--key", "ema", "--key", "inner").exit_code == 0
 
 

@@ -33,7 +33,7 @@ def test_backbone(name: str, check: str):
 
 
 class Good(naf_hub.Upsampler):
-    promises = naf_hub.Promises(linear_groups=1, range=True)
+    promises = naf_hub.Promises(linear_groups=1, range=True, translation=True)
 
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         return torch.nn.functional.interpolate(features, output_size, mode="bilinear")
@@ -125,9 +125,46 @@ class Unchecked(Good):
         return super().upsample(image, features, output_size or tuple(image.shape[-2:]))
 
 
+class DividesByDeviation(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) * (1 + 0 / image.std())
+
+
+class FollowsThreads(Good):
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) * torch.get_num_threads()
+
+
+class KnowsWhereItIs(Good):
+    promises = naf_hub.Promises(linear_groups=1, translation=True)
+
+    def upsample(self, image, features, output_size):
+        ramp = torch.linspace(0.5, 1, output_size[1], dtype=features.dtype)
+        return super().upsample(image, features, output_size) * ramp
+
+
+class SwapsChannels(Good):
+    """Linear, but channels change places."""
+
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features.roll(1, 1), output_size)
+
+
+class Offsets(Good):
+    """What it adds does not grow with the features."""
+
+    def upsample(self, image, features, output_size):
+        return super().upsample(image, features, output_size) + 0.1
+
+
 BROKEN = {
     "shapes": WrongShape,
     "dtypes": WrongDtype,
+    "finite": DividesByDeviation,
+    "linearity": Offsets,
+    "channel_order": SwapsChannels,
+    "translation": KnowsWhereItIs,
+    "threads": FollowsThreads,
     "batch_independence": MixesBatch,
     "linear_groups": GroupsMixed,
     "constant_features": Scales,
@@ -156,6 +193,17 @@ def test_each_check_notices(check: str):
     UPSAMPLER_CHECKS[check](subject(Good))
     with pytest.raises(Exception, match=r".+"):
         UPSAMPLER_CHECKS[check](subject(BROKEN[check]))
+
+
+class HoldsALambda(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.change = lambda x: x
+
+
+def test_what_cannot_be_pickled_is_noticed():
+    with pytest.raises(AssertionError, match="cannot be pickled"):
+        UPSAMPLER_CHECKS["copies"](subject(HoldsALambda))
 
 
 def test_modified_inputs_are_noticed():
@@ -208,6 +256,9 @@ def test_what_is_not_promised_is_not_checked():
     for check in (
         "batch_independence",
         "linear_groups",
+        "linearity",
+        "channel_order",
+        "translation",
         "constant_features",
         "feature_range",
         "gradients",
@@ -265,6 +316,16 @@ class BackboneForgetsState(GoodBackbone):
         return super().extract(image) + self.offset
 
 
+class BackboneDividesByDeviation(GoodBackbone):
+    def extract(self, image):
+        return super().extract(image) / image.std((-2, -1), keepdim=True)
+
+
+class BackboneFollowsThreads(GoodBackbone):
+    def extract(self, image):
+        return super().extract(image) * torch.get_num_threads()
+
+
 class BackboneThroughNumpy(GoodBackbone):
     def extract(self, image):
         return super().extract(image) * float(image.detach().numpy().max() > -100)
@@ -282,6 +343,8 @@ class BackboneOtherMaps(GoodBackbone):
 
 BROKEN_BACKBONES = {
     "backbone_shapes": BackboneWrongGrid,
+    "backbone_finite": BackboneDividesByDeviation,
+    "backbone_threads": BackboneFollowsThreads,
     "backbone_frozen": BackboneTrains,
     "backbone_batch_independence": BackboneMixesBatch,
     "backbone_copies": BackboneForgetsState,

@@ -190,7 +190,25 @@ class Unchecked(Good):
         return self.restore(image)
 
 
+class DividesByDeviation(Good):
+    def restore(self, image):
+        return super().restore(image) * (1 + 0 / image.std())
+
+
+class GivesItBack(Good):
+    def restore(self, image):
+        return image.clone()
+
+
+class FollowsThreads(Good):
+    def restore(self, image):
+        return super().restore(image) * torch.get_num_threads()
+
+
 BROKEN = {
+    "restorer_finite": DividesByDeviation,
+    "restorer_acts": GivesItBack,
+    "restorer_threads": FollowsThreads,
     "restorer_shapes": Crops,
     "restorer_dtypes": Narrows,
     "restorer_batch_independence": MixesBatch,
@@ -203,7 +221,8 @@ BROKEN = {
 
 
 def subject(cls: type[naf_hub.Restorer]) -> Subject:
-    return Subject(lambda: cls().eval(), naf_hub.RestorerRecord(name="t", summary="t", target="a:B"))
+    record = naf_hub.RestorerRecord(name="t", summary="t", target="a:B", learned=False)
+    return Subject(lambda: cls().eval(), record)
 
 
 def test_every_check_has_a_restorer_it_must_refuse():

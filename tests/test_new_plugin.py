@@ -29,7 +29,7 @@ WORDS = [kind.word for kind in KINDS]
 
 def write_installed(kind: str, name: str, folder: Path) -> dict[str, str]:
     """Write a plugin with the metadata that pip would make of its pyproject.toml; an environment that sees it."""
-    write_plugin(kind, name, folder)
+    write_plugin(kind, name, "MIT", folder)
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
@@ -69,7 +69,7 @@ def test_the_package_passes_pytest_and_ruff_as_written(kind: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_the_templates_keep_the_rules_of_this_project(kind: str, tmp_path: Path):
-    write_plugin(kind, "my_method", tmp_path / "plugin")
+    write_plugin(kind, "my_method", "MIT", tmp_path / "plugin")
     rules = "E,F,UP,B,SIM,C4,RUF,PT,NPY,PIE,RET"
     for command in (
         ["check", "--isolated", "--no-cache", "--select", rules],
@@ -83,7 +83,7 @@ def test_the_templates_keep_the_rules_of_this_project(kind: str, tmp_path: Path)
 def test_the_templates_take_what_plugins_may_import(kind: str):
     sources = {
         path.removesuffix(".py").replace("/", "."): text
-        for path, text in render_plugin(kind, "my_method").items()
+        for path, text in render_plugin(kind, "my_method", "MIT").items()
         if path.endswith(".py")
     }
     taken = {f"{i.target}.{i.name}" for i in Tree(sources).imports() if i.target.startswith("naf_hub")}
@@ -93,7 +93,7 @@ def test_the_templates_take_what_plugins_may_import(kind: str):
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_a_package_is_whole(kind: str):
-    contents = render_plugin(kind, "my_method")
+    contents = render_plugin(kind, "my_method", "MIT")
     expected = {
         "pyproject.toml",
         "README.md",
@@ -105,6 +105,7 @@ def test_a_package_is_whole(kind: str):
     assert "$" not in "".join(contents.values()), "a placeholder was left"
     project = tomllib.loads(contents["pyproject.toml"])["project"]
     assert project["name"] == "naf-hub-my-method"
+    assert project["license"] == "MIT"
     assert project["dependencies"] == [f"naf-hub>={naf_hub.__version__}"]
     assert project["entry-points"]["naf_hub"] == {"my_method": "naf_hub_my_method"}
     assert "class MyMethod(" in contents[f"naf_hub_my_method/{kind}.py"]
@@ -144,7 +145,7 @@ def test_a_package_that_is_installed_is_not_written_again(install_plugin):
 
 def test_the_command_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli, ["new-plugin", "upsampler", "my_method"])
+    done = CliRunner().invoke(cli, ["new-plugin", "upsampler", "my_method", "--license", "mit"])
     assert done.exit_code == 0, done.output
     for line in (
         "cd naf-hub-my-method",
@@ -159,6 +160,24 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.Mo
     assert "lower snake case" in refused.output
 
 
+def test_the_licence_is_asked_and_never_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["new-plugin", "upsampler", "my_method"]
+    for options, message in (
+        ([], "for example --license MIT"),
+        (["--license", "mine"], "no SPDX expression"),
+    ):
+        refused = CliRunner().invoke(cli, [*command, *options])
+        assert (refused.exit_code, list(tmp_path.iterdir())) == (2, [])
+        assert message in refused.output
+    monkeypatch.setattr(new_plugin, "can_ask", lambda: True)
+    done = CliRunner().invoke(cli, command, input="bsd-3-clause\n")
+    assert done.exit_code == 0, done.output
+    assert "text of BSD-3-Clause into LICENSE" in done.output
+    text = (tmp_path / "naf-hub-my-method" / "pyproject.toml").read_text()
+    assert tomllib.loads(text)["project"]["license"] == "BSD-3-Clause"
+
+
 @pytest.mark.parametrize("existing", ["folder", "empty folder", "file", "link"])
 def test_what_exists_stays_as_it_is(existing: str, tmp_path: Path):
     target = tmp_path / "there"
@@ -171,7 +190,7 @@ def test_what_exists_stays_as_it_is(existing: str, tmp_path: Path):
         if existing == "folder":
             (target / "notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    done = CliRunner().invoke(cli, ["new-plugin", "task", "my_task", "-o", str(target)])
+    done = CliRunner().invoke(cli, ["new-plugin", "task", "my_task", "-o", str(target), "--license", "MIT"])
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
     assert "exists and stays as it is" in done.output
     assert sorted(tmp_path.rglob("*")) == before
@@ -188,7 +207,7 @@ def test_a_folder_made_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(new_plugin, "atomic_folder", late)
     with pytest.raises(FileExistsError):
-        write_plugin("upsampler", "my_method", target)
+        write_plugin("upsampler", "my_method", "MIT", target)
     assert [path.name for path in tmp_path.rglob("*")] == ["there", "notes.txt"]
 
 
@@ -203,6 +222,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "write_text", failing)
     with pytest.raises(OSError, match="disk full"):
-        write_plugin("upsampler", "my_method", tmp_path / "there")
+        write_plugin("upsampler", "my_method", "MIT", tmp_path / "there")
     assert len(written) == 3
     assert not list(tmp_path.iterdir())

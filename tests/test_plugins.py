@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -269,6 +272,113 @@ def test_a_target_that_cannot_be_imported_names_its_distribution(install_plugin)
     )
     with pytest.raises(naf_hub.PluginError, match=r"'hollow' of zz-hollow.*nowhere_mod"):
         naf_hub.load("hollow")
+
+
+HEAVY = """
+    import sys
+    {torch}
+    from naf_hub import UpsamplerRecord, hookimpl
+
+    @hookimpl
+    def register_upsamplers(register):
+        register(UpsamplerRecord(name="good_one", summary="made for a test", target="somewhere:Thing"))
+"""
+
+
+def shown_plugins() -> tuple[str, dict[str, dict]]:
+    """What ``naf-hub plugins`` prints, and its JSON by distribution."""
+    from click.testing import CliRunner
+
+    from naf_hub.commands.main import cli
+
+    text = CliRunner().invoke(cli, ["plugins"]).stdout
+    rows = json.loads(CliRunner().invoke(cli, ["plugins", "--json"]).stdout)
+    return text, {row["distribution"]: row for row in rows}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch",
+        "from torch import nn",
+        "from torch.nn.functional import pad",
+        "from naf_hub import Upsampler",
+        "import types; sys.modules['torch'] = types.ModuleType('torch')",
+        "",
+    ],
+)
+def test_a_plugin_that_imports_torch_is_told_off(line, install_plugin, monkeypatch):
+    """Whoever imports it first, and who finds it imported already."""
+    importlib.import_module("torch")
+    if "ModuleType" in line:
+        monkeypatch.delitem(sys.modules, "torch")
+    install_plugin("zz-heavy", HEAVY.format(torch=line))
+    text, shown = shown_plugins()
+    assert shown["zz-heavy"]["error"] is None
+    assert bool(shown["zz-heavy"]["doubts"]) == bool(line)
+    assert bool(re.search(r"(?m)^zz-heavy: zz_heavy imports torch \(\d+\.\d s\)", text)) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("required", "told"),
+    [
+        ("naf-hub>=9000", True),
+        ("NAF_hub (<0.0.1)", True),
+        ("naf-hub>=0.1", False),
+        ("naf-hub-other>=9000", False),
+        ("naf-hub>=9000; extra == 'new'", False),
+        ("naf-hub", False),
+    ],
+)
+def test_a_plugin_that_requires_another_version_is_told_off(required, told, install_plugin, tmp_path):
+    install_plugin("zz-good", GOOD_CODE)
+    (metadata,) = (tmp_path / "zz-good").glob("*.dist-info/METADATA")
+    metadata.write_text(metadata.read_text().replace("naf-hub>=0.1", required))
+    registry.reload()
+    text, shown = shown_plugins()
+    assert ("zz-good: requires" in text) == told
+    assert [f"and naf-hub is {naf_hub.__version__}" in doubt for doubt in shown["zz-good"]["doubts"]] == [
+        True
+    ] * told
+
+
+@pytest.mark.parametrize("group", ["naf-hub", "nafhub", "naf_hub.plugins", "NAF_HUB", "naf_hubs", "naf_hub"])
+def test_a_misspelt_group_is_told(group, install_plugin, tmp_path):
+    install_plugin("zz-good", GOOD_CODE)
+    (entries,) = (tmp_path / "zz-good").glob("*.dist-info/entry_points.txt")
+    entries.write_text(f"[console_scripts]\nx = y:z\n[{group}]\nzz_good = zz_good\n")
+    registry.reload()
+    text, shown = shown_plugins()
+    (line,) = [line for line in text.splitlines() if "zz-good" in line]
+    assert ("misspelt" in line) == (group != "naf_hub")
+    assert ("good_one" in naf_hub.list_upsamplers()) == (group == "naf_hub")
+    if group != "naf_hub":
+        assert repr(group) in shown["zz-good"]["error"]
+
+
+def test_the_licence_of_the_code_is_what_the_distribution_states(install_plugin, tmp_path):
+    code = """
+        from naf_hub import BackboneRecord, UpsamplerRecord, hookimpl
+
+        @hookimpl
+        def register_upsamplers(register):
+            register(UpsamplerRecord(name="good_one", summary="s", target="a:B"))
+            register(UpsamplerRecord(name="own_one", summary="s", target="a:B", license="BSD-3-Clause"))
+
+        @hookimpl
+        def register_backbones(register):
+            register.prefix("family", "zz_good:any_of_it")
+
+        def any_of_it(rest):
+            return BackboneRecord(name="family:" + rest, summary="s", target="a:B")
+    """
+    install_plugin("zz-good", code)
+    assert naf_hub.info("good_one").license is None
+    (metadata,) = (tmp_path / "zz-good").glob("*.dist-info/METADATA")
+    metadata.write_text(metadata.read_text() + "License-Expression: MIT\n")
+    registry.reload()
+    names = ("good_one", "own_one", "family:x", "naf")
+    assert [naf_hub.info(name).license for name in names] == ["MIT", "BSD-3-Clause", "MIT", "Apache-2.0"]
 
 
 def test_listing_imports_neither_torch_nor_timm():

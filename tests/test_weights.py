@@ -17,7 +17,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import naf_hub
+from naf_hub import registry
 from naf_hub.commands.main import cli
+from naf_hub.publishing.publishable import weights_folder
 from naf_hub.weights.convert import convert
 from naf_hub.weights.files import read_state_dict, save_weights
 from naf_hub.weights.pickles import read_pickle
@@ -233,16 +235,89 @@ def test_convert_picks_the_tensors_out_of_training_state(tmp_path: Path, small):
     torch.save(checkpoint, tmp_path / "a.pth")
     torch.save(checkpoint, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for name in ("a", "old"):
-        with pytest.raises(
-            naf_hub.WeightsError, match=r"deeper.*--key model --key teacher .*'model', 'teacher'"
+        for missing, message in (
+            (["model", "student"], r"there is no 'student' under 'model'; there is: teacher, ema"),
+            (["teacher"], r"there is no 'teacher'; there is: args, model, best, seed, scaler"),
         ):
-            convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL)
-        with pytest.raises(naf_hub.WeightsError, match=r"there is no 'student' under 'model'"):
-            convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL, keys=["model", "student"])
-        out = convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL, keys=["model", "teacher"])
-        written = load_file(out / "model.safetensors")
-        assert written.keys() == state.keys()
-        assert all(torch.equal(written[k], v) for k, v in state.items())
+            with pytest.raises(naf_hub.WeightsError, match=message):
+                convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL, keys=missing)
+        for keys in (["model", "teacher"], None):
+            out = convert(tmp_path / f"{name}.pth", tmp_path / name, "naf", SMALL, keys=keys, force=True)
+            written = load_file(out / "model.safetensors")
+            assert written.keys() == state.keys()
+            assert all(torch.equal(written[k], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize("start", ["module", "model._orig_mod", "net", "a.b.c"])
+@pytest.mark.parametrize("beside", [{}, {"loss.center": torch.ones(3), "net.head.bias": torch.ones(2)}])
+def test_any_beginning_of_names_is_dropped(tmp_path: Path, small, caplog, start, beside):
+    if beside and start == "net":
+        beside = {"loss.center": torch.ones(3)}
+    state = {f"{start}.{key}": value for key, value in small.state_dict().items()}
+    torch.save({"state_dict": {**beside, **state}, "epoch": 3}, tmp_path / "a.pth")
+    out = convert(tmp_path / "a.pth", tmp_path / "out", "naf", SMALL)
+    assert load_file(out / "model.safetensors").keys() == small.state_dict().keys()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [] if not beside else f"left out {len(beside)} tensors" in told[0]
+    assert all("loss.center" in line for line in told)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_of_several_that_fit_the_first_is_taken_and_the_others_are_told(tmp_path: Path, small, caplog, flat):
+    halves = {"model": small.state_dict(), "model_ema": {k: v / 2 for k, v in small.state_dict().items()}}
+    if flat:
+        halves = {f"{half}.{key}": value for half, state in halves.items() for key, value in state.items()}
+    torch.save(halves, tmp_path / "a.pth")
+    key = next(iter(small.state_dict()))
+    first = convert(tmp_path / "a.pth", tmp_path / "first", "naf", SMALL)
+    assert torch.equal(load_file(first / "model.safetensors")[key], small.state_dict()[key])
+    told = next(r.getMessage() for r in caplog.records if "took" in r.getMessage())
+    assert "took model; to take another: --key model_ema" in told
+    options = [part for name, value in SMALL.items() for part in ("--option", f"{name}={value}")]
+    again = [
+        *shlex.split(told.rpartition(": ")[2]),
+        "-o",
+        str(tmp_path / "second"),
+        "--name",
+        "naf",
+        *options,
+    ]
+    assert CliRunner().invoke(cli, ["convert", str(tmp_path / "a.pth"), *again]).exit_code == 0
+    second = load_file(tmp_path / "second" / "model.safetensors")
+    assert torch.equal(second[key], small.state_dict()[key] / 2)
+
+
+def test_what_does_not_fit_is_shown(tmp_path: Path, small):
+    torch.save({f"x{key}": value for key, value in small.state_dict().items()}, tmp_path / "a.pth")
+    with pytest.raises(naf_hub.WeightsError) as caught:
+        convert(tmp_path / "a.pth", tmp_path / "out", "naf", SMALL)
+    text, count = str(caught.value), len(small.state_dict())
+    assert f"naf expects {count} tensors, {count} of which are not there (image_encoder." in text
+    assert f"found {count}, {count} of which it does not expect (ximage_encoder." in text
+    assert "\n" not in text
+
+
+def test_the_tensors_say_whose_they_are(tmp_path: Path, small, few_plugins, install_plugin):
+    for name, (model, options) in {
+        "naf": (small, SMALL),
+        "pico": (naf_hub.load_backbone("pico"), {}),
+    }.items():
+        torch.save({"model": model.state_dict()}, tmp_path / f"{name}.pth")
+        config = convert(tmp_path / f"{name}.pth", tmp_path / name, options=options) / "config.json"
+        assert json.loads(config.read_text())["name"] == name
+    with pytest.raises(naf_hub.WeightsError, match=r"has shape.*\(--option\); the names .*fit those of naf$"):
+        convert(tmp_path / "naf.pth", tmp_path / "out", options={**SMALL, "dim": 64})
+    torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
+    with pytest.raises(naf_hub.WeightsError, match=r"1 tensors \(weight\) are those of no registered model"):
+        convert(tmp_path / "other.pth", tmp_path / "out")
+    install_plugin(
+        "twin-naf",
+        "from naf_hub import UpsamplerRecord, hookimpl\n@hookimpl\ndef register_upsamplers(register):\n"
+        "    register(UpsamplerRecord(name='twin', summary='s', target='naf_hub_naf.model:NAF'))",
+    )
+    with pytest.raises(naf_hub.WeightsError, match="fits 2 models; say which, by --name: naf, twin"):
+        convert(tmp_path / "naf.pth", tmp_path / "out", options=SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -320,13 +395,28 @@ def test_a_git_lfs_pointer_is_named(tmp_path):
             load(name, weights=tmp_path / "model.safetensors")
 
 
-def test_the_advice_on_a_pickle_is_a_command_that_works(tmp_path):
-    torch.save(naf_hub.load("naf", weights=None, **SMALL).state_dict(), tmp_path / "a file.pth")
-    with pytest.raises(naf_hub.WeightsError, match="which can run code") as told:
-        naf_hub.load("naf", weights=tmp_path / "a file.pth")
-    command = shlex.split(
-        str(told.value).partition("convert it first: ")[2].replace("DIR", str(tmp_path / "out"))
-    )
-    options = [part for key, value in SMALL.items() for part in ("--option", f"{key}={value}")]
-    assert CliRunner().invoke(cli, [*command[1:], *options]).exit_code == 0
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+@pytest.fixture
+def few_plugins(monkeypatch, install_plugin):
+    """Only these can be meant where no name is given: no need to build every backbone of timm's."""
+    monkeypatch.setenv("NAF_HUB_PLUGINS", "naf,pico,filters,twin_naf")
+    registry.reload()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_the_advice_on_a_pickle_is_a_command_that_works(tmp_path, monkeypatch, few_plugins, taken):
+    """As printed by a load and by publish, also where a folder of the file's name is there already."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pickles").mkdir()
+    torch.save(naf_hub.load("naf").state_dict(), tmp_path / "pickles" / "a file.pth")
+    if taken:
+        (tmp_path / "a file").mkdir()
+    for refused in (
+        lambda: naf_hub.load("naf", weights=tmp_path / "pickles" / "a file.pth"),
+        lambda: weights_folder(tmp_path / "pickles"),
+    ):
+        with pytest.raises(naf_hub.WeightsError, match="convert it first: ") as told:
+            refused()
+        command = shlex.split(str(told.value).partition("convert it first: ")[2])
+        done = CliRunner().invoke(cli, command[1:])
+        assert done.exit_code == 0, done.output
+        assert naf_hub.load("naf", weights=command[4]).dim == 256  # pyright: ignore

@@ -12,21 +12,25 @@ from ..options import pairs_option
 @click.command("convert")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Write this folder.")
-@click.option("--name", required=True, help="Convert for this registered name; the weights must fit it.")
+@click.option("--name",
+              help="Convert for this registered name; the weights must fit it."
+                   "  [default: the only one they fit]")  # fmt: skip
 @pairs_option(
     "--option", "options", "Set a constructor option that the weights need, e.g. dim=96; repeatable."
 )
 @click.option("--key", "keys", multiple=True, metavar="KEY",
-              help="Take the state dict under this key of FILE; repeat it for one within the other, outermost first."
-                   "  [default: what NAME's record says]")  # fmt: skip
+              help="Take the state dict under this key of FILE, or what begins so; repeat it for one within the other, "
+                   "outermost first.  [default: what NAME's record says, or what fits]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 def convert_command(
-    file: str, out: str, name: str, options: dict[str, Any], keys: tuple[str, ...], force: bool
+    file: str, out: str, name: str | None, options: dict[str, Any], keys: tuple[str, ...], force: bool
 ) -> None:
     """Convert a pickle (.pth, .pt, .bin) FILE to a folder with model.safetensors and config.json.
 
     The pickle is read with weights_only=True: no code in it can run.
     """
     from ..weights.convert import convert
+    from ..weights.files import CONFIG, read_config
 
-    click.echo(f"wrote {convert(file, out, name, options, keys=keys or None, force=force)}")
+    folder = convert(file, out, name, options, keys=keys or None, force=force)
+    click.echo(f"wrote {folder}: weights of {read_config(folder / CONFIG)['name']}")

@@ -8,6 +8,7 @@ import keyword
 import re
 import shlex
 import string
+import sys
 from pathlib import Path
 
 import click
@@ -44,6 +45,22 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_expression(license: str) -> str:
+    """The licence as pyproject.toml states it.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        return canonicalize_license_expression(license)
+    except InvalidLicenseExpression as error:
+        raise ValueError(
+            f"{license!r} is no SPDX expression such as MIT, Apache-2.0, or LicenseRef-Mine for one of your own"
+        ) from error
+
+
 def class_name(name: str) -> str:
     """``my_method`` is ``MyMethod``."""
     return "".join(word.capitalize() for word in name.split("_"))
@@ -54,12 +71,13 @@ def distribution_name(name: str) -> str:
     return f"naf-hub-{name.replace('_', '-')}"
 
 
-def render_plugin(kind: str, name: str) -> dict[str, str]:
+def render_plugin(kind: str, name: str, license: str) -> dict[str, str]:
     """Text of each file of a new plugin, by its path in the plugin's folder.
 
     Args:
         kind: the word of a kind.
         name: what is registered, see :func:`check_name`.
+        license: of the plugin, see :func:`check_expression`.
     """
     values = {
         "kind": kind,
@@ -68,6 +86,7 @@ def render_plugin(kind: str, name: str) -> dict[str, str]:
         "package": f"naf_hub_{name}",
         "distribution": distribution_name(name),
         "version": __version__,
+        "license": license,
     }
     contents: dict[str, str] = {}
     for part in (TEMPLATES / "any_kind", TEMPLATES / kind):
@@ -79,13 +98,13 @@ def render_plugin(kind: str, name: str) -> dict[str, str]:
     return contents
 
 
-def write_plugin(kind: str, name: str, folder: Path) -> None:
+def write_plugin(kind: str, name: str, license: str, folder: Path) -> None:
     """Write a new plugin to a folder that does not exist yet, whole or not at all.
 
     Raises:
         FileExistsError: there is something at ``folder``.
     """
-    contents = render_plugin(kind, name)
+    contents = render_plugin(kind, name, license)
     _refuse_existing(folder)
     with atomic_folder(folder) as temporary:
         for path, text in contents.items():
@@ -106,22 +125,41 @@ def _checked(_: click.Context, __: click.Parameter, name: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
+def can_ask() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
+
+
+def _licensed(_: click.Context, __: click.Parameter, license: str | None) -> str:
+    if license is None:
+        if not can_ask():
+            raise click.UsageError("say under which licence you publish it, for example --license MIT")
+        license = str(click.prompt("Licence of your plugin (SPDX, such as MIT or Apache-2.0)"))
+    try:
+        return check_expression(license)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command("new-plugin")
 @click.argument("kind", type=click.Choice([kind.word for kind in KINDS]))
 @click.argument("name", callback=_checked)
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Write this folder, which must not exist yet.  [default: naf-hub-NAME]")  # fmt: skip
-def new_plugin_command(kind: str, name: str, out: Path | None) -> None:
+@click.option("--license", callback=_licensed, metavar="SPDX",
+              help="Publish it under this licence, such as MIT or Apache-2.0.  [default: you are asked]")  # fmt: skip
+def new_plugin_command(kind: str, name: str, out: Path | None, license: str) -> None:
     """Write a plugin package to start from: an upsampler, backbone, restorer or task called NAME.
 
     It holds pyproject.toml, a small method that works, the conformance suite as its test, and a README; it passes
     pytest as written.
     """
     folder = out or Path(distribution_name(name))
-    write_plugin(kind, name, folder)
+    write_plugin(kind, name, license, folder)
     click.echo(f"wrote {folder}: the {kind} {name}, in the package naf_hub_{name}")
     click.echo(f"next:  cd {shlex.quote(str(folder))}")
     click.echo('       pip install -e ".[test]"')
     click.echo("       pytest")
     click.echo(f"       naf-hub info {name}")
-    click.echo(f"then:  put your own method into naf_hub_{name}/{kind}.py")
+    click.echo(f"then:  put your own method into naf_hub_{name}/{kind}.py,")
+    click.echo(f"       and the text of {license} into LICENSE")

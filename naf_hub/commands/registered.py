@@ -75,12 +75,20 @@ def _locked(name: str, title: str, source: str) -> str | None:
 @click.command("plugins")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def plugins_command(as_json: bool) -> None:
-    """List the plugins found, what they provide, and which failed to load."""
-    plugins = registry.registry().loader.plugins
+    """List the plugins found, what they provide, which failed to load, and what is wrong with others."""
+    from ..plugin_doubts import doubts_about, misspelt_plugins
+
+    plugins, misspelt = registry.registry().loader.plugins, misspelt_plugins()
     if as_json:
-        print_json([plugin.to_dict() for plugin in plugins])
+        every = [*plugins, *misspelt]
+        print_json([plugin.to_dict() | {"doubts": doubts_about(plugin)} for plugin in every])
         return
     print_table(
         [(p.name, f"{p.distribution} {p.version}", f"FAILED: {p.error}" if p.error else ", ".join(p.hooks))
          for p in plugins]
     )  # fmt: skip
+    for plugin in plugins:
+        for doubt in doubts_about(plugin):
+            click.echo(f"{plugin.distribution}: {doubt}")
+    for plugin in misspelt:
+        click.echo(f"{plugin.distribution}: {plugin.error}")

@@ -12,7 +12,7 @@ from ..records import Record
 from ..registry import registry
 from ..weights.config_json import read_config
 from ..weights.hub import CONFIG, FILE, HUB
-from ..weights.pickles import PICKLES
+from ..weights.pickles import PICKLES, conversion
 
 BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LICENSES = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -76,8 +76,7 @@ def weights_folder(folder: Path) -> Path:
         )
     if pickles := pickles_in(folder):
         raise WeightsError(
-            f"{pickles[0]} is a pickle, and only safetensors are published; convert it first: "
-            f"naf-hub convert {pickles[0]} --name NAME -o DIR"
+            f"{pickles[0]} is a pickle, and only safetensors are published; convert it first: {conversion(pickles[0])}"
         )
     raise WeightsError(f"{folder}: neither a run nor a weights folder (no {FILE} and {CONFIG} in it)")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import MapError
 from ..interfaces import Backbone
@@ -16,7 +15,7 @@ from ..loading import load_backbone
 from ..records import BackboneRecord
 from ..registry import registry
 from ..wants import Want
-from .subject import Subject, assert_close
+from .subject import Subject, assert_close, assert_threads_agree, copies_of
 
 
 def _image(batch: int, height: int, width: int) -> Tensor:
@@ -74,14 +73,29 @@ def backbone_batch_independence(subject: Subject) -> None:
 
 
 def backbone_copies(subject: Subject) -> None:
-    """deepcopy and a state_dict round trip give the same model."""
-    model, fresh = subject.make(), subject.make()
+    """deepcopy, pickling and a state_dict round trip give the same model."""
+    model = subject.make()
     image = _image(1, *_sides(model))
-    nn.Module.load_state_dict(fresh, model.state_dict())
     with torch.no_grad():
         expected = model(image)
-        assert torch.equal(copy.deepcopy(model)(image), expected), "a deepcopy computes something else"
-        assert torch.equal(fresh(image), expected), "a state_dict round trip computes something else"
+        for how, other in copies_of(model, subject.make()):
+            assert torch.equal(other(image), expected), f"{how} computes something else"
+
+
+def backbone_finite(subject: Subject) -> None:
+    """Noise, a black and a white image give finite features."""
+    model = subject.make()
+    image = _image(1, *_sides(model))
+    with torch.no_grad():
+        for what, given in (("noise", image), ("black", image * 0), ("white", image * 0 + 1)):
+            assert torch.isfinite(model(given)).all(), f"{what}: features are not finite"
+
+
+def backbone_threads(subject: Subject) -> None:
+    """The number of CPU threads changes nothing but rounding."""
+    model = subject.make()
+    image = _image(1, *_sides(model))
+    assert_threads_agree(lambda: model(image))
 
 
 def backbone_export(subject: Subject) -> None:
@@ -152,8 +166,8 @@ def backbone_maps(subject: Subject) -> None:
 BACKBONE_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
-        backbone_shapes, backbone_frozen, backbone_batch_independence, backbone_copies, backbone_export,
-        backbone_bad_input, backbone_maps,
+        backbone_shapes, backbone_finite, backbone_frozen, backbone_batch_independence, backbone_threads,
+        backbone_copies, backbone_export, backbone_bad_input, backbone_maps,
     )
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from ..interfaces import Restorer
 from ..loading import load_restorer
 from ..records import RestorerRecord
 from ..registry import registry
-from .subject import Subject, assert_close
+from .subject import Subject, assert_close, assert_threads_agree, copies_of
 
 # (H, W): square, non-square, odd, a single row, a single pixel.
 SIDES = ((32, 32), (24, 40), (17, 23), (1, 9), (1, 1))
@@ -80,13 +80,38 @@ def restorer_gradients(subject: Subject) -> None:
 
 
 def restorer_copies(subject: Subject) -> None:
-    """deepcopy and a state_dict round trip give the same model."""
-    model, fresh, image = subject.make(), subject.make(), noisy(1, 16, 16)
-    fresh.load_state_dict(model.state_dict())
+    """deepcopy, pickling and a state_dict round trip give the same model."""
+    model, image = subject.make(), noisy(1, 16, 16)
     with torch.no_grad():
         expected = model(image)
-        assert torch.equal(copy.deepcopy(model)(image), expected), "a deepcopy computes something else"
-        assert torch.equal(fresh(image), expected), "a state_dict round trip computes something else"
+        for how, other in copies_of(model, subject.make()):
+            assert torch.equal(other(image), expected), f"{how} computes something else"
+
+
+def restorer_finite(subject: Subject) -> None:
+    """A black and a white image, in which nothing deviates, give finite outputs."""
+    model = subject.make()
+    with torch.no_grad():
+        for what, image in (("black", torch.zeros(1, 3, 16, 24)), ("white", torch.ones(1, 3, 16, 24))):
+            assert torch.isfinite(model(image)).all(), f"{what}: output is not finite"
+
+
+def restorer_acts(subject: Subject) -> None:
+    """A noisy image does not come back unchanged, where no weights have to be learned for that.
+
+    How much better it gets is for the plugin's own tests: the suite has neither photos nor trained weights.
+    """
+    model, image = subject.make(), noisy(1, 16, 24)
+    if subject.record.learned:
+        return  # many a network is made to give back the image until it is trained
+    with torch.no_grad():
+        assert not torch.allclose(model(image), image, atol=1e-4), "the image comes back unchanged"
+
+
+def restorer_threads(subject: Subject) -> None:
+    """The number of CPU threads changes nothing but rounding."""
+    model, image = subject.make(), noisy(1, 96, 128)
+    assert_threads_agree(lambda: model(image))
 
 
 def restorer_export(subject: Subject) -> None:
@@ -118,8 +143,9 @@ def restorer_bad_input(subject: Subject) -> None:
 RESTORER_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
-        restorer_shapes, restorer_dtypes, restorer_batch_independence, restorer_determinism, restorer_gradients,
-        restorer_copies, restorer_export, restorer_bad_input,
+        restorer_shapes, restorer_dtypes, restorer_finite, restorer_acts, restorer_batch_independence,
+        restorer_determinism, restorer_threads, restorer_gradients, restorer_copies, restorer_export,
+        restorer_bad_input,
     )
 }  # fmt: skip
 

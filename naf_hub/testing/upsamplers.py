@@ -11,24 +11,19 @@ import torch
 
 from ..interfaces import Upsampler
 from ..loading import load
-from ..parts.linear_groups import project_groups
 from ..records import UpsamplerRecord
 from ..registry import registry
 from ..store import each_map, maps_in
-from .subject import Subject, assert_close
-
-# (channels, h, w, image H, image W, output H, output W): square, non-square, non-integer ratio, image of
-# another size than the output, a single row, a single cell, ratio 1, and an output smaller than the features.
-SIZES = (
-    (8, 10, 10, 40, 40, 40, 40),
-    (8, 9, 12, 36, 48, 36, 48),
-    (8, 10, 11, 27, 25, 27, 25),
-    (8, 10, 9, 33, 47, 40, 36),
-    (8, 1, 7, 16, 30, 8, 28),
-    (8, 1, 1, 12, 12, 9, 7),
-    (8, 11, 12, 44, 48, 11, 12),
-    (8, 12, 12, 24, 24, 5, 7),
+from .promised import (
+    batch_independence,
+    channel_order,
+    constant_features,
+    feature_range,
+    linear_groups,
+    linearity,
+    translation,
 )
+from .subject import SIZES, Subject, assert_close, assert_threads_agree, copies_of
 
 
 def shapes(subject: Subject) -> None:
@@ -60,46 +55,6 @@ def dtypes(subject: Subject) -> None:
         output = model(image, features, 40)
         assert output.dtype == dtype, f"{dtype} features gave {output.dtype}"
         assert output.device == image.device, "output is on another device than the features"
-
-
-def batch_independence(subject: Subject) -> None:
-    """A batch of two is two batches of one, where that is promised."""
-    model = subject.make()
-    if not model.promises.batch_independent:
-        return
-    image, features = subject.inputs(2, SIZES[1])
-
-    def alone(i: int) -> torch.Tensor:
-        return model(image[i : i + 1], each_map(lambda found: found[i : i + 1], features))
-
-    with torch.no_grad():
-        assert_close(model(image, features), torch.cat([alone(0), alone(1)]), 2e-5, "batch independence")
-
-
-def constant_features(subject: Subject) -> None:
-    """Constant features give the same constant, where that is promised."""
-    model = subject.make()
-    if not model.promises.constant:
-        return
-    image, features = subject.inputs(1, SIZES[1])
-    with torch.no_grad():
-        output = model(image, each_map(lambda found: torch.full_like(found, 1.5), features))
-    assert_close(output, torch.full_like(output, 1.5), 2e-5, "constant in, constant out")
-
-
-def feature_range(subject: Subject) -> None:
-    """Every value lies within the range of its input channel, where that is promised."""
-    model = subject.make()
-    if not model.promises.range:
-        return
-    image, features = subject.inputs(1, SIZES[1])
-    with torch.no_grad():
-        output = model(image, features)
-    low, high = (
-        getattr(model.reference(features).flatten(2), f)(-1).values[..., None, None] for f in ("min", "max")
-    )
-    assert (output >= low - 1e-5).all(), "an output value is below its channel's least input"
-    assert (output <= high + 1e-5).all(), "an output value is above its channel's greatest input"
 
 
 def determinism(subject: Subject) -> None:
@@ -149,15 +104,35 @@ def gradient_agreement(subject: Subject) -> None:
 
 
 def copies(subject: Subject) -> None:
-    """deepcopy and a state_dict round trip give the same model."""
+    """deepcopy, pickling and a state_dict round trip give the same model."""
     model = subject.make()
     inputs = subject.inputs(1, SIZES[0])
-    fresh = subject.make()
-    fresh.load_state_dict(model.state_dict())
     with torch.no_grad():
         expected = model(*inputs)
-        assert torch.equal(copy.deepcopy(model)(*inputs), expected), "a deepcopy computes something else"
-        assert torch.equal(fresh(*inputs), expected), "a state_dict round trip computes something else"
+        for how, other in copies_of(model, subject.make()):
+            assert torch.equal(other(*inputs), expected), f"{how} computes something else"
+
+
+def finite(subject: Subject) -> None:
+    """Black and white images, and features of zeros, give finite outputs, though nothing in them deviates."""
+    model = subject.make()
+    image, features = subject.inputs(1, SIZES[1])
+    zeros = each_map(torch.zeros_like, features)
+    with torch.no_grad():
+        for what, flat, given in (
+            ("a black image", torch.zeros_like(image), features),
+            ("a white image", torch.ones_like(image), features),
+            ("features of zeros", image, zeros),
+            ("a black image and features of zeros", torch.zeros_like(image), zeros),
+        ):
+            assert torch.isfinite(model(flat, given)).all(), f"{what}: output is not finite"
+
+
+def threads(subject: Subject) -> None:
+    """The number of CPU threads changes nothing but rounding."""
+    model = subject.make()
+    inputs = subject.inputs(1, (8, 24, 24, 96, 96))
+    assert_threads_agree(lambda: model(*inputs))
 
 
 def autocast(subject: Subject) -> None:
@@ -216,32 +191,12 @@ def bad_input(subject: Subject) -> None:
     )
 
 
-def linear_groups(subject: Subject) -> None:
-    """Class scores may be upsampled instead of features, group by group, where that is promised."""
-    model = subject.make()
-    groups = model.promises.linear_groups
-    if groups is None:
-        return
-    for size in (SIZES[1], SIZES[2]):
-        image, features = subject.inputs(1, size)
-        assert isinstance(features, torch.Tensor), "linear_groups is for methods that want one map"
-        # A number of channels that the groups do not divide: they are cut as torch.tensor_split cuts.
-        features = (
-            torch.cat([features, features[:, :1].square()], dim=1) if subject.channels is None else features
-        )
-        weight = torch.randn(3, features.shape[1], generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            whole = torch.einsum("bchw,kc->bkhw", model(image, features, size[5:]), weight)
-            scores = model(image, project_groups(features, weight, groups), size[5:])
-            apart = scores.unflatten(1, (groups, 3)).sum(1)
-        assert_close(apart, whole, 1e-4 * max(1.0, float(whole.abs().max())), f"linear_groups={groups}")
-
-
 UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
-        shapes, dtypes, batch_independence, linear_groups, constant_features, feature_range, determinism, gradients,
-        gradient_agreement, copies, autocast, export, bad_input,
+        shapes, dtypes, finite, batch_independence, linear_groups, linearity, channel_order, translation,
+        constant_features, feature_range, determinism, threads, gradients, gradient_agreement, copies, autocast, export,
+        bad_input,
     )
 }  # fmt: skip
 

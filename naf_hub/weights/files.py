@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from .fill import changed, check_plan, planned, unchanged_on_failure
 from .hub import CONFIG, FILE, INDEX, fetch
 from .json_objects import plain_data
 from .lock import Differs, Lock, NotLocked, binding_lock
-from .pickles import PICKLES
+from .pickles import PICKLES, conversion
 from .shards import headers, not_safetensors, shards
 from .web import web_cache, web_file
 
@@ -71,7 +70,7 @@ def _found(record: Record, text: str, lock: Lock | None) -> tuple[dict[str, Any]
     if file.path.suffix.lower() in PICKLES:
         raise WeightsError(
             f"{what}: {file.path} is a pickle, which can run code; convert it first: "
-            f"naf-hub convert {shlex.quote(str(file.path))} --name {record.name} -o DIR"
+            f"{conversion(file.path, record.name)}"
         )
     beside = file.path.with_name(CONFIG)
     config = read_config(beside) if file.path.name in (FILE, INDEX) else {}
@@ -173,6 +172,26 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise not_safetensors(path, error) from error
 
 
+def plan_for(
+    model: nn.Module, state: Mapping[str, Tensor], what: str
+) -> tuple[Mapping[str, Step], Mapping[str, Tensor]]:
+    """How a state dict fills a model: the plan, and the tensors that it names. May change the model's parts.
+
+    Raises:
+        WeightsError: names missing, unexpected and misshapen keys.
+    """
+    from ..interfaces import ForeignWeights
+
+    plan: Mapping[str, Step] | None = {key: (key, None) for key in state}
+    if isinstance(model, ForeignWeights):
+        plan = planned(model, {key: tuple(value.shape) for key, value in state.items()}, what)
+        if plan is None:
+            state = model.convert_weights(state)
+            plan = {key: (key, None) for key in state}
+    check_plan(model, plan, {key: tuple(value.shape) for key, value in state.items()}, what)
+    return plan, state
+
+
 def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Load a state dict, all of it or nothing; batch counters may be missing.
 
@@ -184,21 +203,13 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """
     import torch
 
-    from ..interfaces import ForeignWeights
-
     for key, value in state.items():
         # A sum is NaN or infinite if any value is (or if it overflows, hence the second look).
         if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float32)):  # noqa: SIM102
             if not torch.isfinite(value.float()).all():
                 raise WeightsError(f"{what}: {key} contains NaN or infinite values")
     with unchanged_on_failure(model):
-        plan: Mapping[str, Step] | None = {key: (key, None) for key in state}
-        if isinstance(model, ForeignWeights):
-            plan = planned(model, {key: tuple(value.shape) for key, value in state.items()}, what)
-            if plan is None:
-                state = model.convert_weights(state)
-                plan = {key: (key, None) for key in state}
-        check_plan(model, plan, {key: tuple(value.shape) for key, value in state.items()}, what)
+        plan, state = plan_for(model, state, what)
         expected = model.state_dict()
         values = {
             key: changed(key, state[name], change, tuple(expected[key].shape), what)

@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +20,44 @@ REFUSED = re.compile(r"(?:GLOBAL|class|type) ([\w.]+)")
 
 
 def read_pickle(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The state dict in a ``torch.save`` file, read with ``weights_only=True``: no code in it can run.
+    """The state dict in a published ``torch.save`` file, read with ``weights_only=True``: no code in it can run.
 
     Args:
         path: the file.
         keys: the keys, outermost first, under which the file hides the mapping of names to tensors. A file
-            without the first of them is taken to be that mapping itself; so it is without ``keys``.
+            without the first of them is searched as a whole; so it is without ``keys``.
 
     Returns:
-        The tensors of that mapping. What else is in it is left out, and a ``module.`` prefix of all is dropped. They
-        may be views of the file, which must not change while they are in use.
+        The tensors of that mapping, or of the only one within it that holds any. What else is in it is left out, and a
+        ``module.`` prefix of all is dropped. They may be views of the file, which must not change meanwhile.
 
     Raises:
         WeightsError: not such a file, holds objects of classes that could run code, or holds no state dict there.
     """
+    found = state_dicts(under(open_pickle(path), keys, path))
+    if not found:
+        raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
+    place, state = max(found, key=lambda each: len(each[1]))
+    # Whoever takes a stray tensor for the weights would be told that all the others are missing.
+    if place and len(found) > 1:
+        ways = ", ".join(repr((*keys, *place)) for place, _ in found if place)
+        raise WeightsError(
+            f"{path}: which of its state dicts is meant? Let the record say state_dict_keys= {ways}"
+        )
+    prefixed = all(k.startswith("module.") for k in state)
+    return {k.removeprefix("module.") if prefixed else k: v.contiguous() for k, v in state.items()}
+
+
+def open_pickle(path: Path) -> Any:
+    """What a ``torch.save`` file holds, read so that no code in it can run.
+
+    Raises:
+        WeightsError: not such a file, or it holds objects of classes that could run code.
+    """
     if not path.is_file():
         raise WeightsError(f"no such file: {path}")
     try:
-        data = _load(path)
+        return _load(path)
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, ... by kind of damage
         text = " ".join(str(error).split())
         named = REFUSED.search(text)
@@ -47,20 +67,61 @@ def read_pickle(path: Path, keys: Sequence[str] = ()) -> dict[str, Tensor]:
             else f"damaged, or no torch.save file ({text[:120] or type(error).__name__})"
         )
         raise WeightsError(f"{path}: refused, no tensors read from this pickle: {why}") from error
-    inner = _under(data, keys, path)
-    state = _tensors(inner)
-    most, hidden = max(((len(found), place) for place, found in _nested(data)), default=(0, ()))
-    # Whoever takes a stray tensor for the weights would be told that all the others are missing.
-    if inner is data and most > len(state):
-        options = " ".join(f"--key {shlex.quote(key)}" for key in hidden)
-        raise WeightsError(
-            f"{path}: its state dict lies deeper; name the way to it: naf-hub convert {options} ..., or "
-            f"state_dict_keys={tuple(hidden)!r} in the record"
-        )
-    if not state:
-        raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    prefixed = all(k.startswith("module.") for k in state)
-    return {k.removeprefix("module.") if prefixed else k: v.contiguous() for k, v in state.items()}
+
+
+def conversion(file: Path, name: str | None = None) -> str:
+    """The command that converts a pickle to a folder that is not there yet, in the current one.
+
+    Args:
+        file: the pickle.
+        name: what it holds weights of, if that is known.
+    """
+    out = Path(file.stem)
+    while out.exists():
+        out = out.with_name(f"{out.name}-weights")
+    options = [] if name is None else ["--name", name]
+    return shlex.join(["naf-hub", "convert", str(file), "-o", str(out), *options])
+
+
+def under(data: Any, keys: Sequence[str], path: Path, required: bool = False) -> Any:
+    """What lies in ``data`` under ``keys``, each the key of a mapping or what the names in it begin with.
+
+    Args:
+        data: what the file holds.
+        keys: outermost first.
+        path: the file, for messages.
+        required: whether the first of them must be there; where it is not, ``data`` is given as it is.
+
+    Raises:
+        WeightsError: there is no such key; says which there are.
+    """
+    inner = data
+    for place, key in enumerate(keys):
+        names = [name for name in inner if isinstance(name, str)] if isinstance(inner, dict) else []
+        if key in names:
+            inner = inner[key]
+        elif within := [name for name in names if name.startswith(f"{key}.")]:
+            inner = {name.removeprefix(f"{key}."): inner[name] for name in within}
+        elif place or required:
+            there = f" under {' -> '.join(map(repr, keys[:place]))}" if place else ""
+            have = list(dict.fromkeys(name.partition(".")[0] for name in names))
+            shown = f"{', '.join(have[:8])}{', ...' if len(have) > 8 else ''}" or "nothing with a name"
+            raise WeightsError(f"{path}: there is no {key!r}{there}; there is: {shown}")
+        else:
+            return data
+    return inner
+
+
+def state_dicts(data: Any, depth: int = 2) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """(keys that lead there, tensors) of ``data`` and of the mappings within it that hold tensors."""
+    if not isinstance(data, dict):
+        return []
+    own = _tensors(data)
+    found: list[tuple[tuple[str, ...], dict[str, Tensor]]] = [((), own)] if own else []
+    for key, value in data.items():
+        if isinstance(key, str) and depth:
+            found += [((key, *place), state) for place, state in state_dicts(value, depth - 1)]
+    return found
 
 
 def _load(path: Path) -> Any:
@@ -80,31 +141,7 @@ def _inert() -> list[Any]:
     return [argparse.Namespace, scalar, numpy.dtype, *{type(numpy.dtype(code)) for code in "?bBhHiIlLqQefd"}]
 
 
-def _under(data: Any, keys: Sequence[str], path: Path) -> Any:
-    """What lies in ``data`` under ``keys``; ``data`` itself where it lacks the first of them."""
-    if not keys or not isinstance(data, dict) or keys[0] not in data:
-        return data
-    for place, key in enumerate(keys):
-        if not isinstance(data, dict) or key not in data:
-            raise WeightsError(f"{path}: there is no {key!r} under {' -> '.join(map(repr, keys[:place]))}")
-        data = data[key]
-    return data
-
-
-def _tensors(data: Any) -> dict[str, Tensor]:
+def _tensors(data: dict[Any, Any]) -> dict[str, Tensor]:
     import torch
 
-    if not isinstance(data, dict):
-        return {}
     return {k: v for k, v in data.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-
-
-def _nested(data: Any, depth: int = 2) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """(keys that lead there, tensors) of the mappings within ``data``."""
-    if not isinstance(data, dict) or not depth:
-        return
-    for key, value in data.items():
-        if isinstance(key, str):
-            yield (key,), _tensors(value)
-            for place, found in _nested(value, depth - 1):
-                yield (key, *place), found

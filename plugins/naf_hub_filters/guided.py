@@ -214,7 +214,7 @@ class GuidedFilter(Upsampler):
         ValueError: see :func:`guided_upsample`.
     """
 
-    promises = Promises(linear_groups=1)
+    promises = Promises(linear_groups=1, translation=True)
 
     def __init__(self, radius: int = 1, eps: float = 1e-2, border: str = "shrink") -> None:
         super().__init__()

@@ -135,7 +135,9 @@ class Interpolation(Upsampler):
         self.align_corners = align_corners
         self.lobes = lobes
         # The kernels of the other two have negative lobes.
-        self.promises = Promises(linear_groups=1, range=mode not in ("bicubic", "lanczos"))
+        self.promises = Promises(
+            linear_groups=1, range=mode not in ("bicubic", "lanczos"), translation=not align_corners
+        )
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"
