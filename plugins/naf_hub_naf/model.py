@@ -13,7 +13,9 @@ from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off
+from naf_hub.parts.sizes import are_equal, are_known, average_pool, smaller
 
+from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
 from .rope import RoPE
@@ -118,7 +120,13 @@ class NAF(Upsampler):
         """
         queries, keys, values = self.operands(image, features, output_size)
         with autocast_off(image.device):
-            return self._attention(queries, keys, values).output().permute(0, 3, 1, 2)
+            if not are_known(*queries.shape[1:3], *keys.shape[1:3]):
+                output = attend_at_any_size(
+                    queries, keys, values, self.num_heads, self.kernel_size, self.distance
+                )
+            else:
+                output = self._attention(queries, keys, values).output()
+        return output.permute(0, 3, 1, 2)
 
     def filter_with_logits(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int]
@@ -162,10 +170,7 @@ class NAF(Upsampler):
         An image with a side of more than four times the output's is first shrunk (bilinear, not
         antialiased) to at most four times the *smaller* output side, as the published code does.
         """
-        height, width = image.shape[-2:]
-        limit = 4 * min(output_size)
-        if height > 4 * output_size[0] or width > 4 * output_size[1]:
-            image = F.interpolate(image, (min(height, limit), min(width, limit)), mode="bilinear")
+        image = _shrink(image, output_size)
         image = image.to(self.image_encoder.encoder.stem.weight.dtype)
         memory = working_memory(self.memory, image.device.type)
         if self._streams(image, memory):
@@ -196,14 +201,19 @@ class NAF(Upsampler):
             queries (B, H, W, C), keys (B, h', w', C) and values (B, h', w', D); h' = min(h, H) and
             w' = min(w, W).
         """
-        h, w = (min(pair) for pair in zip(features.shape[-2:], output_size, strict=True))
-        if (h, w) != features.shape[-2:]:
-            features = F.adaptive_avg_pool2d(features, (h, w))
+        h, w = features.shape[-2:]
+        if are_known(h, w, *output_size):
+            h, w = min(h, output_size[0]), min(w, output_size[1])
+        else:  # both sizes of the features at once would make every later size a formula
+            torch._check(h <= output_size[0])
+            torch._check(w <= output_size[1])
+        if not are_equal((h, w), features.shape[-2:]):
+            features = average_pool(features, (h, w))
         maps = self.guidance(image, output_size).permute(0, 2, 3, 1)
         with autocast_off(image.device):
             rope = self.image_encoder.rope
             if rope is not None:
-                queries = rope(maps, overwrite=not maps.requires_grad)
+                queries = rope(maps, overwrite=not (maps.requires_grad or torch.compiler.is_compiling()))
             else:
                 queries = maps.to(torch.promote_types(maps.dtype, torch.float32))
             keys = self._pool(queries.permute(0, 3, 1, 2), (h, w))
@@ -214,7 +224,7 @@ class NAF(Upsampler):
             return F.adaptive_max_pool2d(queries, grid)
         if self.pooling == "bilinear":
             return F.interpolate(queries, grid, mode="bilinear")
-        keys = F.adaptive_avg_pool2d(queries, grid)
+        keys = average_pool(queries, grid)
         if self.pooling == "average_conv":
             weight, bias = self.key_encoder.weight, self.key_encoder.bias
             assert bias is not None
@@ -247,3 +257,21 @@ class NAF(Upsampler):
                     F.conv2d(maps, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2)
 
         return "bare convolutions", run
+
+
+def _shrink(image: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """The image as guidance starts from it; see :meth:`NAF.guidance`."""
+    height, width = image.shape[-2:]
+    limit = 4 * smaller(*output_size)
+    size = smaller(height, limit), smaller(width, limit)
+    if are_known(height, width, *output_size):
+        if height > 4 * output_size[0] or width > 4 * output_size[1]:
+            return F.interpolate(image, size, mode="bilinear")
+        return image
+    excess = torch.sym_max(0, height - 4 * output_size[0]) + torch.sym_max(0, width - 4 * output_size[1])
+    if are_equal((excess,), (0,)):
+        return image
+    # In arithmetic, for a condition would bind the graph: 1 where the image is to shrink, else its size stays.
+    shrinks = torch.sym_min(1, excess)
+    size = height - shrinks * (height - size[0]), width - shrinks * (width - size[1])
+    return F.interpolate(image, size, mode="bilinear")

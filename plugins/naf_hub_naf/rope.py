@@ -85,7 +85,7 @@ class RoPE(nn.Module):
         pairs = maps.reshape(batch, height, width, self.heads, 2, channels // self.heads // 2)
 
         def table(y: Tensor, x: Tensor) -> Tensor:
-            count = len(y)
+            count = y.shape[0]
             wide = (y[:, None].expand(count, width, -1), x.expand(count, width, -1))
             return torch.cat(wide, dim=-1)[:, :, None]
 
