@@ -61,10 +61,17 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return rows @ (maps @ columns.T)
 
 
-def pooling_matrix(n_in: int, n_out: int, like: Tensor) -> Tensor:
-    """(n_out, n_in) weights of adaptive average pooling along one axis, dtype and device of ``like``."""
-    bins = torch.arange(n_out, device=like.device)[:, None]
+def pooling_matrix(
+    n_in: int,
+    n_out: int,
+    like: Tensor,
+    outputs: tuple[int, int] | None = None,
+    inputs: tuple[int, int] | None = None,
+) -> Tensor:
+    """(n_out, n_in) weights of adaptive average pooling along one axis, dtype and device of ``like``; on request only
+    some rows (``outputs``) and columns (``inputs``) of it."""
+    bins = torch.arange(*(outputs or (0, n_out)), device=like.device)[:, None]
     start, stop = bins * n_in // n_out, ((bins + 1) * n_in + n_out - 1) // n_out
-    position = torch.arange(n_in, device=like.device)
+    position = torch.arange(*(inputs or (0, n_in)), device=like.device)
     inside = (position >= start) & (position < stop)
     return inside.to(like.dtype) / (stop - start).to(like.dtype)

@@ -46,7 +46,9 @@ def attend_at_any_size(
         )
     else:
         scores = (own @ other.mT).reshape(batch, height, heads, width, kernel_size * w)
-        factor = weight(_offsets(rows, h, height)[:, None], _offsets(torch.arange(w).to(rows)[None], w, width)[None])
+        factor = weight(
+            _offsets(rows, h, height)[:, None], _offsets(torch.arange(w).to(rows)[None], w, width)[None]
+        )
         beyond = inside[:, None, None, :, None].expand(height, 1, 1, kernel_size, w).flatten(3)
         scores = (scores * factor + bias).masked_fill(~beyond, -torch.inf)
         mixed = scores.softmax(-1).flatten(0, 1) @ operand(values.flatten(3))

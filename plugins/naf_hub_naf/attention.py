@@ -71,6 +71,7 @@ class CrossScaleAttention:
         memory: bytes of working memory to keep to, besides inputs and output.
         weight: factor on the scores by distance, or ``None``.
         fused: use ``scaled_dot_product_attention``; by default on everything but CPUs.
+        plans: tiles of both axes, where the queries are some rows of a larger map; by default the cheapest.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class CrossScaleAttention:
         memory: int,
         weight: DistanceWeight | None = None,
         fused: bool | None = None,
+        plans: tuple[AxisTiles, AxisTiles] | None = None,
     ) -> None:
         _, h, w, channels = keys.shape
         self.queries, self.heads, self.weight, self.memory = queries, heads, weight, memory
@@ -94,11 +96,20 @@ class CrossScaleAttention:
         # One row per (sample, cell, head), so that gathering a tile's operands is a plain row lookup.
         self.keys = (keys * self.key_dim**-0.5).reshape(-1, self.key_dim)
         self.values = values.reshape(-1, self.value_dim)
-        largest_area = memory // (3 * heads * queries.element_size())
-        # `index` makes torch.compile take the sizes as constants, which tables must be made from.
-        h, w, height, width = (operator.index(n) for n in (h, w, *queries.shape[1:3]))
-        plans = plan_tiles(h, w, height, width, kernel_size, largest_area)
+        if plans is None:
+            plans = self.plan(
+                (h, w), (queries.shape[1], queries.shape[2]), heads, kernel_size, memory, queries
+            )
         self.y, self.x = (_Axis(plan, queries) for plan in plans)
+
+    @staticmethod
+    def plan(
+        grid: tuple[int, int], size: tuple[int, int], heads: int, kernel_size: int, memory: int, like: Tensor
+    ) -> tuple[AxisTiles, AxisTiles]:
+        """The cheapest tiles of both axes of an output of ``size`` in the dtype of ``like``."""
+        # `index` makes torch.compile take the sizes as constants, which tables must be made from.
+        h, w, height, width = (operator.index(n) for n in (*grid, *size))
+        return plan_tiles(h, w, height, width, kernel_size, memory // (3 * heads * like.element_size()))
 
     def output(self) -> Tensor:
         """Attended values (B, H, W, D) in the dtype of ``values``."""
