@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,12 +111,9 @@ def export_onnx(
 
 
 def _require_onnx() -> None:
-    try:
-        import onnx  # pyright: ignore[reportMissingImports]
-        import onnxruntime  # pyright: ignore[reportMissingImports]
-        import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtraError("exporting to ONNX needs pip install 'naf-hub[export]'") from error
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"exporting needs {', '.join(missing)}: pip install 'naf-hub[export]'")
 
 
 def _example(model: Upsampler, channels: int, sizes: Sizes) -> tuple[Tensor, Features]:

@@ -162,7 +162,7 @@ class Upsampler(nn.Module):
     def upsample_rows(
         self, image: Tensor, features: Any, output_size: tuple[int, int], rows: tuple[int, int]
     ) -> Iterator[Tensor]:
-        """Some rows of :meth:`upsample` in strips; a method that can make rows alone overrides it. See :meth:`stream`."""
+        """Rows of :meth:`upsample` in strips, see :meth:`stream`; a method that can make rows alone overrides it."""
         yield self.upsample(image, features, output_size)[:, :, slice(*rows)]
 
     def bench_floor(

@@ -6,7 +6,6 @@ import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub import Promises, Upsampler
@@ -223,5 +222,6 @@ def _window(cells: int, pixels: int, radius: int, like: Tensor) -> tuple[Tensor,
 
 
 def _centres(cells: int, pixels: int) -> Tensor:
-    """Pixel at the centre of each cell, or the cell under each pixel with the two exchanged: ``floor((j + 0.5) pixels / cells)``, on the CPU."""
+    """Pixel at the centre of each cell, ``floor((j + 0.5) pixels / cells)``, on the CPU; with the two exchanged the
+    cell under each pixel."""
     return (2 * torch.arange(cells) + 1) * pixels // (2 * cells)
