@@ -64,7 +64,7 @@ def check_image(image: Tensor, any_range: bool = False) -> None:
         raise ValueError(f"image must have shape (B, 3, H, W), got {tuple(image.shape)}; images are RGB")
     if not image.is_floating_point():
         raise TypeError(f"image must be float in [0, 1], got {image.dtype}; divide 8-bit images by 255")
-    if min(image.shape) == 0:
+    if any(side == 0 for side in image.shape):
         raise ValueError(f"image has an empty side: {tuple(image.shape)}")
     if image.is_meta or torch.compiler.is_compiling():
         return  # values are unknown while a graph is traced
@@ -94,7 +94,7 @@ def check_features(features: Tensor, image: Tensor) -> None:
         )
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, got {features.dtype}")
-    if min(features.shape) == 0:
+    if any(side == 0 for side in features.shape):
         raise ValueError(f"features have an empty side: {tuple(features.shape)}")
     if features.shape[0] != image.shape[0]:
         raise ValueError(f"batch sizes differ: image has {image.shape[0]}, features have {features.shape[0]}")
@@ -131,7 +131,7 @@ def check_output_size(output_size: Any, image: Tensor) -> tuple[int, int]:
         pair = ()
     if len(pair) != 2:
         raise ValueError(f"output_size must be an int or (height, width), got {output_size!r}")
-    if min(pair) < 1:
+    if any(side < 1 for side in pair):
         raise ValueError(f"output_size must be at least 1 pixel a side, got {output_size!r}")
     return pair
 

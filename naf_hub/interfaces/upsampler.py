@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -101,6 +102,43 @@ class Upsampler(nn.Module):
         Raises:
             TypeError, ValueError: see :mod:`naf_hub.checks`.
         """
+        image, size = self._check(image, features, output_size)
+        output = self.upsample(image, features, size)
+        return check_output(output, image, self.reference(features), size, type(self).__name__)
+
+    def stream(
+        self,
+        image: Any,
+        features: Features,
+        output_size: int | tuple[int, int] | None = None,
+        rows: tuple[int, int] | None = None,
+    ) -> Iterator[Tensor]:
+        """What :meth:`forward` returns in strips of rows, from the top down, for maps larger than memory.
+
+        A method that works by rows never holds the whole map (NAF: nor the whole guidance, at four times the
+        encoder's arithmetic); any other computes it once and gives it in one strip. Strips go into a buffer
+        by :func:`naf_hub.streaming.fill` and into a file by :func:`naf_hub.streaming.save_rows`.
+
+        Args:
+            image, features, output_size: as for :meth:`forward`; checked at once, before the first strip.
+            rows: first row and the one behind the last, of the output; default all.
+
+        Yields:
+            (B, C, n, W), together the rows that were asked for.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward`, or rows that the output does not have.
+        """
+        image, size = self._check(image, features, output_size)
+        start, stop = (0, size[0]) if rows is None else (operator.index(row) for row in rows)
+        if not 0 <= start < stop <= size[0]:
+            raise ValueError(f"rows must be (start, stop) within 0 and {size[0]}, got {rows!r}")
+        return self.upsample_rows(image, features, size, (start, stop))
+
+    def _check(
+        self, image: Any, features: Features, output_size: int | tuple[int, int] | None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """The image as a batch and the output's size; what is wrong with any of them is raised."""
         image = as_batch_for(
             image, next(iter(features.values())) if isinstance(features, Mapping) else features
         )
@@ -115,15 +153,19 @@ class Upsampler(nn.Module):
                 check_features(tensor, image)
         else:
             check_features(features, image)
-        size = check_output_size(output_size, image)
-        output = self.upsample(image, features, size)
-        return check_output(output, image, self.reference(features), size, type(self).__name__)
+        return image, check_output_size(output_size, image)
 
     def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
         """The method itself, on checked arguments; see :meth:`forward`."""
         raise NotImplementedError(
             f"{type(self).__name__} must implement upsample(image, features, output_size)"
         )
+
+    def upsample_rows(
+        self, image: Tensor, features: Any, output_size: tuple[int, int], rows: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        """Rows of :meth:`upsample` in strips, see :meth:`stream`; a method that can make rows alone overrides it."""
+        yield self.upsample(image, features, output_size)[:, :, slice(*rows)]
 
     def bench_floor(
         self, image: Tensor, features: Any, output_size: tuple[int, int]

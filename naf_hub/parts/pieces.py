@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .sizes import are_known
+
 # Temporaries of one piece; the processor's cache is smaller, but shorter pieces cost more in calls.
 WORKING_BYTES = 32 * 2**20
 
@@ -21,7 +23,10 @@ def split(size: int, step: int) -> list[Range]:
 
 
 def split_channels(shape: Sequence[int], values_per_channel: int, itemsize: int) -> list[Range]:
-    """Ranges of channels whose temporaries, ``values_per_channel`` numbers a channel, fit the working set."""
+    """Ranges of channels whose temporaries, ``values_per_channel`` numbers a channel, fit the working set; all
+    channels in one where sizes are unknown."""
+    if not are_known(*shape, values_per_channel):
+        return [(0, shape[1])]
     return split(shape[1], WORKING_BYTES // max(1, shape[0] * values_per_channel * itemsize))
 
 

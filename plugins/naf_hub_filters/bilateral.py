@@ -145,7 +145,7 @@ def _upsample(features: Tensor, size: tuple[int, int], model: Bilateral) -> Tens
     tiny = torch.finfo(x.dtype).tiny  # constant features: every distance is zero
     scale = (x.shape[1] * variance).clamp_min(tiny).rsqrt() / model.sigma_color
 
-    def blocks(rows: list[int], cols: list[int]) -> tuple[Tensor, Tensor]:
+    def blocks(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
         values = upsampled(rows, cols)
         return (values - mean) * scale, values
 

@@ -8,27 +8,25 @@ from torch import Tensor
 BORDERS = ("reflect101", "symmetric")
 
 
-def positions(start: int, stop: int, size: int, radius: int, border: str = "reflect101") -> list[int]:
-    """Pixel indices in ``[0, size)`` for ``start .. stop - 1``, mirrored beyond the borders.
+def positions(start: int, stop: int, size: int, radius: int, border: str = "reflect101") -> Tensor:
+    """Pixel indices in ``[0, size)`` for ``start .. stop - 1``, mirrored beyond the borders, on the CPU.
 
     ``"reflect101"`` mirrors about the edge pixel (``c b | a b c``), ``"symmetric"`` about its outer side
     (``b a | a b c``). On an axis too short to mirror ``radius`` pixels the edge pixel is repeated instead.
     """
     repeat = 1 if border == "symmetric" else 0
     last = size - 1
+    index = torch.arange(start, stop)
+    mirrored = torch.where(index < 0, -index - repeat, index)
+    mirrored = torch.where(index > last, 2 * last - index + repeat, mirrored)
+    # As a tensor: a condition on the size would bind a traced graph to one side of it.
+    long_enough = torch.full((), size) + repeat > radius
+    return torch.where(long_enough, mirrored, index).clamp(0, last)
 
-    def mirror(i: int) -> int:
-        if radius < size + repeat:
-            i = -i - repeat if i < 0 else 2 * last - i + repeat if i > last else i
-        return min(max(i, 0), last)
 
-    return [mirror(i) for i in range(start, stop)]
-
-
-def take(x: Tensor, rows: list[int], cols: list[int]) -> Tensor:
+def take(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """``x[..., rows, :][..., cols]``."""
-    x = x.index_select(-2, torch.tensor(rows, device=x.device))
-    return x.index_select(-1, torch.tensor(cols, device=x.device))
+    return x.index_select(-2, rows.to(x.device)).index_select(-1, cols.to(x.device))
 
 
 def pad(x: Tensor, radius: int, border: str = "reflect101") -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import Range, assemble, split_channels
 from naf_hub.parts.precision import without_autocast, working_dtype
+from naf_hub.parts.sizes import are_equal, average_pool, larger
 
 from .borders import BORDERS, pad
 from .interpolation import resize
@@ -99,7 +100,7 @@ class _LocalLinear:
     def combine(self, coefficients: Tensor, image: Tensor) -> Tensor:
         """``mean(a) . I + mean(b)`` with ``image`` (B, G, H, W) and coefficients resized to it."""
         size = (image.shape[-2], image.shape[-1])
-        if coefficients.shape[-2:] != size:
+        if not are_equal(coefficients.shape[-2:], size):
             coefficients = resize(coefficients.flatten(1, 2), size).unflatten(1, coefficients.shape[1:3])
         *slopes, out = coefficients.unbind(1)
         for slope, channel in zip(slopes, (image - self.offset).unbind(1), strict=True):
@@ -141,14 +142,14 @@ def guided_filter(
     grid = _pooled((features.shape[-2], features.shape[-1]), factor)
 
     def pool(x: Tensor) -> Tensor:
-        return x if factor == 1 else F.adaptive_avg_pool2d(x, grid)
+        return x if factor == 1 else average_pool(x, grid)
 
     model = _LocalLinear(pool(guidance), max(1, round(radius / factor)), eps, border)
     return _apply(model, pool, features, guidance, grid)
 
 
 def _pooled(size: tuple[int, int], factor: int) -> tuple[int, int]:
-    return (max(1, size[0] // factor), max(1, size[1] // factor))
+    return (larger(1, size[0] // factor), larger(1, size[1] // factor))
 
 
 def _apply(
@@ -194,7 +195,7 @@ def guided_upsample(
     _check(radius, eps, border)
     image = image.to(working_dtype(features.dtype))
     grid = (features.shape[-2], features.shape[-1])
-    model = _LocalLinear(F.adaptive_avg_pool2d(image, grid), radius, eps, border)
+    model = _LocalLinear(average_pool(image, grid), radius, eps, border)
     return _apply(model, lambda x: x, features, image, grid)
 
 
@@ -264,11 +265,11 @@ def _fast(features: Tensor, image: Tensor, size: tuple[int, int], model: FastGui
     grid = _pooled(size, model.factor)
     # Interpolating and pooling are linear and separable: two small matrices, and no map at output size.
     vertical, horizontal = (
-        F.adaptive_avg_pool1d(F.interpolate(torch.eye(n_in).to(image)[None], n_out, mode="linear"), n_low)[
-            0
-        ].T
+        average_pool(
+            F.interpolate(torch.eye(n_in).to(image)[None], n_out, mode="linear")[None], (n_in, n_low)
+        )[0, 0].T
         for n_in, n_out, n_low in zip(features.shape[-2:], size, grid, strict=True)
     )
     radius = max(1, round(model.radius / model.factor))
-    linear = _LocalLinear(F.adaptive_avg_pool2d(image, grid), radius, model.eps, model.border)
+    linear = _LocalLinear(average_pool(image, grid), radius, model.eps, model.border)
     return _apply(linear, lambda x: vertical @ (x @ horizontal.T), features, image, grid)

@@ -11,6 +11,9 @@ from torch import Tensor
 from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import Range, assemble, split_channels
 from naf_hub.parts.precision import without_autocast, working_dtype
+from naf_hub.parts.sizes import larger
+
+from .borders import take
 
 MODES = ("nearest-exact", "nearest", "bilinear", "bicubic", "lanczos")
 
@@ -70,7 +73,8 @@ def lanczos_matrix(n_in: int, n_out: int, lobes: int = 3) -> Tensor:
     """
     scale = n_in / n_out
     centre = (torch.arange(n_out, dtype=torch.float64) + 0.5) * scale
-    t = (torch.arange(n_in, dtype=torch.float64) + 0.5 - centre[:, None]) / max(1.0, scale)
+    widening = larger(n_in, n_out) / n_out
+    t = (torch.arange(n_in, dtype=torch.float64) + 0.5 - centre[:, None]) / widening
     weight = torch.where(t.abs() < lobes, torch.sinc(t) * torch.sinc(t / lobes), 0.0)
     return weight / weight.sum(1, keepdim=True)
 
@@ -85,6 +89,10 @@ class BilinearBlocks:
 
     def __init__(self, features: Tensor, size: tuple[int, int]) -> None:
         self.features = features
+        self.whole: Tensor | None = None
+        if torch.compiler.is_compiling():  # a graph cannot pick the cells that some samples touch
+            self.whole = resize(features, size)
+            return
         self.vertical = self._matrix(features.shape[-2], size[0])
         self.horizontal = self._matrix(features.shape[-1], size[1])
 
@@ -92,20 +100,23 @@ class BilinearBlocks:
         eye = torch.eye(n_in, dtype=self.features.dtype, device=self.features.device)
         return F.interpolate(eye[None], n_out, mode="linear")[0].T
 
-    def __call__(self, rows: list[int], cols: list[int]) -> Tensor:
-        """(B, C, len(rows), len(cols))."""
+    def __call__(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """(B, C, len(rows), len(cols)); ``rows`` and ``cols`` on the CPU."""
+        if self.whole is not None:
+            return take(self.whole, rows, cols)
         vertical, cell_rows = self._part(self.vertical, rows)
         horizontal, cell_cols = self._part(self.horizontal, cols)
         return vertical @ (self.features[:, :, cell_rows, cell_cols] @ horizontal.T)
 
     @staticmethod
-    def _part(matrix: Tensor, index: list[int]) -> tuple[Tensor, slice]:
+    def _part(matrix: Tensor, index: Tensor) -> tuple[Tensor, slice]:
         n_out, n_in = matrix.shape
         # The cells these samples touch, one more on either side in case rounding differs from PyTorch's.
-        first = math.floor((min(index) + 0.5) * n_in / n_out - 0.5) - 1
-        last = math.floor((max(index) + 0.5) * n_in / n_out - 0.5) + 2
+        low, high = index.aminmax()
+        first = math.floor((int(low) + 0.5) * n_in / n_out - 0.5) - 1
+        last = math.floor((int(high) + 0.5) * n_in / n_out - 0.5) + 2
         cells = slice(max(0, first), min(n_in, last + 1))
-        return matrix.index_select(0, torch.tensor(index, device=matrix.device))[:, cells], cells
+        return matrix.index_select(0, index.to(matrix.device))[:, cells], cells
 
 
 class Interpolation(Upsampler):

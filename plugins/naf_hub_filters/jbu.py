@@ -103,7 +103,7 @@ def _filter(guidance: Tensor, features: Tensor, size: tuple[int, int], model: JB
     keep = F.dropout2d(guidance.new_ones(guidance.shape[0], width, 1, 1), DROPOUT, model.training)
     temperature = kernel.range_temp.to(dtype).exp().clamp(1e-4, 1e4)
 
-    def blocks(rows: list[int], cols: list[int]) -> tuple[Tensor, Tensor]:
+    def blocks(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
         return kernel.keys(take(guidance, rows, cols), keep), upsampled(rows, cols)
 
     return window_average(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble
 from naf_hub.parts.precision import without_autocast, working_dtype
+from naf_hub.parts.sizes import are_equal, are_known, average_pool
 
 from .borders import take
 from .interpolation import resize
@@ -112,8 +113,8 @@ class _Part:
         group = [[min(axis.first[c] + i, last[c]) for i in range(axis.most)] for c in cells]
         window = [[c + d for d in offsets] for c in cells]
         self.count, self.group, self.side = len(cells), axis.most, len(offsets)
-        self.pixels = [p for g in group for p in g]
-        self.windows = [min(max(c, 0), axis.cells - 1) for w in window for c in w]
+        self.pixels = torch.tensor(group).flatten()
+        self.windows = torch.tensor(window).clamp(0, axis.cells - 1).flatten()
         at = like.new_tensor(group)
         position = (at + 0.5) * (axis.cells / axis.pixels) - 0.5
         cell = like.new_tensor(window)
@@ -121,7 +122,8 @@ class _Part:
         self.inside = (cell >= 0) & (cell < axis.cells)
         rank = {c: i for i, c in enumerate(cells)}
         owner = axis.cell_of[slice(*pixels)]
-        self.place = [rank[c] * axis.most + p - axis.first[c] for p, c in enumerate(owner, pixels[0])]
+        place = [rank[c] * axis.most + p - axis.first[c] for p, c in enumerate(owner, pixels[0])]
+        self.place = torch.tensor(place)
 
 
 @without_autocast
@@ -131,12 +133,14 @@ def _upsample(
     batch, channels, h, w = features.shape
     x = features.to(working_dtype(features.dtype))
     guidance = image.to(x.dtype)
-    if guidance.shape[-2:] != size:
+    if not are_equal(guidance.shape[-2:], size):
         guidance = resize(guidance, size)
     if model.cell_guidance == "pooled":
-        cells = F.adaptive_avg_pool2d(guidance, (h, w))
+        cells = average_pool(guidance, (h, w))
     else:
         cells = take(guidance, _centres(h, size[0]), _centres(w, size[1]))
+    if not are_known(batch, h, w, *size):
+        return _tap_by_tap(guidance, cells, x, model).to(features.dtype)
     vertical, horizontal = _Axis(h, size[0], model.radius), _Axis(w, size[1], model.radius)
 
     def piece(_: Range, rows: Range, cols: Range) -> Tensor:
@@ -182,6 +186,42 @@ def _upsample(
     )
 
 
-def _centres(cells: int, pixels: int) -> list[int]:
-    """Pixel at the centre of each cell: ``floor((j + 0.5) pixels / cells)``."""
-    return [(2 * j + 1) * pixels // (2 * cells) for j in range(cells)]
+def _tap_by_tap(guidance: Tensor, cells: Tensor, features: Tensor, model: JointBilateralUpsampling) -> Tensor:
+    """The same for a traced graph whose sizes are unknown: maps of the output's size, one a cell of the window.
+
+    Args:
+        guidance: (B, G, H, W) of the pixels.
+        cells: (B, G, h, w) of the cells.
+        features: (B, C, h, w).
+    """
+    (y, down, above), (x, right, beside) = (
+        _window(cells, pixels, model.radius, features)
+        for cells, pixels in zip(features.shape[-2:], guidance.shape[-2:], strict=True)
+    )
+    taps = list(itertools.product(range(len(y)), range(len(x))))
+    scores = []
+    for i, j in taps:
+        difference = guidance - take(cells, y[i], x[j])
+        score = (down[i][:, None] + right[j]) / (-2 * model.sigma_spatial**2)
+        score = score - difference.square().sum(1) / (2 * model.sigma_color**2)
+        scores.append(score.masked_fill(~(above[i][:, None] & beside[j]), -math.inf))
+    weights = torch.stack(scores, 1).softmax(1)
+    out = features.new_zeros(())
+    for (i, j), weight in zip(taps, weights.unbind(1), strict=True):
+        out = out + take(features, y[i], x[j]) * weight[:, None]
+    return out
+
+
+def _window(cells: int, pixels: int, radius: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Window of each pixel of an axis, (2 radius + 1, pixels) each: cells clipped to the grid (on the CPU), squared
+    distances in cells, and whether the cell is on the grid."""
+    window = _centres(pixels, cells) + torch.arange(-radius, radius + 1)[:, None]
+    position = (torch.arange(pixels).to(like) + 0.5) * (cells / pixels) - 0.5
+    inside = (window >= 0) & (window < cells)
+    return window.clamp(0, cells - 1), (window.to(like) - position).square(), inside.to(like.device)
+
+
+def _centres(cells: int, pixels: int) -> Tensor:
+    """Pixel at the centre of each cell, ``floor((j + 0.5) pixels / cells)``, on the CPU; with the two exchanged the
+    cell under each pixel."""
+    return (2 * torch.arange(cells) + 1) * pixels // (2 * cells)

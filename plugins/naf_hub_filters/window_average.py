@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble, split
+from naf_hub.parts.sizes import are_known, crop
 
 from .borders import positions
 
 TILE = 8
 
-Blocks = Callable[[list[int], list[int]], tuple[Tensor, Tensor]]
+Blocks = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -42,7 +43,8 @@ def window_average(
     ``w = r s / max(sum r s, 1e-7)``: r the softmax of the scores over the window, s the ``spatial`` factors.
 
     Args:
-        blocks: ``blocks(rows, cols)`` gives keys (B, K, n, m) and values (B, C, n, m) at those pixels.
+        blocks: ``blocks(rows, cols)`` gives keys (B, K, n, m) and values (B, C, n, m) at those pixels (indices on
+            the CPU).
         score: ``score(queries (N, P, K), keys (N, K, Q))`` gives (N, P, Q).
         spatial: (2r + 1, 2r + 1) factors of the window.
         shape: (B, C, H, W) of the result.
@@ -52,13 +54,14 @@ def window_average(
     """
     batch, channels, height, width = shape
     radius = spatial.shape[0] // 2
-    tile = (min(TILE, height), min(TILE, width))
+    known = are_known(batch, height, width)
+    tile = (min(TILE, height), min(TILE, width)) if known else (TILE, TILE)
     window = (tile[0] + 2 * radius, tile[1] + 2 * radius)
     inside, factor = _tile_taps(spatial, tile, window)
     area, reach = tile[0] * tile[1], window[0] * window[1]
 
     def piece(_: Range, y: Range, x: Range) -> Tensor:
-        down, right = math.ceil((y[1] - y[0]) / tile[0]), math.ceil((x[1] - x[0]) / tile[1])
+        down, right = -(-(y[1] - y[0]) // tile[0]), -(-(x[1] - x[0]) // tile[1])
         rows = positions(y[0] - radius, y[0] + down * tile[0] + radius, height, radius)
         cols = positions(x[0] - radius, x[0] + right * tile[1] + radius, width, radius)
         keys, values = blocks(rows, cols)
@@ -70,8 +73,10 @@ def window_average(
         out = _tiles(values, window, tile) @ weight.transpose(1, 2)
         out = out.reshape(batch, down, right, channels, *tile).permute(0, 3, 1, 4, 2, 5)
         out = out.reshape(batch, channels, down * tile[0], right * tile[1])
-        return out[:, :, : y[1] - y[0], : x[1] - x[0]]
+        return crop(out, (y[1] - y[0], x[1] - x[0]))
 
+    if not known:
+        return assemble(piece, shape, features, (spatial, *inputs))
     values_per_tile = batch * ((key_width + channels) * (2 * reach + area) + 3 * area * reach)
     tiles = max(1, WORKING_BYTES // (values_per_tile * spatial.dtype.itemsize))
     across = math.ceil(width / tile[1])

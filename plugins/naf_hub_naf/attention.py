@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from naf_hub.parts.pieces import split
+from naf_hub.parts.sizes import are_known
 
 from .spatial import DistanceWeight
 from .windows import AxisTiles, plan_tiles
@@ -41,7 +42,7 @@ def _slices(total: int, step: int) -> list[slice]:
     return [slice(*piece) for piece in split(total, step)]
 
 
-def _split_heads(values: Tensor, heads: int) -> tuple[Tensor, Tensor | None]:
+def split_heads(values: Tensor, heads: int) -> tuple[Tensor, Tensor | None]:
     """Contiguous channel groups, one a head, sized as ``torch.tensor_split`` sizes them.
 
     Returns:
@@ -70,6 +71,7 @@ class CrossScaleAttention:
         memory: bytes of working memory to keep to, besides inputs and output.
         weight: factor on the scores by distance, or ``None``.
         fused: use ``scaled_dot_product_attention``; by default on everything but CPUs.
+        plans: tiles of both axes, where the queries are some rows of a larger map; by default the cheapest.
     """
 
     def __init__(
@@ -83,21 +85,31 @@ class CrossScaleAttention:
         memory: int,
         weight: DistanceWeight | None = None,
         fused: bool | None = None,
+        plans: tuple[AxisTiles, AxisTiles] | None = None,
     ) -> None:
         _, h, w, channels = keys.shape
         self.queries, self.heads, self.weight, self.memory = queries, heads, weight, memory
         self.fused = queries.device.type != "cpu" if fused is None else fused
         self.grid, self.dtype, self.out_channels = (h, w), values.dtype, values.shape[-1]
-        values, self.kept = _split_heads(values.to(queries.dtype), heads)
+        values, self.kept = split_heads(values.to(queries.dtype), heads)
         self.key_dim, self.value_dim = channels // heads, values.shape[-1]
         # One row per (sample, cell, head), so that gathering a tile's operands is a plain row lookup.
         self.keys = (keys * self.key_dim**-0.5).reshape(-1, self.key_dim)
         self.values = values.reshape(-1, self.value_dim)
-        largest_area = memory // (3 * heads * queries.element_size())
-        # `index` makes torch.compile take the sizes as constants, which tables must be made from.
-        h, w, height, width = (operator.index(n) for n in (h, w, *queries.shape[1:3]))
-        plans = plan_tiles(h, w, height, width, kernel_size, largest_area)
+        if plans is None:
+            plans = self.plan(
+                (h, w), (queries.shape[1], queries.shape[2]), heads, kernel_size, memory, queries
+            )
         self.y, self.x = (_Axis(plan, queries) for plan in plans)
+
+    @staticmethod
+    def plan(
+        grid: tuple[int, int], size: tuple[int, int], heads: int, kernel_size: int, memory: int, like: Tensor
+    ) -> tuple[AxisTiles, AxisTiles]:
+        """The cheapest tiles of both axes of an output of ``size`` in the dtype of ``like``."""
+        # `index` makes torch.compile take the sizes as constants, which tables must be made from.
+        h, w, height, width = (operator.index(n) for n in (*grid, *size))
+        return plan_tiles(h, w, height, width, kernel_size, memory // (3 * heads * like.element_size()))
 
     def output(self) -> Tensor:
         """Attended values (B, H, W, D) in the dtype of ``values``."""
@@ -111,14 +123,16 @@ class CrossScaleAttention:
 
     def chunks(self) -> list[list[list[Chunk]]]:
         """Chunks within the budget, nested by samples, tile rows and tile columns."""
-        y, x, batch = self.y.plan, self.x.plan, len(self.queries)
+        y, x, batch = self.y.plan, self.x.plan, self.queries.shape[0]
         pixels, cells, dims = y.tile * x.tile, y.union * x.union, self.key_dim + self.value_dim
         numbers = self.heads * (2 * pixels * (cells + dims) + cells * (dims + 2))
         count = self.memory // (numbers * self.queries.element_size())
         count = max(1, min(count, _LARGEST_BATCH // self.heads))
         columns = _slices(x.tiles, min(x.tiles, count))
         rows = _slices(y.tiles, max(1, min(y.tiles, count // x.tiles)))
-        samples = _slices(batch, max(1, min(batch, count // (x.tiles * y.tiles))))
+        several = max(1, count // (x.tiles * y.tiles))
+        # A traced graph may leave the batch unknown, and then cannot cut it.
+        samples = _slices(batch, min(batch, several)) if are_known(batch) else [slice(0, batch)]
         return [[[(b, i, j) for j in columns] for i in rows] for b in samples]
 
     def region(self, chunk: Chunk) -> Chunk:
@@ -167,7 +181,7 @@ class CrossScaleAttention:
         bias, logits = self._bias(chunk), None
         if self.fused and self.weight is None and not want_logits:
             if bias is not None:
-                bias = bias.repeat(len(queries) // (ny * nx * heads), 1, 1)[:, None]
+                bias = bias.repeat(chunk[0].stop - chunk[0].start, 1, 1)[:, None]
             operands = (t.unflatten(0, (-1, heads)) for t in (queries, keys, values))
             mixed = F.scaled_dot_product_attention(*operands, attn_mask=bias, scale=1.0)
         else:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from naf_hub.parts.sizes import are_equal, average_pool
+
 from .rope import RoPE
 
 GROUPS = 8
@@ -117,6 +119,4 @@ class GuidanceEncoder(nn.Module):
         backward = needs_gradient(self, image) and image.device.type == "cpu"
         image = image.contiguous(memory_format=torch.contiguous_format if backward else torch.channels_last)
         maps = torch.cat([branch(image) for branch in self.branches], dim=1)
-        if maps.shape[-2:] == output_size:
-            return maps
-        return F.adaptive_avg_pool2d(maps, output_size)
+        return maps if are_equal(maps.shape[-2:], output_size) else average_pool(maps, output_size)

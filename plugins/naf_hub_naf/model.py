@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,12 +13,16 @@ from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off
+from naf_hub.parts.sizes import are_equal, are_known, average_pool, smaller
 
+from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
 from .rope import RoPE
+from .rows import stream_rows
 from .spatial import DistanceWeight
 from .strips import CACHE_STRIP, stream_guidance
+from .windows import AxisTiles
 
 POOLINGS = ("average", "max", "bilinear", "average_conv")
 SPATIAL = ("rope", "none", "gaussian", "manhattan")
@@ -105,6 +109,18 @@ class NAF(Upsampler):
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         return self.filter(self.normalize(image), features, output_size)
 
+    def upsample_rows(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int], rows: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        guide = self._guide(self.normalize(image), output_size)
+        averages = self.pooling in ("average", "average_conv")
+        larger = all(n <= m for n, m in zip(features.shape[-2:], output_size, strict=True))
+        if not (averages and larger and self._may_stream(guide)):
+            return super().upsample_rows(image, features, output_size, rows)
+        return stream_rows(
+            self, guide, features, output_size, rows, working_memory(self.memory, image.device.type)
+        )
+
     def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         """:meth:`forward` for an image that is already ImageNet-normalised.
 
@@ -118,7 +134,13 @@ class NAF(Upsampler):
         """
         queries, keys, values = self.operands(image, features, output_size)
         with autocast_off(image.device):
-            return self._attention(queries, keys, values).output().permute(0, 3, 1, 2)
+            if not are_known(*queries.shape[1:3], *keys.shape[1:3]):
+                output = attend_at_any_size(
+                    queries, keys, values, self.num_heads, self.kernel_size, self.distance
+                )
+            else:
+                output = self.attention(queries, keys, values).output()
+        return output.permute(0, 3, 1, 2)
 
     def filter_with_logits(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int]
@@ -126,7 +148,7 @@ class NAF(Upsampler):
         """:meth:`filter`, and the attention logits of :meth:`attention_logits`."""
         queries, keys, values = self.operands(image, features, output_size)
         with autocast_off(image.device):
-            output, logits = self._attention(queries, keys, values).output_and_logits()
+            output, logits = self.attention(queries, keys, values).output_and_logits()
         return output.permute(0, 3, 1, 2), logits
 
     def attention_logits(
@@ -162,11 +184,7 @@ class NAF(Upsampler):
         An image with a side of more than four times the output's is first shrunk (bilinear, not
         antialiased) to at most four times the *smaller* output side, as the published code does.
         """
-        height, width = image.shape[-2:]
-        limit = 4 * min(output_size)
-        if height > 4 * output_size[0] or width > 4 * output_size[1]:
-            image = F.interpolate(image, (min(height, limit), min(width, limit)), mode="bilinear")
-        image = image.to(self.image_encoder.encoder.stem.weight.dtype)
+        image = self._guide(image, output_size)
         memory = working_memory(self.memory, image.device.type)
         if self._streams(image, memory):
             strip = memory // (8 * image.element_size())
@@ -178,14 +196,23 @@ class NAF(Upsampler):
             )
         return self.image_encoder(image, output_size)
 
+    def _guide(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """The normalised image as the encoder takes it: shrunk as :meth:`guidance` says, in its dtype."""
+        return _shrink(image, output_size).to(self.image_encoder.encoder.stem.weight.dtype)
+
     def _streams(self, image: Tensor, memory: int) -> bool:
         """Whether the encoder is to work in strips: always without gradients on CPUs, else to save memory."""
-        if torch.compiler.is_compiling() or needs_gradient(self.image_encoder, image):
-            return False
-        if torch.is_autocast_enabled(image.device.type) or image.dtype not in (torch.float32, torch.float64):
+        if not self._may_stream(image):
             return False
         maps = 3 * image[:, 0].numel() * self.dim * image.element_size()
         return image.device.type == "cpu" or maps > memory
+
+    def _may_stream(self, image: Tensor) -> bool:
+        """Whether strips give what the encoder gives at once: without gradients, in float32 or float64."""
+        if torch.compiler.is_compiling() or needs_gradient(self.image_encoder, image):
+            return False
+        precise = image.dtype in (torch.float32, torch.float64)
+        return precise and not torch.is_autocast_enabled(image.device.type)
 
     def operands(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int]
@@ -196,14 +223,19 @@ class NAF(Upsampler):
             queries (B, H, W, C), keys (B, h', w', C) and values (B, h', w', D); h' = min(h, H) and
             w' = min(w, W).
         """
-        h, w = (min(pair) for pair in zip(features.shape[-2:], output_size, strict=True))
-        if (h, w) != features.shape[-2:]:
-            features = F.adaptive_avg_pool2d(features, (h, w))
+        h, w = features.shape[-2:]
+        if are_known(h, w, *output_size):
+            h, w = min(h, output_size[0]), min(w, output_size[1])
+        else:  # both sizes of the features at once would make every later size a formula
+            torch._check(h <= output_size[0])
+            torch._check(w <= output_size[1])
+        if not are_equal((h, w), features.shape[-2:]):
+            features = average_pool(features, (h, w))
         maps = self.guidance(image, output_size).permute(0, 2, 3, 1)
         with autocast_off(image.device):
             rope = self.image_encoder.rope
             if rope is not None:
-                queries = rope(maps, overwrite=not maps.requires_grad)
+                queries = rope(maps, overwrite=not (maps.requires_grad or torch.compiler.is_compiling()))
             else:
                 queries = maps.to(torch.promote_types(maps.dtype, torch.float32))
             keys = self._pool(queries.permute(0, 3, 1, 2), (h, w))
@@ -214,14 +246,24 @@ class NAF(Upsampler):
             return F.adaptive_max_pool2d(queries, grid)
         if self.pooling == "bilinear":
             return F.interpolate(queries, grid, mode="bilinear")
-        keys = F.adaptive_avg_pool2d(queries, grid)
+        return self.project_keys(average_pool(queries, grid))
+
+    def project_keys(self, keys: Tensor) -> Tensor:
+        """Keys (B, C, h, w) behind the pointwise convolution, where ``pooling`` has one."""
         if self.pooling == "average_conv":
             weight, bias = self.key_encoder.weight, self.key_encoder.bias
             assert bias is not None
             keys = F.conv2d(keys, weight.to(keys.dtype), bias.to(keys.dtype))
         return keys
 
-    def _attention(self, queries: Tensor, keys: Tensor, values: Tensor) -> CrossScaleAttention:
+    def attention(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        plans: tuple[AxisTiles, AxisTiles] | None = None,
+    ) -> CrossScaleAttention:
+        """The attention of what :meth:`operands` gives, or with ``plans`` of some rows of it."""
         return CrossScaleAttention(
             queries,
             keys,
@@ -230,6 +272,7 @@ class NAF(Upsampler):
             kernel_size=self.kernel_size,
             memory=working_memory(self.memory, queries.device.type),
             weight=self.distance,
+            plans=plans,
         )
 
     def bench_floor(
@@ -247,3 +290,21 @@ class NAF(Upsampler):
                     F.conv2d(maps, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2)
 
         return "bare convolutions", run
+
+
+def _shrink(image: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """The image as guidance starts from it; see :meth:`NAF.guidance`."""
+    height, width = image.shape[-2:]
+    limit = 4 * smaller(*output_size)
+    size = smaller(height, limit), smaller(width, limit)
+    if are_known(height, width, *output_size):
+        if height > 4 * output_size[0] or width > 4 * output_size[1]:
+            return F.interpolate(image, size, mode="bilinear")
+        return image
+    excess = torch.sym_max(0, height - 4 * output_size[0]) + torch.sym_max(0, width - 4 * output_size[1])
+    if are_equal((excess,), (0,)):
+        return image
+    # In arithmetic, for a condition would bind the graph: 1 where the image is to shrink, else its size stays.
+    shrinks = torch.sym_min(1, excess)
+    size = height - shrinks * (height - size[0]), width - shrinks * (width - size[1])
+    return F.interpolate(image, size, mode="bilinear")

@@ -67,25 +67,28 @@ class RoPE(nn.Module):
         draw = torch.rand((), device=self.periods.device, dtype=self.periods.dtype)
         return torch.exp((2 * draw - 1) * spread)
 
-    def forward(self, maps: Tensor, overwrite: bool = False) -> Tensor:
+    def forward(self, maps: Tensor, overwrite: bool = False, within: tuple[int, int] | None = None) -> Tensor:
         """Rotate ``maps``.
 
         Args:
             maps: (B, H, W, C), channels last.
             overwrite: rotate in place where memory layout and dtype allow, for inference on a buffer
                 that the caller owns; without gradients.
+            within: ``maps`` are the rows from the first number on of a map of as many rows as the second.
 
         Returns:
             (B, H, W, C) in float32 or better: sums of many rotated products need it.
         """
         batch, height, width, channels = maps.shape
         dtype = torch.promote_types(maps.dtype, torch.float32)
-        rows, columns = (a.to(dtype) for a in self.angles(height, width, self.draw_factor()))
+        first, total = within or (0, height)
+        rows, columns = (a.to(dtype) for a in self.angles(total, width, self.draw_factor()))
+        rows = rows[first : first + height] if within else rows
         cos_y, sin_y, cos_x, sin_x = rows.cos(), rows.sin(), columns.cos(), columns.sin()
         pairs = maps.reshape(batch, height, width, self.heads, 2, channels // self.heads // 2)
 
         def table(y: Tensor, x: Tensor) -> Tensor:
-            count = len(y)
+            count = y.shape[0]
             wide = (y[:, None].expand(count, width, -1), x.expand(count, width, -1))
             return torch.cat(wide, dim=-1)[:, :, None]
 

@@ -74,6 +74,18 @@ class AxisTiles(NamedTuple):
     bias: list | None
     offset: list
 
+    def cut(self, start: int, stop: int) -> AxisTiles:
+        """The tiles from ``start`` to ``stop`` alone."""
+        part = slice(start, stop)
+        return self._replace(
+            size=min(stop * self.tile, self.size) - start * self.tile,
+            tiles=stop - start,
+            cells=self.cells[part],
+            slots=self.slots[part],
+            bias=None if self.bias is None else self.bias[part],
+            offset=self.offset[part],
+        )
+
 
 def _grouped(cells: int, size: int, kernel_size: int, tile: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Windows per tile (tiles, tile, k), first cell per tile, and the width that covers every tile."""

@@ -1,0 +1,77 @@
+"""Sizes of maps in traced graphs, where they may be symbols: nothing here pins one to a number.
+
+A comparison of a symbol becomes a condition of the graph, and a Python loop or list over one fixes it. Outside
+tracing all sizes are plain numbers and these functions are what their names say.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def are_known(*sizes: int) -> bool:
+    """Whether all sizes are numbers: always, outside the tracing of a graph with dynamic sizes."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental import symbolic_shapes
+
+    if not hasattr(
+        symbolic_shapes, "has_static_value"
+    ):  # torch before 2.9, whose compiler then takes constants
+        return not any(isinstance(size, torch.SymInt) for size in sizes)
+    return all(symbolic_shapes.has_static_value(size) for size in sizes)
+
+
+def are_equal(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether sizes are equal for sure: ``False`` also where it depends on the input of the graph."""
+    if not torch.compiler.is_compiling():
+        return tuple(one) == tuple(other)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))
+
+
+def smaller(one: int, other: int) -> int:
+    """The smaller of two sizes."""
+    return min(one, other) if are_known(one, other) else torch.sym_min(one, other)
+
+
+def larger(one: int, other: int) -> int:
+    """The larger of two sizes."""
+    return max(one, other) if are_known(one, other) else torch.sym_max(one, other)
+
+
+def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The first rows and columns (B, C, H, W) of larger maps; slicing by unknown sizes would compare them."""
+    if are_known(*maps.shape[-2:], *size):
+        return maps[:, :, : size[0], : size[1]]
+    rows, columns = (torch.arange(side, device=maps.device) for side in size)
+    return maps.index_select(2, rows).index_select(3, columns)
+
+
+def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``adaptive_avg_pool2d`` of (B, C, H, W) maps; with unknown sizes by one small matrix per axis, which compilers
+    and ONNX take where they refuse the operator."""
+    height, width = maps.shape[-2:]
+    if are_known(height, width, *size):
+        return F.adaptive_avg_pool2d(maps, size)
+    rows, columns = pooling_matrix(height, size[0], maps), pooling_matrix(width, size[1], maps)
+    return rows @ (maps @ columns.T)
+
+
+def pooling_matrix(
+    n_in: int,
+    n_out: int,
+    like: Tensor,
+    outputs: tuple[int, int] | None = None,
+    inputs: tuple[int, int] | None = None,
+) -> Tensor:
+    """(n_out, n_in) weights of adaptive average pooling along one axis, dtype and device of ``like``; on request only
+    some rows (``outputs``) and columns (``inputs``) of it."""
+    bins = torch.arange(*(outputs or (0, n_out)), device=like.device)[:, None]
+    start, stop = bins * n_in // n_out, ((bins + 1) * n_in + n_out - 1) // n_out
+    position = torch.arange(*(inputs or (0, n_in)), device=like.device)
+    inside = (position >= start) & (position < stop)
+    return inside.to(like.dtype) / (stop - start).to(like.dtype)

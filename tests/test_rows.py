@@ -1,0 +1,120 @@
+"""Rows of an output without the whole of it: the same values, bounded memory, buffers and files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import naf_hub
+from naf_hub.streaming import fill, save_rows
+from naf_hub_naf.model import NAF
+
+SHAPES = [  # image, features, output
+    ((40, 37), (10, 9), (40, 37)),
+    ((33, 20), (5, 6), (61, 47)),
+    ((50, 46), (4, 5), (16, 20)),
+    ((1, 9), (2, 3), (7, 8)),
+]
+OPTIONS = [
+    {},
+    {"residual": True, "num_blocks": 2},
+    {"encoder": "pixel", "pooling": "average_conv"},
+    {"num_blocks": 0},
+]
+
+
+def small(**options) -> NAF:
+    torch.manual_seed(0)
+    return NAF(**{"dim": 32, "num_blocks": 1, "memory": 100_000} | options).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(("options", "shape"), list(zip(OPTIONS, SHAPES, strict=True)), ids=str)
+def test_strips_are_the_rows_of_the_whole(options, shape):
+    image, grid, size = shape
+    model, features = small(**options), torch.randn(2, 6, *grid)
+    image = torch.rand(2, 3, *image)
+    strips = list(model.stream(image, features, size))
+    whole = model(image, features, size)
+    assert len(strips) > 1 or size[0] < 20
+    torch.testing.assert_close(torch.cat(strips, 2), whole, atol=2e-6, rtol=0)
+    middle = (size[0] // 3, size[0] // 3 + 3)
+    found = torch.cat(list(model.stream(image, features, size, rows=middle)), 2)
+    torch.testing.assert_close(found, whole[:, :, slice(*middle)], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("model", [naf_hub.load("bicubic"), small(pooling="max")], ids=["bicubic", "max"])
+def test_any_other_method_gives_its_rows_too(model):
+    image, features = torch.rand(1, 3, 20, 24), torch.randn(1, 4, 5, 6)
+    (strip,) = model.stream(image, features, rows=(3, 9))
+    assert torch.equal(strip, model(image, features)[:, :, 3:9])
+
+
+def test_what_is_wrong_is_told_before_the_first_strip():
+    model, image, features = small(), torch.rand(1, 3, 20, 24), torch.randn(1, 4, 5, 6)
+    for rows in ((3, 3), (-1, 4), (0, 21)):
+        with pytest.raises(ValueError, match="rows must be"):
+            model.stream(image, features, rows=rows)
+    with pytest.raises(ValueError, match="batch sizes differ"):
+        model.stream(image, features.repeat(2, 1, 1, 1))
+
+
+class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+    """Bytes of the largest tensor that any operation gives."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def largest(height: int, image_height: int) -> int:
+    model = small(memory=400_000)
+    image, features = torch.rand(1, 3, image_height, 32), torch.randn(1, 8, 8, 8)
+    with LargestTensor() as watch:
+        for _ in model.stream(image, features, (height, 32)):
+            pass
+    return watch.bytes
+
+
+def test_memory_does_not_grow_with_the_height_of_output_or_image():
+    low = largest(64, 64)
+    assert largest(192, 64) <= 1.5 * low
+    assert largest(192, 192) <= 1.5 * low + 192 * 32 * 3 * 4  # the image itself
+    assert low < 64 * 32 * 32 * 4  # the guidance at once
+
+
+def test_buffers_and_files(tmp_path):
+    model, image, features = small(), torch.rand(2, 3, 40, 36), torch.randn(2, 5, 10, 9)
+    whole = model(image, features)
+
+    def strips():
+        return model.stream(image, features)
+
+    for out in (
+        torch.empty(whole.shape),
+        np.lib.format.open_memmap(tmp_path / "m", "w+", "f4", tuple(whole.shape)),
+    ):
+        assert fill(out, strips()) is out
+        torch.testing.assert_close(torch.as_tensor(np.asarray(out)), whole, atol=2e-6, rtol=0)
+    for bad in ((2, 5, 39, 36), (2, 5, 41, 36), (2, 4, 40, 36)):
+        with pytest.raises(ValueError, match="rows"):
+            fill(torch.empty(bad), strips())
+        with pytest.raises(ValueError, match="rows"):
+            save_rows(tmp_path / "bad.npy", strips(), bad)
+    assert not list(tmp_path.glob("*bad*"))
+    shape = tuple(whole.shape)
+    array = np.load(save_rows(tmp_path / "a.npy", strips(), shape, "float32"))
+    found = load_file(save_rows(tmp_path / "a.safetensors", strips(), shape))["features"]
+    torch.testing.assert_close(torch.from_numpy(array), whole, atol=2e-6, rtol=0)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), whole, atol=4e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"\.npy or"):
+        save_rows(tmp_path / "a.pt", strips(), shape)
+    with pytest.raises(ValueError, match="float16, float32"):
+        save_rows(tmp_path / "a.npy", strips(), shape, "int8")
