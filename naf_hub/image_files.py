@@ -23,6 +23,9 @@ UNREADABLE = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2"}
 )
 
+# Marks the folder of a training run, whose pictures are previews.
+RUN_MARKER = "naf-hub-run.json"
+
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
@@ -43,11 +46,12 @@ def find_images(
     """Image files from files, folders (searched recursively) and glob patterns, in order, without doubles.
 
     A file named outright is kept whatever its name; folders and patterns yield files with an image's ending that
-    are not hidden. Linked folders are followed, each folder once. Photos that Pillow cannot read are told.
+    are not hidden. Linked folders are followed, each folder once; those of training runs are left out unless the
+    search starts in them. Photos that Pillow cannot read are told.
 
     Args:
         paths: where to look.
-        without: folders to leave out of the search, such as that of the results.
+        without: folders to leave out of the search, such as that of the results, unless it starts in them.
 
     Raises:
         FileNotFoundError: a path matches nothing.
@@ -65,7 +69,7 @@ def find_images(
             found.setdefault(path)
             continue
         else:
-            candidates = [p for p in _matching(str(entry)) if p.is_file()]
+            candidates = [p for p in _matching(str(entry), left_out) if p.is_file()]
         images = [p for p in candidates if has_image_name(p)]
         _tell_unreadable(candidates, entry)
         if not images:
@@ -74,12 +78,36 @@ def find_images(
     return list(found)
 
 
+def find_training_images(
+    paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None
+) -> list[Path]:
+    """:func:`find_images`, without any in ``out``, the folder of the run, however they were named.
+
+    Raises:
+        FileNotFoundError: a path matches nothing, or nothing else.
+        ImageError: an address of the web in place of a path.
+    """
+    if out is None:
+        return find_images(paths)
+    folder = Path(out).resolve()
+    found = [p for p in find_images(paths, without=[folder]) if folder not in p.resolve().parents]
+    if not found:
+        raise FileNotFoundError(
+            f"all images lie in {out}, the folder of the run: choose another for one of them"
+        )
+    return found
+
+
 def files_below(folder: Path, left_out: Collection[Path] = ()) -> Iterator[Path]:
-    """Files in a folder and those below it, hidden folders and ``left_out`` excepted, each real folder once."""
+    """Files in a folder and those below it, each real folder once.
+
+    Folders below that are hidden, ``left_out`` or those of training runs are excepted.
+    """
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen or (Path(real) in left_out and Path(root) != folder):
+        unwanted = Path(real) in left_out or RUN_MARKER in files
+        if real in seen or (unwanted and Path(root) != folder):
             folders.clear()
             continue
         seen.add(real)
@@ -87,14 +115,30 @@ def files_below(folder: Path, left_out: Collection[Path] = ()) -> Iterator[Path]
         yield from (path for name in files if (path := Path(root, name)).is_file())
 
 
-def _matching(pattern: str) -> list[Path]:
-    """What a glob pattern matches, hidden files excepted; folders that exist as written are no patterns."""
+def _matching(pattern: str, left_out: Collection[Path]) -> list[Path]:
+    """What a glob pattern matches, hidden files excepted; folders that exist as written are no patterns.
+
+    Below those, ``left_out`` folders and those of training runs are excepted.
+    """
     parts = Path(pattern).parts
     real = 0
     while real < len(parts) and Path(*parts[: real + 1]).exists():
         real += 1
     escaped = str(Path(*(glob.escape(part) for part in parts[:real]), *parts[real:]))
-    return [Path(p) for p in sorted(glob.glob(escaped, recursive=True))]
+    start = Path(*parts[:real]).resolve()
+    unwanted: dict[Path, bool] = {start: False, **dict.fromkeys(start.parents, False)}
+
+    def is_unwanted(folder: Path) -> bool:
+        if folder not in unwanted:
+            own = folder in left_out or (folder / RUN_MARKER).exists()
+            unwanted[folder] = own or (folder != folder.parent and is_unwanted(folder.parent))
+        return unwanted[folder]
+
+    return [
+        p
+        for p in map(Path, sorted(glob.glob(escaped, recursive=True)))
+        if not is_unwanted(p.parent.resolve())
+    ]
 
 
 def _tell_unreadable(candidates: Iterable[Path], entry: object) -> None:
