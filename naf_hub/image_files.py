@@ -90,7 +90,12 @@ def find_training_images(
     if out is None:
         return find_images(paths)
     folder = Path(out).resolve()
-    found = [p for p in find_images(paths, without=[folder]) if folder not in p.resolve().parents]
+
+    @functools.cache  # lists are long, folders are few
+    def is_within(place: Path) -> bool:
+        return place.resolve().is_relative_to(folder)
+
+    found = [path for path in find_images(paths, without=[folder]) if not is_within(path.parent)]
     if not found:
         raise FileNotFoundError(
             f"all images lie in {out}, the folder of the run: choose another for one of them"

@@ -108,6 +108,7 @@ class Segmentation(Task):
         cache: str = "auto",
         workers: int = 0,
         out: str | os.PathLike[str] | None = None,
+        allow_changed_images: bool = False,
         on_result: Callable[[Row], None] | None = None,
     ) -> Report:
         """Train a linear head for each upsampler and score it, everything else being equal.
@@ -123,6 +124,7 @@ class Segmentation(Task):
             workers: processes that read pictures.
             out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
                 in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
+            allow_changed_images: go on so although pictures were replaced under their names since.
             on_result: called with each row as soon as it is there.
 
         Returns:
@@ -142,8 +144,8 @@ class Segmentation(Task):
         behind = parse_backbone(backbone)
         geometry = Geometry(chosen.size, chosen.label_size)
         classes = read_classes(Path(data) / "classes.json")
-        train = SegmentationFolder(data, "train", classes, geometry, chosen.limit_train or chosen.limit)
-        val = SegmentationFolder(data, "val", classes, geometry, chosen.limit)
+        train = SegmentationFolder(data, "train", classes, geometry, chosen.limit_train or chosen.limit, out)
+        val = SegmentationFolder(data, "val", classes, geometry, chosen.limit, out)
         # All models first: a misspelt name must not cost a pass over the data.
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
@@ -160,7 +162,7 @@ class Segmentation(Task):
             label: str, model: Upsampler, network: Backbone, standardize: bool, name: str | None
         ) -> Splits:
             splits = views.of(model, network)
-            values, extras = _probe(label, model, splits, recipe, standardize, out)
+            values, extras = _probe(label, model, splits, recipe, standardize, out, allow_changed_images)
             rows.append(Row.of(label, model, values, backbone=name, extras=extras))
             if on_result is not None:
                 on_result(rows[-1])
@@ -236,6 +238,7 @@ def _probe(
     recipe: Recipe,
     standardize: bool,
     out: str | os.PathLike[str] | None,
+    allow_changed_images: bool,
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
     seen = splits.seen["train"]
     device = splits.cache.device
@@ -254,7 +257,7 @@ def _probe(
             )
         course = HeadCourse(head, plan_epochs(seen.usable, recipe), material, recipe)
         folder = None if out is None else run_folder(Path(out), label)
-        snapshots, losses = fit(course, device, label, folder)
+        snapshots, losses = fit(course, device, label, folder, allow_changed_images)
         trained = time.perf_counter()
         confusions = score(upsampler, snapshots, splits, label)
     epochs = [epoch_scores(epoch, confusion, names) for epoch, confusion in enumerate(confusions, start=1)]
