@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from naf_hub.training.settings import RunSettings
 from .folders import IGNORE
 from .head import HeadWeights, LinearHead
 from .material import Material, Pictures
+from .report import plain_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ class HeadCourse:
 
 def run_folder(out: Path, name: str) -> Path:
     """Where the run of an upsampler's head keeps its log, and its checkpoints until it is scored."""
-    return out / (re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") + "-run")
+    return out / f"{plain_name(name)}-run"
 
 
 def fit(

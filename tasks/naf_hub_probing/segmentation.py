@@ -26,7 +26,7 @@ from .folders import SegmentationFolder, read_classes
 from .head import HeadWeights, LinearHead, upsampled_scores
 from .material import AllPixels, Material, SampledPixels
 from .metrics import Confusion, predict
-from .report import METRICS, epoch_scores, save_heads, split_counts
+from .report import METRICS, epoch_scores, heads_file, save_heads, split_counts
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -152,6 +152,10 @@ class Segmentation(Task):
         models = load_contenders(contenders, made_for=made_for, seed=recipe.seed)
         if isinstance(behind, Contender):
             behind = behind.load(device=device, seed=recipe.seed)
+
+        if out is not None:  # not after hours of training
+            for label in models:
+                heads_file(Path(out), label)
 
         expected = len(train) * (2 if recipe.flip else 1) + len(val)
         store = FeatureStore(cache, expected, device)
