@@ -80,7 +80,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
     for resume in (False, True):
-        with pytest.raises(FolderError, match="is not empty .* give --out a new or an empty folder"):
+        with pytest.raises(FolderError, match=r"is not empty .* give --out a new or an empty folder"):
             run(line(), tmp_path, resume=resume)
     assert contents(tmp_path) == dict.fromkeys(names, b"mine")
 
