@@ -22,7 +22,7 @@ from .board import Board
 from .checkpoints import Checkpoint, clean, newest, save_checkpoint
 from .continuation import compare
 from .course import Batch, Course
-from .folder import CHECKPOINTS, LOG, RunFolder
+from .folder import CHECKPOINTS, LOG, FolderError, RunFolder
 from .hardware import peak_memory
 from .interrupts import StopRequest
 from .journal import Journal
@@ -127,12 +127,19 @@ class Run:
         self.journal = Journal((self.out or Path()) / LOG, writes=self.folder is not None)
         if self.checkpoints is None:
             return None
+        problem: Exception | None = None
         if self.folder is not None:
-            self.folder.open()
-            self.checkpoints.mkdir(exist_ok=True)
-            self.journal.path.touch()  # a place that cannot be written fails here, before any work
-            clean(self.checkpoints)
-        self.processes.wait()
+            try:
+                self.folder.open()
+                self.checkpoints.mkdir(exist_ok=True)
+                self.journal.path.touch()  # a place that cannot be written fails here, before any work
+                clean(self.checkpoints)
+            except (FolderError, OSError) as error:
+                problem = error
+        # All processes must learn of it, else the others would wait for the first.
+        told = self.processes.gather([str(problem)] if problem else [])
+        if told:
+            raise problem or FolderError(told[0])
         checkpoint = newest(self.checkpoints)
         if checkpoint and not resume:
             raise TrainingError(
