@@ -47,7 +47,7 @@ def compare(
     changes += compare_facts(facts, {PROCESSES: processes, **course.facts})
     if changes:
         message = f"{folder} was started with other settings, so it cannot go on: {'; '.join(changes)}"
-        if settings.steps > before and "steps" not in free:
+        if len(changes) == 1 and settings.steps > before and "steps" not in free:
             message += (
                 f"; to take more steps, --extend goes on from step {step} with the rates of a run of {settings.steps} "
                 f"steps, and init={folder / 'weights'} starts a new run in another folder from its weights"

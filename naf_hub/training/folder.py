@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class RunFolder:
         if place.is_dir():
             yield from ((f"{folder}/{p.name}", p) for p in sorted(place.iterdir()) if p.is_file())
 
-    def set_changed_aside(self, folder: str, names: tuple[str, ...]) -> None:
+    def set_changed_aside(self, folder: str, names: Collection[str]) -> None:
         """Rename those of ``names`` in a folder of weights that the run did not write as they are now.
 
         ``README.md`` that a user has edited becomes ``README.yours.md``.
@@ -135,7 +135,7 @@ class RunFolder:
             path.rename(kept)
             log.warning("%s was not written by this run; it is kept as %s", path, kept.name)
 
-    def note_written(self, folder: str, names: tuple[str, ...]) -> None:
+    def note_written(self, folder: str, names: Collection[str]) -> None:
         """Remember the files ``names`` of a folder of weights as the run's own."""
         written = self._read()["written"]
         written |= {key: sha256_of(path) for key, path in self._files(folder) if path.name in names}

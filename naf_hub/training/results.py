@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..atomic import atomic_file
+from ..atomic import atomic_file, atomic_folder
 from ..errors import WeightsError
-from ..weights.files import CARD, read_config, save_weights
+from ..weights.files import read_config, save_weights
 from ..weights.hub import CONFIG, FILE
 from .board import Board
 from .course import Course, Examination
@@ -180,17 +180,20 @@ class Results:
             return whole
         config, target = self.course.settings.to_dict(), self.folder.path / name
         if again or not _are_weights_of(target, whole):
-            files = (FILE, CONFIG, CARD)
-            self.folder.set_changed_aside(name, files)
-            save_weights(
-                target,
-                exported.weights,
-                name=exported.name,
-                options=dict(exported.options),
-                provenance={**whole, "skipped": len(summary["skipped"]), "config": config},
-                card=self.course.card(whole),
-                keep_others=True,
-            )
+            with atomic_folder(target, keep_others=True) as temporary:
+                made = save_weights(
+                    temporary / "made",
+                    exported.weights,
+                    name=exported.name,
+                    options=dict(exported.options),
+                    provenance={**whole, "skipped": len(summary["skipped"]), "config": config},
+                    card=self.course.card(whole),
+                )
+                files = [path.name for path in made.iterdir()]
+                for file in files:
+                    (made / file).rename(temporary / file)
+                made.rmdir()
+                self.folder.set_changed_aside(name, files)
             self.folder.note_written(name, files)
         return {**whole, "weights": str(target)}
 

@@ -194,7 +194,7 @@ class Run:
         if extension is not None:
             self.extended.append(extension)
             self.journal.write("extend", **extension)
-        for line in replaced:
+        for line in replaced if self.main else ():
             log.warning("going on with other pictures: %s", line)
             self.journal.write("changed_images", step=self.step, what=line)
 

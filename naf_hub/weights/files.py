@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ..interfaces import Step
 
 FORMAT = 1
-CARD = "README.md"
 
 
 def locate(record: Record, weights: str | os.PathLike[str] | None) -> tuple[dict[str, Any], Path | None]:
@@ -222,7 +221,6 @@ def save_weights(
     options: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     card: str | None = None,
-    keep_others: bool = False,
 ) -> Path:
     """Write ``model.safetensors``, ``config.json`` and, given ``card``, ``README.md``, all or nothing.
 
@@ -233,7 +231,6 @@ def save_weights(
         options: constructor options to load them with; must be plain JSON data.
         provenance: how they came to be; plain JSON data.
         card: text of the model card.
-        keep_others: leave files of other names that are there already.
 
     Returns:
         The folder.
@@ -251,7 +248,7 @@ def save_weights(
         tensors[key] = tensor.clone() if start in storages else tensor
         storages.add(start)
     target = Path(folder)
-    with atomic_folder(target, keep_others=keep_others) as temporary:
+    with atomic_folder(target) as temporary:
         file = temporary / FILE
         save_file(tensors, file, metadata={"format": "pt"})
         config = {
@@ -265,5 +262,5 @@ def save_weights(
         }
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if card is not None:
-            (temporary / CARD).write_text(card, encoding="utf-8")
+            (temporary / "README.md").write_text(card, encoding="utf-8")
     return target
