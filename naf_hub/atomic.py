@@ -98,12 +98,35 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _carry_over(old: Path, new: Path) -> None:
+    """Give ``new`` what ``old`` holds under names that ``new`` lacks, so that either can go without a loss."""
+    for path in old.iterdir():
+        twin = new / path.name
+        if path.is_symlink():
+            if not os.path.lexists(twin):
+                os.symlink(os.readlink(path), twin)
+        elif path.is_dir():
+            if not os.path.lexists(twin):
+                twin.mkdir()
+            if twin.is_dir():
+                _carry_over(path, twin)
+        elif not os.path.lexists(twin):
+            try:
+                os.link(path, twin)
+            except OSError:  # a disk without links
+                shutil.copy2(path, twin)
+
+
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], *, keep_others: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; on success it takes the place of ``path`` (replacing an older folder).
 
     A folder cannot be exchanged in one step on every system: the old one is first renamed aside, so for an
     instant ``path`` may be absent, but one complete folder always exists.
+
+    Args:
+        path: of the folder.
+        keep_others: what the older folder holds under names that the new one lacks stays there.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,11 +137,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         for root, _, files in os.walk(temporary):
             for file in files:
-                os.chmod(Path(root, file), _permissions(0o666))
                 _sync(Path(root, file))
+                os.chmod(Path(root, file), _permissions(0o666))
             os.chmod(root, _permissions(0o777))
             _sync_folder(Path(root))
         if target.exists():
+            if keep_others:
+                _carry_over(target, temporary)
             aside = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
             os.rename(target, aside / "old")
             os.rename(temporary, target)

@@ -27,6 +27,8 @@ UNREADABLE = frozenset(
 
 # So many names are told; of more only the endings.
 FEW = 3
+# Marks the folder of a training run, whose pictures are previews.
+RUN_MARKER = "naf-hub-run.json"
 
 
 @functools.cache
@@ -76,12 +78,12 @@ def find_images(
     """Image files from files, folders (searched recursively) and glob patterns, in order, without doubles.
 
     A file named outright is kept whatever its name; folders and patterns yield files with an image's ending that
-    are not hidden and not pictures that ``naf-hub`` made. Linked folders are followed, each folder once. What is
-    left out is told in one line.
+    are not hidden and not pictures that ``naf-hub`` made. Linked folders are followed, each folder once; those of
+    training runs are left out unless the search starts in them. What is left out is told in one line.
 
     Args:
         paths: where to look.
-        without: folders to leave out of the search, such as that of the results.
+        without: folders to leave out of the search, such as that of the results, unless it starts in them.
 
     Raises:
         FileNotFoundError: a path matches nothing.
@@ -109,7 +111,7 @@ def search_images(
             search.images.setdefault(path, Path(path.name))
             continue
         else:
-            base, candidates = _matching(str(entry))
+            base, candidates = _matching(str(entry), left_out)
         images = [p for p in candidates if _is_photo(p, search)]
         if not images:
             raise FileNotFoundError("; ".join(filter(None, [f"no image at {entry}", search.describe()])))
@@ -138,10 +140,37 @@ def _is_photo(path: Path, search: Search) -> bool:
     return False
 
 
+def find_training_images(
+    paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None
+) -> list[Path]:
+    """:func:`find_images`, without any in ``out``, the folder of the run, however they were named.
+
+    Raises:
+        FileNotFoundError: a path matches nothing, or nothing else.
+        ImageError: an address of the web in place of a path.
+    """
+    if out is None:
+        return find_images(paths)
+    folder = Path(out).resolve()
+
+    @functools.cache  # lists are long, folders are few
+    def is_within(place: Path) -> bool:
+        return place.resolve().is_relative_to(folder)
+
+    found = [path for path in find_images(paths, without=[folder]) if not is_within(path.parent)]
+    if not found:
+        raise FileNotFoundError(
+            f"all images lie in {out}, the folder of the run: choose another for one of them"
+        )
+    return found
+
+
 def files_below(
     folder: Path, left_out: Collection[Path] = (), search: Search | None = None
 ) -> Iterator[Path]:
-    """Files in a folder and those below it, hidden folders and ``left_out`` excepted, each real folder once.
+    """Files in a folder and those below it, each real folder once.
+
+    Folders below that are hidden, ``left_out`` or those of training runs are excepted.
 
     Args:
         folder: where to start.
@@ -156,7 +185,8 @@ def files_below(
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(root)
-        if real in seen or (Path(real) in left_out and Path(root) != folder):
+        unwanted = Path(real) in left_out or RUN_MARKER in files
+        if real in seen or (unwanted and Path(root) != folder):
             folders.clear()
             continue
         seen.add(real)
@@ -167,11 +197,28 @@ def files_below(
         yield from (path for name in files if (path := Path(root, name)).is_file() or search is not None)
 
 
-def _matching(pattern: str) -> tuple[Path, list[Path]]:
-    """The fixed part of a glob pattern, and what it matches; folders that exist as written are no patterns."""
+def _matching(pattern: str, left_out: Collection[Path]) -> tuple[Path, list[Path]]:
+    """The fixed part of a glob pattern, and what it matches; folders that exist as written are no patterns.
+
+    Below those, ``left_out`` folders and those of training runs are excepted.
+    """
     parts = Path(pattern).parts
     real = 0
     while real < len(parts) and Path(*parts[: real + 1]).exists():
         real += 1
     escaped = str(Path(*(glob.escape(part) for part in parts[:real]), *parts[real:]))
-    return Path(*parts[:real]), [Path(p) for p in sorted(glob.glob(escaped, recursive=True))]
+    start = Path(*parts[:real]).resolve()
+    unwanted: dict[Path, bool] = {start: False, **dict.fromkeys(start.parents, False)}
+
+    def is_unwanted(folder: Path) -> bool:
+        if folder not in unwanted:
+            own = folder in left_out or (folder / RUN_MARKER).exists()
+            unwanted[folder] = own or (folder != folder.parent and is_unwanted(folder.parent))
+        return unwanted[folder]
+
+    found = [
+        p
+        for p in map(Path, sorted(glob.glob(escaped, recursive=True)))
+        if not is_unwanted(p.parent.resolve())
+    ]
+    return Path(*parts[:real]), found

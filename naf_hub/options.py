@@ -204,6 +204,10 @@ def backbone_option(default: str | None = None, *, multiple: bool = False, requi
     )  # fmt: skip
 
 
+allow_changed_images_option = click.option(
+    "--allow-changed-images", is_flag=True,
+    help="Go on with a run although pictures were replaced under their names since.",
+)  # fmt: skip
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 

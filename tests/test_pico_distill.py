@@ -23,8 +23,9 @@ from training_world import logged
 import naf_hub
 import naf_hub_pico.distill as distillation
 from naf_hub.training.checkpoints import newest
-from naf_hub.training.settings import ConfigError
-from naf_hub_pico.course import Distillation, Student, distillation_loss
+from naf_hub.training.course import ALONE
+from naf_hub.training.settings import ConfigError, build
+from naf_hub_pico.course import Distillation, DistillSettings, Student, distillation_loss
 from naf_hub_pico.views import ViewPool, augment, crop, on_pico_grid
 
 
@@ -121,6 +122,17 @@ def test_interrupted_and_resumed_equals_straight(
     assert not (tmp_path / "b" / "weights").exists()
     run(images, tmp_path / "b", **changes)
     assert_same_runs(tmp_path / "a", tmp_path / "b", 6)
+
+
+def test_pictures_in_the_folder_of_the_run_are_left_out(images: Path, tmp_path: Path) -> None:
+    preview = images / "run" / "previews" / "0.png"
+    preview.parent.mkdir(parents=True)
+    preview.write_bytes((images / "0.png").read_bytes())
+    given = [str(images), str(preview)]
+    settings = build(DistillSettings, {"teacher": "own", "images": given, "crop_size": 64, "sides": [64, 96]})
+    course = Distillation(settings, images / "run")
+    course.prepare(torch.device("cpu"), ALONE)
+    assert course.views.paths == [images / f"{i}.png" for i in range(4)]
 
 
 def assert_same_runs(one: Path, other: Path, steps: int) -> None:

@@ -60,6 +60,16 @@ def test_ids_become_indices_in_the_order_of_the_file(root: Path) -> None:
     assert sample.label[0, :3].tolist() == [0, 1, IGNORE]
 
 
+def test_the_folder_of_results_is_not_searched(root: Path) -> None:
+    for part in ("images", "labels"):
+        write(root / "train" / part / "out" / "x.png", [[[4, 7, 255] * 4] * 8][0])
+    assert len(folder(root)) == 5
+    assert len(folder(root, out=root)) == 5
+    (root / "train" / "labels" / "out" / "x.png").unlink()
+    left = folder(root, out=root / "train" / "images" / "out")
+    assert (len(left), left.unlabelled) == (4, 0)
+
+
 def test_classes_may_be_ignored_by_mark_or_by_list(tmp_path: Path) -> None:
     data = {
         "classes": [{"id": i, "name": f"c{i}", "ignore": i == 2, "color": [0, 0, i]} for i in range(4)],

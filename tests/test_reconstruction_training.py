@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from reconstruction_world import BACKBONE, draw_picture, draw_pictures, prepare_run, same_state
+from reconstruction_world import BACKBONE, draw_picture, draw_pictures, prepare_run, same_state, settings
 from safetensors.torch import load_file
 from training_world import stop_after
 
@@ -19,6 +19,7 @@ from naf_hub.training.run import TrainingError
 from naf_hub.training.schedule import rate_factor
 from naf_hub.training.settings import ConfigError, build
 from naf_hub_reconstruction.config import TrainConfig
+from naf_hub_reconstruction.course import ReconstructionCourse
 
 
 @pytest.fixture
@@ -127,6 +128,21 @@ def test_log_after_the_checkpoint_is_dropped_on_resume(pictures, tmp_path):
     prepare_run(pictures, tmp_path / "a", steps=6, resume=True).run()
     assert [step for step, _, _ in losses(tmp_path / "a")] == [1, 2, 3, 4, 5, 6]
     assert 123.0 not in [loss for _, loss, _ in losses(tmp_path / "a")]
+
+
+def test_a_run_inside_the_images_does_not_train_on_its_previews(pictures, tmp_path):
+    changes = {"steps": 3, "preview_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(prepare_run(pictures, pictures / "run", **changes), 2).run()
+    assert len(list((pictures / "run").rglob("*.png"))) == 2
+    run = prepare_run(pictures, pictures / "run", resume=True, **changes)
+    assert len(run.course.files) == 5
+    # A pattern of the shell names them outright.
+    given = settings(pictures) | {"images": [str(path) for path in sorted(pictures.rglob("*.png"))]}
+    assert len(given["images"]) == 7
+    course = ReconstructionCourse(build(TrainConfig, given), out=pictures / "run")
+    course.prepare(run.device, run.processes.share)
+    assert len(course.files) == 5
 
 
 def test_sigterm_saves_and_exits_143(pictures, tmp_path):
@@ -260,7 +276,7 @@ def test_untrainable_upsampler_is_refused_with_the_others_named(pictures, tmp_pa
 def test_an_unwritable_place_fails_before_any_work(pictures, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(
-        "naf_hub_reconstruction.course.find_images", lambda _: pytest.fail("looked for images")
+        "naf_hub_reconstruction.course.find_training_images", lambda *_: pytest.fail("looked for images")
     )
     with pytest.raises(OSError, match="file"):
         prepare_run(pictures, tmp_path / "file" / "run")

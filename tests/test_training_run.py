@@ -24,6 +24,7 @@ from naf_hub.errors import MissingExtraError
 from naf_hub.training import processes
 from naf_hub.training.checkpoints import newest
 from naf_hub.training.course import Examination
+from naf_hub.training.interrupts import SIGNALS, StopRequest, leave_signals_to_parent
 from naf_hub.training.processes import Processes, seed_step
 from naf_hub.training.run import Run, TrainingError
 from naf_hub.training.settings import ConfigError
@@ -64,11 +65,42 @@ def test_interrupted_and_resumed_equals_straight(tmp_path, changes):
     assert len(losses[0]) == 8
 
 
-def test_sigterm_exits_143(tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_signals_save_and_exit_with_their_number(tmp_path, name):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip("not on this system")
     with pytest.raises(SystemExit) as stopped:
-        stop_after(run(line(), tmp_path / "a"), 2, signal.SIGTERM).run()
-    assert stopped.value.code == 143
+        stop_after(run(line(), tmp_path / "a"), 2, number).run()
+    assert stopped.value.code == 128 + number
     assert left(tmp_path / "a").step == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="not on this system")
+def test_under_nohup_the_end_of_the_terminal_stops_nothing(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stop_after(run(line(), tmp_path / "a"), 2, signal.SIGHUP).run()["steps"] == 8
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_workers_leave_every_signal_to_their_parent():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        leave_signals_to_parent(0)
+        assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_of_several_processes_each_learns_of_the_signal_of_any():
+    for number in SIGNALS:
+        stop = StopRequest()
+        stop.signal = number
+        assert StopRequest.signal_of([flag / 4 for flag in stop.flags()]) == number
+    assert StopRequest.signal_of(StopRequest().flags()) == 0
 
 
 def test_killed_and_resumed_equals_straight(tmp_path):

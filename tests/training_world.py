@@ -27,7 +27,7 @@ class Line:
     def __init__(self, settings: RunSettings, points: int = 64, pause: float = 0.0) -> None:
         self.settings, self.points, self.pause = settings, points, pause
         self.about = {"method": "line"}
-        self.facts = {"points": points}
+        self.facts: Mapping[str, Any] = {"points": points}
         self.scores: Mapping[int, float] = {}
         self.dropout = 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import naf_hub
 from naf_hub.escapes import code
-from naf_hub.image_files import find_images
+from naf_hub.image_files import find_training_images
 from naf_hub.training.card import hardware_section, training_section
 from naf_hub.training.course import Batch, Examination, Export, Share
 from naf_hub.training.facts import describe_files, fingerprint
@@ -114,13 +115,17 @@ class Distillation:
     """See :class:`naf_hub.training.course.Course`.
 
     Of the teacher only the output is used: the student starts from random weights.
+
+    Args:
+        settings: what to compute.
+        out: folder of the run, whose pictures are not trained on.
     """
 
     advice = "take a smaller --lr"
     model: Student
 
-    def __init__(self, settings: DistillSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: DistillSettings, out: str | os.PathLike[str] | None = None) -> None:
+        self.settings, self.out = settings, out
         self.facts: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
 
@@ -131,7 +136,7 @@ class Distillation:
             FileNotFoundError, ValueError: no images, or a crop size that is no multiple of 16.
         """
         settings = self.settings
-        paths = find_images(list(settings.images))
+        paths = find_training_images(settings.images, self.out)
         options = dict(settings.teacher_options)
         teacher = naf_hub.load_backbone(settings.teacher, weights=settings.teacher_weights, **options)
         teacher = teacher.to(device).eval()

@@ -21,12 +21,13 @@ def distill(
     out: str | os.PathLike[str],
     device: str | None = None,
     progress: bool = True,
+    allow_changed_images: bool = False,
     **settings: Any,
 ) -> Path:
     """Distil pico and write its weights to ``out/weights``; a run in ``out`` is continued.
 
     Args:
-        out, device, progress: see :class:`naf_hub.training.run.Run`.
+        out, device, progress, allow_changed_images: see :class:`naf_hub.training.run.Run`.
         settings: keys of :class:`~naf_hub_pico.course.DistillSettings`.
 
     Returns:
@@ -36,8 +37,16 @@ def distill(
         FileNotFoundError, ValueError: no images, or none that is large enough.
         ConfigError: the run in ``out`` was started with other settings.
     """
-    course = Distillation(build(DistillSettings, settings))
-    Run(course, out, resume=True, device=device, progress=progress, title="distil").run()
+    course = Distillation(build(DistillSettings, settings), out)
+    Run(
+        course,
+        out,
+        resume=True,
+        allow_changed_images=allow_changed_images,
+        device=device,
+        progress=progress,
+        title="distil",
+    ).run()
     return Path(out) / "weights"
 
 
@@ -94,6 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--save-every", dest="checkpoint_every", type=int, default=250, help="save after so many steps"
+    )
+    parser.add_argument(
+        "--allow-changed-images",
+        action="store_true",
+        help="go on although pictures were replaced under their names since the start",
     )
     settings = vars(parser.parse_args(arguments))
     chosen = settings.pop("teacher_option")

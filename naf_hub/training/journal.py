@@ -27,9 +27,12 @@ class Journal:
             file.write(json.dumps({"event": event, **values}) + "\n")
 
     def start(self, **values: Any) -> None:
-        """Begin a new log, dropping an older one."""
-        if self.writes:
-            self.path.write_text("", encoding="utf-8")
+        """Begin a new log; an older one is kept as ``log-1.jsonl``, or with the next number that is free."""
+        if self.writes and self.path.is_file() and self.path.stat().st_size:
+            number = 1
+            while (kept := self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")).exists():
+                number += 1
+            self.path.rename(kept)
         self.write("start", step=0, **values)
 
     def rewind(self, step: int) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..weights.files import save_weights
+from ..atomic import atomic_file, atomic_folder
+from ..errors import WeightsError
+from ..weights.files import read_config, save_weights
+from ..weights.hub import CONFIG, FILE
 from .board import Board
 from .course import Course, Examination
+from .folder import RunFolder
 from .hardware import describe_hardware
 from .journal import Journal
 
@@ -43,7 +47,7 @@ class Results:
 
     Args:
         course: what is learned.
-        out: folder of the run; ``None`` writes nothing.
+        folder: of the run; ``None`` writes nothing.
         journal, board: where figures go; the board is optional.
 
     Attributes:
@@ -52,8 +56,10 @@ class Results:
         loss: of the last step that had one.
     """
 
-    def __init__(self, course: Course, out: Path | None, journal: Journal, board: Board | None) -> None:
-        self.course, self.out, self.journal, self.board = course, out, journal, board
+    def __init__(
+        self, course: Course, folder: RunFolder | None, journal: Journal, board: Board | None
+    ) -> None:
+        self.course, self.folder, self.journal, self.board = course, folder, journal, board
         self.examined: list[Examined] = []
         self.best: dict[str, Any] | None = None
         self.loss: float | None = None
@@ -143,34 +149,58 @@ class Results:
             log.warning("no preview at step %d: %s", step, error)
             self.journal.write("no_preview", step=step, reason=str(error))
             return
-        if self.out is not None:
-            folder = self.out / "previews"
-            folder.mkdir(exist_ok=True)
-            picture.save(folder / f"step-{step:08d}.png")
+        if self.folder is not None:
+            with atomic_file(self.folder.path / "previews" / f"step-{step:08d}.png") as temporary:
+                picture.save(temporary)
         if self.board:
             self.board.picture(step, "preview", picture)
 
-    def finish(self, model: nn.Module, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``weights/``; returns the whole summary."""
-        return self._write("weights", model, {**summary, "best": self.best})
+    def finish(self, model: nn.Module, summary: Mapping[str, Any], trained: bool) -> dict[str, Any]:
+        """Write ``weights/``; returns the whole summary.
 
-    def _write(self, name: str, model: nn.Module, summary: Mapping[str, Any]) -> dict[str, Any]:
+        Args:
+            model: what is written.
+            summary: of the run.
+            trained: whether there were steps since the run was taken up. If not, weights that are there already stay:
+                their card may have been completed.
+        """
+        return self._write("weights", model, {**summary, "best": self.best}, again=trained)
+
+    def _write(
+        self, name: str, model: nn.Module, summary: Mapping[str, Any], again: bool = True
+    ) -> dict[str, Any]:
         figures = next((one.figures for one in reversed(self.examined) if one.figures), None)
         whole: dict[str, Any] = {
             **summary,
             "held_out": figures,
             "hardware": describe_hardware(summary["device"], summary["processes"]),
         }
-        exported = self.course.export(model) if self.out is not None else None
-        if exported is None or self.out is None:
+        exported = self.course.export(model) if self.folder is not None else None
+        if exported is None or self.folder is None:
             return whole
-        config = self.course.settings.to_dict()
-        folder = save_weights(
-            self.out / name,
-            exported.weights,
-            name=exported.name,
-            options=dict(exported.options),
-            provenance={**whole, "skipped": len(summary["skipped"]), "config": config},
-            card=self.course.card(whole),
-        )
-        return {**whole, "weights": str(folder)}
+        config, target = self.course.settings.to_dict(), self.folder.path / name
+        if again or not _are_weights_of(target, whole):
+            with atomic_folder(target, keep_others=True) as temporary:
+                made = save_weights(
+                    temporary / "made",
+                    exported.weights,
+                    name=exported.name,
+                    options=dict(exported.options),
+                    provenance={**whole, "skipped": len(summary["skipped"]), "config": config},
+                    card=self.course.card(whole),
+                )
+                files = [path.name for path in made.iterdir()]
+                for file in files:
+                    (made / file).rename(temporary / file)
+                made.rmdir()
+                self.folder.set_changed_aside(name, files)
+            self.folder.note_written(name, files)
+        return {**whole, "weights": str(target)}
+
+
+def _are_weights_of(folder: Path, summary: Mapping[str, Any]) -> bool:
+    try:
+        found = read_config(folder / CONFIG).get("provenance", {})
+    except WeightsError:
+        return False
+    return (folder / FILE).is_file() and all(found.get(k) == summary[k] for k in ("steps", "seconds"))

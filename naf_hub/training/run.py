@@ -20,19 +20,17 @@ from tqdm import tqdm
 from ..errors import NafHubError
 from .board import Board
 from .checkpoints import Checkpoint, clean, newest, save_checkpoint
+from .continuation import compare
 from .course import Batch, Course
-from .facts import compare_facts
+from .folder import CHECKPOINTS, LOG, FolderError, RunFolder
 from .hardware import peak_memory
 from .interrupts import StopRequest
 from .journal import Journal
 from .processes import Processes, seed_step, start
 from .results import Results
 from .schedule import rate_factor
-from .settings import ConfigError, difference
 
 log = logging.getLogger("naf_hub")
-
-PROCESSES = "number of processes"
 
 
 class TrainingError(NafHubError, RuntimeError):
@@ -44,7 +42,8 @@ class Run:
 
     The folder gets ``log.jsonl``, ``checkpoints/``, ``previews/``, ``best/`` (the weights with the best score so
     far) and, at the end, ``weights/``. Building a run does everything that can fail early: it makes the folder,
-    prepares the course and, with ``resume``, takes up the newest valid checkpoint.
+    prepares the course and, with ``resume``, takes up the newest valid checkpoint. From then to the end of
+    :meth:`run` the folder is closed to other processes. What others put into it stays as it is.
 
     Of several processes every one builds its own; the first writes, all compute, and they separate at the end:
     a process of several trains once.
@@ -53,6 +52,10 @@ class Run:
         course: what is learned.
         out: folder of the run; ``None`` writes nothing and keeps no checkpoints.
         resume: go on from the newest checkpoint there, if there is one.
+        extend: resume a run of fewer steps, going on to those of the settings. The steps done stay; from there on
+            rates are those of a run that had the new number of steps from the start, see
+            :func:`~naf_hub.training.schedule.rate_factor`.
+        allow_changed_images: resume although pictures were replaced under their names since.
         device: where to train; default is what accelerate finds: CUDA, MPS, the CPU.
         processes: instead of ``device``, those of the run.
         tensorboard: also log to ``out/tensorboard``.
@@ -60,8 +63,12 @@ class Run:
         title: of the progress bar.
 
     Raises:
-        ConfigError: unusable settings, or settings or facts that differ from those of the run to be resumed.
-        TrainingError: the folder already holds a run and ``resume`` was not asked for.
+        ConfigError: unusable settings, or a run to be resumed that differs, see
+            :func:`~naf_hub.training.continuation.compare`.
+        TrainingError: the folder already holds a run and ``resume`` was not asked for, or none that ``extend`` could go
+            on from.
+        FolderError: the folder holds something else, or another process trains in it.
+        CheckpointError: not one of its checkpoints can be read.
         MissingExtraError: accelerate (for several processes) or TensorBoard is not installed.
     """
 
@@ -71,6 +78,8 @@ class Run:
         out: str | os.PathLike[str] | None = None,
         *,
         resume: bool = False,
+        extend: bool = False,
+        allow_changed_images: bool = False,
         device: str | torch.device | None = None,
         processes: Processes | None = None,
         tensorboard: bool = False,
@@ -82,26 +91,32 @@ class Run:
         self.device, self.main = self.processes.device, self.processes.main
         self.progress, self.title = progress and self.main, title
         self.out = None if out is None else Path(out)
-        checkpoint = self._open_folder(resume)
-        course.prepare(self.device, self.processes.share)
-        self.model = course.model
-        self.net = self.processes.connect(self.model)
-        self.ema = self._average() if self.settings.ema else None
-        self.optimizer = self._build_optimizer()
-        self.step, self.seconds, self.skipped = 0, 0.0, dict[str, str]()
-        self.results = Results(course, self.out, self.journal, None)
-        if checkpoint:
-            self._restore(checkpoint)
-        else:
-            config = self.settings.to_dict()
-            self.journal.start(**course.about, processes=self.processes.count, config=config)
-        if tensorboard and self.main and self.out is not None:
-            self.results.board = Board(self.out / "tensorboard", self.step)
+        self.folder = None if self.out is None or not self.main else RunFolder(self.out)
+        self.extends, self.allow_changed_images = extend, allow_changed_images
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._close_folder)
+            checkpoint = self._open_folder(resume or extend)
+            course.prepare(self.device, self.processes.share)
+            self.model = course.model
+            self.net = self.processes.connect(self.model)
+            self.ema = self._average() if self.settings.ema else None
+            self.optimizer = self._build_optimizer()
+            self.step, self.seconds, self.skipped = 0, 0.0, dict[str, str]()
+            self.extended: list[dict[str, int]] = []
+            self.results = Results(course, self.folder, self.journal, None)
+            if checkpoint:
+                self._restore(checkpoint)
+            else:
+                config = self.settings.to_dict()
+                self.journal.start(**course.about, processes=self.processes.count, config=config)
+            if tensorboard and self.folder is not None:
+                self.results.board = Board(self.folder.path / "tensorboard", self.step)
+            on_failure.pop_all()
 
     @property
     def checkpoints(self) -> Path | None:
         """The folder of the checkpoints."""
-        return None if self.out is None else self.out / "checkpoints"
+        return None if self.out is None else self.out / CHECKPOINTS
 
     @property
     def shipped(self) -> nn.Module:
@@ -109,22 +124,35 @@ class Run:
         return self.model if self.ema is None else self.ema.module
 
     def _open_folder(self, resume: bool) -> Checkpoint | None:
-        writes = self.main and self.out is not None
-        self.journal = Journal((self.out or Path()) / "log.jsonl", writes=writes)
+        self.journal = Journal((self.out or Path()) / LOG, writes=self.folder is not None)
         if self.checkpoints is None:
             return None
-        if self.main:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.journal.path.touch()  # a place that cannot be written fails here, before any work
-            clean(self.checkpoints)
-        self.processes.wait()
+        problem: Exception | None = None
+        if self.folder is not None:
+            try:
+                self.folder.open()
+                self.checkpoints.mkdir(exist_ok=True)
+                self.journal.path.touch()  # a place that cannot be written fails here, before any work
+                clean(self.checkpoints)
+            except (FolderError, OSError) as error:
+                problem = error
+        # All processes must learn of it, else the others would wait for the first.
+        told = self.processes.gather([str(problem)] if problem else [])
+        if told:
+            raise problem or FolderError(told[0])
         checkpoint = newest(self.checkpoints)
         if checkpoint and not resume:
             raise TrainingError(
                 f"{self.out} already holds a run at step {checkpoint.step}: continue it with --resume, "
                 "or choose another folder"
             )
+        if self.extends and not checkpoint:
+            raise TrainingError(f"{self.out} holds no checkpoint that --extend could go on from")
         return checkpoint
+
+    def _close_folder(self) -> None:
+        if self.folder is not None:
+            self.folder.close()
 
     def _average(self) -> AveragedModel:
         # With buffers: the statistics of batch norms must be those of the averaged weights.
@@ -144,13 +172,14 @@ class Run:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
-        changes = difference(manifest["config"], self.settings.to_dict(), self.settings.free_to_change)
-        before = {PROCESSES: manifest["processes"], **manifest["facts"]}
-        changes += compare_facts(before, {PROCESSES: self.processes.count, **self.course.facts})
-        if changes:
-            raise ConfigError(
-                f"{self.out} was started with other settings, so it cannot go on: {'; '.join(changes)}"
-            )
+        extension, replaced = compare(
+            manifest,
+            self.course,
+            self.processes.count,
+            folder=self.out or Path(),
+            extend=self.extends,
+            allow_changed_images=self.allow_changed_images,
+        )
         self.model.load_state_dict(checkpoint.model())
         state = checkpoint.training()
         self.optimizer.load_state_dict(state["optimizer"])
@@ -159,8 +188,15 @@ class Run:
         self.results.restore(state["results"])
         self.step, self.seconds = checkpoint.step, manifest["seconds"]
         self.skipped = dict(manifest["skipped"])
+        self.extended = list(manifest.get("extended", []))
         self.journal.rewind(self.step)
         self.journal.write("resume", step=self.step)
+        if extension is not None:
+            self.extended.append(extension)
+            self.journal.write("extend", **extension)
+        for line in replaced if self.main else ():
+            log.warning("going on with other pictures: %s", line)
+            self.journal.write("changed_images", step=self.step, what=line)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and write the weights.
@@ -173,7 +209,14 @@ class Run:
             TrainingError: the loss or a gradient is no longer finite.
             CheckpointError: a checkpoint cannot be written.
             KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
+            SystemExit: SIGTERM, SIGHUP or SIGUSR1 (status 128 and the signal's number); likewise.
         """
+        try:
+            return self._run()
+        finally:
+            self._close_folder()
+
+    def _run(self) -> dict[str, Any]:
         settings, started, before, first = self.settings, time.perf_counter(), self.seconds, self.step
         size = settings.batch * settings.accumulate * self.processes.count
         batches = iter(self.course.batches(self.step, settings.steps, self.processes.share))
@@ -210,7 +253,7 @@ class Run:
                     stop.leave(stopping)
         summary = self._summary()
         if self.main:
-            summary = self.results.finish(self.shipped, summary)
+            summary = self.results.finish(self.shipped, summary, trained=self.step > first)
         self.processes.separate()
         return summary
 
@@ -227,6 +270,7 @@ class Run:
             "peak_memory_bytes": peak_memory(self.device),
             "device": str(self.device),
             "processes": self.processes.count,
+            **({"extended": self.extended} if self.extended else {}),
         }
 
     def _bar(self, size: int) -> tqdm[Any]:
@@ -322,6 +366,7 @@ class Run:
             "facts": dict(self.course.facts),
             "seconds": self.seconds,
             "skipped": self.skipped,
+            "extended": self.extended,
         }
         weights: dict[str, Tensor] = self.model.state_dict()
         return save_checkpoint(self.checkpoints, self.step, weights, state, manifest, self.settings.keep)

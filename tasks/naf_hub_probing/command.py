@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from naf_hub.options import (
+    allow_changed_images_option,
     backbone_constructor_option,
     backbone_option,
     backbone_weights_option,
@@ -106,13 +107,13 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False),
     help="Write the trained heads here, and the log of their training; an interrupted one goes on.",
 )
+@allow_changed_images_option
 @report_options
 def segmentation(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], size: str, label_size: str | None, device: str,
-    baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None, format_: str,
-    as_json: bool, save: str | None,
-    **protocol: Any,
+    baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None,
+    allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Linear-probe segmentation: mIoU of a 1x1 convolution on frozen upsampled features.
 
@@ -151,6 +152,7 @@ def segmentation(
         workers=workers,
         out=out,
         controls=controls,
+        allow_changed_images=allow_changed_images,
         on_result=_tell,
     )
     for split in ("train", "val"):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from naf_hub.training.checkpoints import forget
 from naf_hub.training.course import Batch, Examination, Share
 from naf_hub.training.processes import Processes
 from naf_hub.training.run import Run
@@ -22,6 +21,7 @@ from naf_hub.training.settings import RunSettings
 from .folders import IGNORE
 from .head import HeadWeights, LinearHead
 from .material import Material, Pictures
+from .report import plain_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +129,15 @@ class HeadCourse:
 
 def run_folder(out: Path, name: str) -> Path:
     """Where the run of an upsampler's head keeps its log, and its checkpoints until it is scored."""
-    return out / (re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") + "-run")
+    return out / f"{plain_name(name)}-run"
 
 
 def fit(
-    course: HeadCourse, device: torch.device, name: str, out: Path | None = None
+    course: HeadCourse,
+    device: torch.device,
+    name: str,
+    out: Path | None = None,
+    allow_changed_images: bool = False,
 ) -> tuple[list[HeadWeights], list[float]]:
     """Train; returns the head for raw features after every epoch, and the mean loss of every epoch.
 
@@ -142,12 +146,20 @@ def fit(
         device: where.
         name: of what is probed.
         out: folder of the run; one that was interrupted there goes on. ``None`` writes nothing.
+        allow_changed_images: go on although pictures were replaced under their names since.
 
     Raises:
         ConfigError: what was interrupted in ``out`` was another run.
     """
     title = f"probe: {name}"
-    run = Run(course, out, resume=True, processes=Processes(device), title=title)
+    run = Run(
+        course,
+        out,
+        resume=True,
+        allow_changed_images=allow_changed_images,
+        processes=Processes(device),
+        title=title,
+    )
     run.run()
     examined = run.results.examined
     snapshots = [(one.kept["weight"].to(device), one.kept["bias"].to(device)) for one in examined]
@@ -156,4 +168,4 @@ def fit(
 
 def forget_checkpoints(out: Path) -> None:
     """Remove the checkpoints of a run whose results are written, so that the next one starts anew."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    forget(out / "checkpoints")

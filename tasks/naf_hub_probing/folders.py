@@ -147,6 +147,7 @@ class SegmentationFolder(Dataset[LabelledImage]):
         classes: see :func:`read_classes`.
         geometry: sizes to bring images and labels to.
         limit: keep at most this many pairs, evenly spaced.
+        out: folder of results, which is not searched.
 
     Raises:
         DatasetError: a folder is missing or empty, or a label has no image.
@@ -159,13 +160,15 @@ class SegmentationFolder(Dataset[LabelledImage]):
         classes: Classes,
         geometry: Geometry | None = None,
         limit: int | None = None,
+        out: str | os.PathLike[str] | None = None,
     ) -> None:
         folder = Path(root) / split
         for part in (folder / "images", folder / "labels"):
             if not part.is_dir():
                 raise DatasetError(f"no folder {part}; expected {{train,val}}/{{images,labels}}/ in {root}")
-        images = _by_stem(folder / "images")
-        labels = _by_stem(folder / "labels")
+        left_out = () if out is None else (Path(out).resolve(),)
+        images = _by_stem(folder / "images", left_out)
+        labels = _by_stem(folder / "labels", left_out)
         if not labels:
             raise DatasetError(f"no label picture in {folder / 'labels'}")
         for stem, label in labels.items():
@@ -218,9 +221,9 @@ class Readable(Dataset["LabelledImage | ImageError"]):
             return error
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path, left_out: tuple[Path, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(files_below(folder)):
+    for path in sorted(files_below(folder, left_out)):
         if not has_image_name(path):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()

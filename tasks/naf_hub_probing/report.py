@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ METRICS = (
     Metric("best_miou", "%", True, 1, "best mIoU"),
     Metric("best_epoch", "", False, 0, "in epoch"),
 )
+HEADS = {f"{epoch}.{part}" for epoch in ("last", "best") for part in ("weight", "bias")}
 
 SPREAD = Metric("miou_spread", "%", False, 2, "+-")
 """Standard deviation of the mIoU over the seeds; a column where there are several."""
@@ -61,6 +63,30 @@ def split_counts(folder: SegmentationFolder, seen: Survey) -> dict[str, Any]:
     }
 
 
+def plain_name(label: str) -> str:
+    """The label as a name that every system takes for a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
+
+
+def heads_file(folder: Path, label: str) -> Path:
+    """Where the heads of an upsampler are written.
+
+    Raises:
+        FileExistsError: another file lies there.
+    """
+    path = folder / f"{plain_name(label)}.safetensors"
+    if path.exists():
+        try:
+            with safe_open(path, "pt") as file:
+                keys = set(file.keys())
+                ours = "last.weight" in keys and keys <= HEADS
+        except (SafetensorError, OSError):
+            ours = False
+        if not ours:
+            raise FileExistsError(f"{path} exists and holds no heads of a probe: give --out another folder")
+    return path
+
+
 def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights | None = None) -> None:
     tensors: dict[str, Tensor] = {}
     kept = {"last": last} if best is None else {"last": last, "best": best}
@@ -68,8 +94,7 @@ def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights | 
         # Copies, because safetensors refuses shared memory and the last epoch may be the best one.
         tensors[f"{epoch}.weight"] = weight.cpu().clone()
         tensors[f"{epoch}.bias"] = bias.cpu().clone()
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
-    with atomic_file(folder / f"{name}.safetensors") as temporary:
+    with atomic_file(heads_file(folder, label)) as temporary:
         save_file(tensors, temporary)
 
 

@@ -28,7 +28,7 @@ from .folders import IGNORE, SegmentationFolder, read_classes
 from .head import HeadWeights, LinearHead, upsampled_scores
 from .material import AllPixels, Material, sample_pixels
 from .metrics import BANDS, Scores, boundary_band, predict
-from .report import METRICS, SPREAD, average, epoch_scores, save_heads, split_counts
+from .report import METRICS, SPREAD, average, epoch_scores, heads_file, save_heads, split_counts
 from .transforms import Geometry, Size
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -127,6 +127,7 @@ class Segmentation(Task):
         workers: int = 0,
         out: str | os.PathLike[str] | None = None,
         controls: Sequence[str] = (),
+        allow_changed_images: bool = False,
         on_result: Callable[[Row], None] | None = None,
     ) -> Report:
         """Train a linear head for each upsampler and score it, everything else being equal.
@@ -144,6 +145,7 @@ class Segmentation(Task):
                 in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
             controls: after each guided upsampler, rows of the same one guided by what must not help; see
                 :func:`naf_hub.controls.add_controls`.
+            allow_changed_images: go on so although pictures were replaced under their names since.
             on_result: called with each row as soon as it is there.
 
         Returns:
@@ -164,14 +166,19 @@ class Segmentation(Task):
         behind = parse_backbone(backbone)
         geometry = Geometry(chosen.size, chosen.label_size)
         classes = read_classes(Path(data) / "classes.json")
-        train = SegmentationFolder(data, "train", classes, geometry, chosen.limit_train or chosen.limit)
-        val = SegmentationFolder(data, "val", classes, geometry, chosen.limit)
+        train = SegmentationFolder(data, "train", classes, geometry, chosen.limit_train or chosen.limit, out)
+        val = SegmentationFolder(data, "val", classes, geometry, chosen.limit, out)
         # All models first: a misspelt name must not cost a pass over the data.
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
         models = add_controls(load_contenders(contenders, made_for=made_for, seed=recipe.seed), controls)
         if isinstance(behind, Contender):
             behind = behind.load(device=device, seed=recipe.seed)
+
+        if out is not None:  # not after hours of training
+            for label in models:
+                for seed in chosen.every_seed:
+                    heads_file(Path(out), chosen.name_run(label, seed))
 
         expected = len(train) * (2 if recipe.flip else 1) + len(val)
         store = FeatureStore(cache, expected, device)
@@ -182,7 +189,7 @@ class Segmentation(Task):
             label: str, model: Upsampler, network: Backbone, standardize: bool, name: str | None
         ) -> Splits:
             splits = views.of(model, network)
-            values, extras = _probe(label, model, splits, chosen, standardize, out)
+            values, extras = _probe(label, model, splits, chosen, standardize, out, allow_changed_images)
             rows.append(Row.of(label, model, values, backbone=name, extras=extras))
             if on_result is not None:
                 on_result(rows[-1])
@@ -259,6 +266,7 @@ def _probe(
     protocol: Protocol,
     standardize: bool,
     out: str | os.PathLike[str] | None,
+    allow_changed_images: bool,
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
     recipe, seeds = protocol.recipe, protocol.every_seed
     seen = splits.seen["train"]
@@ -283,7 +291,7 @@ def _probe(
             course = HeadCourse(head, plan_epochs(seen.usable, own), material, own)
             name = protocol.name_run(label, seed)
             folder = None if out is None else run_folder(Path(out), name)
-            snapshots, loss = fit(course, device, name, folder)
+            snapshots, loss = fit(course, device, name, folder, allow_changed_images)
             heads.append(snapshots)
             losses.append(loss)
         trained = time.perf_counter()

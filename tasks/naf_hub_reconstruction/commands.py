@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from naf_hub.options import (
+    allow_changed_images_option,
     backbone_constructor_option,
     backbone_option,
     backbone_weights_option,
@@ -53,6 +54,12 @@ from naf_hub.options import (
     help="Keep features of the frozen backbones here; needs views >= 1.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
+@click.option(
+    "--extend",
+    is_flag=True,
+    help="Resume with more steps than the run was started with; rates from there on are those of the longer run.",
+)
+@allow_changed_images_option
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
 @json_option
@@ -63,6 +70,8 @@ def train(
     assignments: tuple[str, ...],
     cache_features: str | None,
     resume: bool,
+    extend: bool,
+    allow_changed_images: bool,
     tensorboard: bool,
     device: str,
     as_json: bool,
@@ -76,7 +85,8 @@ def train(
     """Train an upsampler to reconstruct the features of a larger image.
 
     IMAGES after the options are trained on too, so that a shell pattern works. Ctrl-C finishes the step,
-    saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
+    saves and ends (130), and so do SIGTERM, SIGHUP and Slurm's SIGUSR1 (128 and the signal's number); --resume
+    goes on from there as if nothing had happened. Several GPUs or machines:
     accelerate launch -m naf_hub train reconstruction ...
     """
     from naf_hub.training.run import Run
@@ -98,10 +108,18 @@ def train(
     if held_out:
         given["held_out"] = list(held_out)
     config = build(TrainConfig, read_recipe(recipe), given, parse_set(assignments))
-    course = ReconstructionCourse(config, cache_features)
+    course = ReconstructionCourse(config, cache_features, out)
     # Of several processes each has a GPU of its own, which accelerate knows.
     where = None if device == "auto" else pick_device(device)
-    run = Run(course, out, resume=resume, device=where, tensorboard=tensorboard)
+    run = Run(
+        course,
+        out,
+        resume=resume,
+        extend=extend,
+        allow_changed_images=allow_changed_images,
+        device=where,
+        tensorboard=tensorboard,
+    )
     summary = run.run()
     if not run.main:
         return

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from naf_hub.image_files import find_images
+from naf_hub.image_files import find_training_images
 from naf_hub.interfaces import Upsampler
 from naf_hub.training.course import ALONE, Batch, Examination, Export, Share
 from naf_hub.training.interrupts import leave_signals_to_parent
@@ -32,6 +32,7 @@ class ReconstructionCourse:
     Args:
         settings: what to compute.
         cache_features: folder for features of the frozen backbones; needs ``settings.views``.
+        out: folder of the run, whose previews are not trained on.
 
     :meth:`prepare` raises :class:`~naf_hub.training.settings.ConfigError` where a backbone, an upsampler or the
     images make no sense.
@@ -40,8 +41,13 @@ class ReconstructionCourse:
     advice = "start anew from them with --set init={saved} and a smaller lr or grad_clip=1"
     model: nn.Module
 
-    def __init__(self, settings: TrainConfig, cache_features: str | os.PathLike[str] | None = None) -> None:
-        self.settings, self.cache_features = settings, cache_features
+    def __init__(
+        self,
+        settings: TrainConfig,
+        cache_features: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.settings, self.cache_features, self.out = settings, cache_features, out
         self.facts: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
         self.pairs: dict[str, list[Pair]] = {}
@@ -52,8 +58,8 @@ class ReconstructionCourse:
         if not settings.images:
             raise ConfigError("no training images given")
         self.device = device
-        self.files = find_images(settings.images)
-        self.held_out = held_out_files(settings, self.files)
+        self.files = find_training_images(settings.images, self.out)
+        self.held_out = held_out_files(settings, self.files, self.out)
         upsampler = prepare_model(settings, device)
         self.teachers, self.plan, self.facts = prepare_teachers(
             settings, self.files, device, self.cache_features, upsampler

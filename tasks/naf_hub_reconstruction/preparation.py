@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import naf_hub
-from naf_hub.image_files import find_images
+from naf_hub.image_files import find_training_images
 from naf_hub.interfaces import Backbone, Upsampler
 from naf_hub.loading import load_upsampler
 from naf_hub.records import UpsamplerRecord
@@ -28,15 +28,17 @@ from .plan import Plan
 RANDOM = ("", "none")
 
 
-def held_out_files(config: TrainConfig, trained_on: Sequence[Path]) -> list[Path]:
-    """At most ``eval_images`` of the held-out images, evenly spread over the list.
+def held_out_files(
+    config: TrainConfig, trained_on: Sequence[Path], out: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """At most ``eval_images`` of the held-out images outside ``out``, evenly spread over the list.
 
     Raises:
         ConfigError: some of them are trained on.
     """
     if not config.held_out:
         return []
-    files = find_images(config.held_out)
+    files = find_training_images(config.held_out, out)
     shared = {path.resolve() for path in trained_on}.intersection(path.resolve() for path in files)
     if shared:
         raise ConfigError(f"{len(shared)} held-out images are also trained on, such as {min(shared)}")

@@ -128,6 +128,8 @@ def train(
     out: str | os.PathLike[str],
     recipe: str | None = None,
     resume: bool = False,
+    extend: bool = False,
+    allow_changed_images: bool = False,
     cache_features: str | os.PathLike[str] | None = None,
     device: Any = None,
     tensorboard: bool = False,
@@ -140,7 +142,7 @@ def train(
         out: folder of the run.
         recipe: a shipped recipe or a TOML file; settings go over it.
         cache_features: folder for features of the frozen backbones; needs ``views``.
-        resume, device, tensorboard, progress: see :class:`~naf_hub.training.run.Run`.
+        resume, extend, allow_changed_images, device, tensorboard, progress: see :class:`~naf_hub.training.run.Run`.
         settings: keys of :class:`~naf_hub_reconstruction.config.TrainConfig`.
 
     Returns:
@@ -153,5 +155,14 @@ def train(
     from .course import ReconstructionCourse
 
     config = build(TrainConfig, read_recipe(recipe) if recipe else {}, settings)
-    course = ReconstructionCourse(config, cache_features)
-    return Run(course, out, resume=resume, device=device, tensorboard=tensorboard, progress=progress).run()
+    course = ReconstructionCourse(config, cache_features, out)
+    return Run(
+        course,
+        out,
+        resume=resume,
+        extend=extend,
+        allow_changed_images=allow_changed_images,
+        device=device,
+        tensorboard=tensorboard,
+        progress=progress,
+    ).run()
