@@ -220,7 +220,11 @@ def _window(cells: int, pixels: int, radius: int, like: Tensor) -> tuple[Tensor,
     position = ((torch.arange(pixels) + 0.5) * ratio - 0.5).to(like)
     last = number(cells - 1)
     inside = (window >= 0) & (window <= last)
-    return torch.minimum(window.clamp(min=0), last), (window.to(like) - position).square(), inside.to(like.device)
+    return (
+        torch.minimum(window.clamp(min=0), last),
+        (window.to(like) - position).square(),
+        inside.to(like.device),
+    )
 
 
 def _centres(cells: int, pixels: int) -> Tensor:
