@@ -83,7 +83,7 @@ def test_compiled_once_for_all_sizes():
 
     model = load("naf")
     compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)
-    for shape in SHAPES[1:] + [(2, (48, 36), (6, 4))]:
+    for shape in [*SHAPES[1:], (2, (48, 36), (6, 4))]:
         given = inputs(*shape)
         torch.testing.assert_close(compiled(*given), model(*given), atol=5e-5, rtol=0)
     assert len(graphs) == 1

@@ -66,6 +66,7 @@ def export_command(
         return
     worst = max(found["difference"] for found in result["compared"])
     click.echo(
-        f"wrote {result['file']} ({result['bytes'] / 1e6:.1f} MB): {', '.join(result['inputs'])} -> {result['output']}; "
+        f"wrote {result['file']} ({result['bytes'] / 1e6:.1f} MB): {', '.join(result['inputs'])} -> "
+        f"{result['output']}; "
         f"onnxruntime is within {worst:.1g} of the largest value at {len(result['compared'])} sizes"
     )
