@@ -53,9 +53,8 @@ def test_one_exported_graph_serves_every_size(name):
             torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{"spatial": "gaussian"}, {"memory": 30_000}], ids=str)
-def test_output_of_a_fixed_size(options):
-    model = NAF(**SMALL["naf"], **options).eval().requires_grad_(False)
+def test_output_of_a_fixed_size():
+    model = NAF(**SMALL["naf"], spatial="gaussian").eval().requires_grad_(False)
     program = export(model, (32, 48))
     for shape in [
         *SHAPES,
@@ -68,7 +67,7 @@ def test_output_of_a_fixed_size(options):
 def test_only_the_batch_left_open():
     model, batch = load("naf"), {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(
-        model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch, None)
+        model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch)
     ).module()
     given = inputs(3, (20, 24), (5, 6))
     torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
