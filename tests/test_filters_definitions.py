@@ -134,7 +134,7 @@ def test_bilinear_blocks_are_parts_of_the_whole_map(size, random):
     rows = sorted(random.choices(range(size[2]), k=4))
     cols = random.choices(range(size[3]), k=5)
     whole = F.interpolate(features, size[2:], mode="bilinear")
-    found = BilinearBlocks(features, (size[2], size[3]))(rows, cols)
+    found = BilinearBlocks(features, (size[2], size[3]))(torch.tensor(rows), torch.tensor(cols))
     assert (found - whole[:, :, rows][..., cols]).abs().max() < 1e-12
 
 

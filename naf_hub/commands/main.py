@@ -103,7 +103,7 @@ def eval_group() -> None:
 
 
 def _add_commands() -> None:
-    from . import bench, convert, demo, new_plugin, pin, publish, registered, upsample
+    from . import bench, convert, demo, export, new_plugin, pin, publish, registered, upsample
 
     for command in (
         registered.list_command,
@@ -113,6 +113,7 @@ def _add_commands() -> None:
         bench.bench_command,
         demo.demo_command,
         convert.convert_command,
+        export.export_command,
         new_plugin.new_plugin_command,
         pin.pin_command,
         publish.publish_command,

@@ -43,6 +43,11 @@ def larger(one: int, other: int) -> int:
     return max(one, other) if are_known(one, other) else torch.sym_max(one, other)
 
 
+def number(size: int, device: torch.device | str | None = None) -> Tensor:
+    """A size as a tensor (): integer division by a symbol, or clamping to one, is nothing that ONNX takes."""
+    return torch.full((), size, device=device)
+
+
 def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """The first rows and columns (B, C, H, W) of larger maps; slicing by unknown sizes would compare them."""
     if are_known(*maps.shape[-2:], *size):
@@ -71,7 +76,8 @@ def pooling_matrix(
     """(n_out, n_in) weights of adaptive average pooling along one axis, dtype and device of ``like``; on request only
     some rows (``outputs``) and columns (``inputs``) of it."""
     bins = torch.arange(*(outputs or (0, n_out)), device=like.device)[:, None]
-    start, stop = bins * n_in // n_out, ((bins + 1) * n_in + n_out - 1) // n_out
+    wide, narrow = number(n_in, like.device), number(n_out, like.device)
+    start, stop = bins * wide // narrow, ((bins + 1) * wide + narrow - 1) // narrow
     position = torch.arange(*(inputs or (0, n_in)), device=like.device)
     inside = (position >= start) & (position < stop)
     return inside.to(like.dtype) / (stop - start).to(like.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from naf_hub.parts.sizes import number
+
 BORDERS = ("reflect101", "symmetric")
 
 
@@ -15,13 +17,13 @@ def positions(start: int, stop: int, size: int, radius: int, border: str = "refl
     (``b a | a b c``). On an axis too short to mirror ``radius`` pixels the edge pixel is repeated instead.
     """
     repeat = 1 if border == "symmetric" else 0
-    last = size - 1
+    last = number(size - 1)
     index = torch.arange(start, stop)
     mirrored = torch.where(index < 0, -index - repeat, index)
     mirrored = torch.where(index > last, 2 * last - index + repeat, mirrored)
     # As a tensor: a condition on the size would bind a traced graph to one side of it.
-    long_enough = torch.full((), size) + repeat > radius
-    return torch.where(long_enough, mirrored, index).clamp(0, last)
+    long_enough = last + repeat >= radius
+    return torch.minimum(torch.where(long_enough, mirrored, index).clamp(min=0), last)
 
 
 def take(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

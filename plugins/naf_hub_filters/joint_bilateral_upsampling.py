@@ -11,7 +11,7 @@ from torch import Tensor
 from naf_hub import Promises, Upsampler
 from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble
 from naf_hub.parts.precision import without_autocast, working_dtype
-from naf_hub.parts.sizes import are_equal, are_known, average_pool
+from naf_hub.parts.sizes import are_equal, are_known, average_pool, number
 
 from .borders import take
 from .interpolation import resize
@@ -216,12 +216,18 @@ def _window(cells: int, pixels: int, radius: int, like: Tensor) -> tuple[Tensor,
     """Window of each pixel of an axis, (2 radius + 1, pixels) each: cells clipped to the grid (on the CPU), squared
     distances in cells, and whether the cell is on the grid."""
     window = _centres(pixels, cells) + torch.arange(-radius, radius + 1)[:, None]
-    position = (torch.arange(pixels).to(like) + 0.5) * (cells / pixels) - 0.5
-    inside = (window >= 0) & (window < cells)
-    return window.clamp(0, cells - 1), (window.to(like) - position).square(), inside.to(like.device)
+    ratio = number(cells).double() / number(pixels)
+    position = ((torch.arange(pixels) + 0.5) * ratio - 0.5).to(like)
+    last = number(cells - 1)
+    inside = (window >= 0) & (window <= last)
+    return (
+        torch.minimum(window.clamp(min=0), last),
+        (window.to(like) - position).square(),
+        inside.to(like.device),
+    )
 
 
 def _centres(cells: int, pixels: int) -> Tensor:
     """Pixel at the centre of each cell, ``floor((j + 0.5) pixels / cells)``, on the CPU; with the two exchanged the
     cell under each pixel."""
-    return (2 * torch.arange(cells) + 1) * pixels // (2 * cells)
+    return (2 * torch.arange(cells) + 1) * number(pixels) // number(2 * cells)

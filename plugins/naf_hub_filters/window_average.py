@@ -61,7 +61,8 @@ def window_average(
     area, reach = tile[0] * tile[1], window[0] * window[1]
 
     def piece(_: Range, y: Range, x: Range) -> Tensor:
-        down, right = -(-(y[1] - y[0]) // tile[0]), -(-(x[1] - x[0]) // tile[1])
+        # ONNX divides integers toward zero: no negative ones here.
+        down, right = (y[1] - y[0] + tile[0] - 1) // tile[0], (x[1] - x[0] + tile[1] - 1) // tile[1]
         rows = positions(y[0] - radius, y[0] + down * tile[0] + radius, height, radius)
         cols = positions(x[0] - radius, x[0] + right * tile[1] + radius, width, radius)
         keys, values = blocks(rows, cols)

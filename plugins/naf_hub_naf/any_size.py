@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from naf_hub.parts.sizes import number
+
 from .attention import split_heads
 from .spatial import DistanceWeight
 
@@ -59,19 +61,20 @@ def attend_at_any_size(
 def _window(cells: int, size: int, kernel_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`~naf_hub_naf.windows.window_slots` as a tensor (size, kernel_size), and which of its slots exist."""
     device = like.device
-    stride = size // cells
+    sides, last = number(size, device), number(cells - 1, device)
+    stride = sides // (last + 1)
     position, slot = torch.arange(size, device=device), torch.arange(kernel_size, device=device)
     residue = position % stride
-    members = (size - residue + stride - 1) // stride
-    count = torch.full((), size // stride, device=device).clamp(max=kernel_size)
+    members = (sides - residue + stride - 1) // stride
+    count = (sides // stride).clamp(max=kernel_size)
     first = torch.minimum((position // stride - count // 2).clamp(min=0), members - count)
     index = (first[:, None] + slot) * stride + residue[:, None]
-    scale = torch.full((), cells, device=device).float() / torch.full((), size, device=device).float()
-    source = ((index.float() + 0.5) * scale).floor().long().clamp(max=cells - 1)
+    scale = (last + 1).float() / sides.float()
+    source = torch.minimum(((index.float() + 0.5) * scale).floor().long(), last)
     return source, (slot < count).expand_as(source)
 
 
 def _offsets(cells: Tensor, grid: int, size: int) -> Tensor:
     """Signed distance in cells from the centres of (size or 1, n) cells to each of ``size`` positions: (size, n)."""
-    position = torch.arange(size, device=cells.device).double()
-    return ((position + 0.5) * (grid / size) - 0.5)[:, None] - cells
+    ratio = number(grid, cells.device).double() / number(size, cells.device)
+    return ((torch.arange(size, device=cells.device) + 0.5) * ratio - 0.5)[:, None] - cells

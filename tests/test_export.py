@@ -1,0 +1,121 @@
+"""Graphs with sizes left open: torch.export, torch.compile and ONNX against the model itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import naf_hub
+from naf_hub.commands.main import cli
+from naf_hub_naf.model import NAF
+
+SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}, "jbu": {"dim": 16, "radius": 2}}
+# joint_bilateral_upsampling and joint_bilateral unroll their windows, which takes long to trace.
+SMALL |= {"joint_bilateral_upsampling": {"radius": 1}, "joint_bilateral": {"kernel_size": 3}}
+SHAPES = [(1, (33, 46), (5, 7)), (4, (40, 61), (10, 12))]
+NAMES = [name for name in naf_hub.list_upsamplers() if naf_hub.info(name).provider == "naf-hub"]
+NAMES.remove("naf_plus_plus")  # another size of naf
+
+
+def load(name: str) -> naf_hub.Upsampler:
+    torch.manual_seed(0)
+    return naf_hub.load(name, weights=None, **SMALL.get(name, {}))
+
+
+def inputs(batch, image, grid):
+    return torch.rand(batch, 3, *image), torch.randn(batch, 6, *grid)
+
+
+def export(model, size=None):
+    class Call(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image, features):
+            return self.model(image, features, size)
+
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    with torch.no_grad():
+        return torch.export.export(
+            Call().eval(), inputs(2, (48, 36), (6, 4)), dynamic_shapes=(free, free)
+        ).module()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_exported_graph_serves_every_size(name):
+    model = load(name)
+    program = export(model)
+    for shape in SHAPES:
+        given = inputs(*shape)
+        with torch.no_grad():
+            torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
+
+
+def test_output_of_a_fixed_size():
+    model = NAF(**SMALL["naf"], spatial="gaussian").eval().requires_grad_(False)
+    program = export(model, (32, 48))
+    for shape in [
+        *SHAPES,
+        (3, (150, 90), (2, 3)),
+    ]:  # the last image is shrunk, its grid smaller than the kernel
+        given = inputs(*shape)
+        torch.testing.assert_close(program(*given), model(*given, (32, 48)), atol=5e-5, rtol=0)
+
+
+def test_only_the_batch_left_open():
+    model, batch = load("naf"), {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(
+        model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch)
+    ).module()
+    given = inputs(3, (20, 24), (5, 6))
+    torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
+
+
+def test_compiled_once_for_all_sizes():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = load("naf")
+    compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)
+    for shape in [*SHAPES[1:], (2, (48, 36), (6, 4))]:
+        given = inputs(*shape)
+        torch.testing.assert_close(compiled(*given), model(*given), atol=5e-5, rtol=0)
+    assert len(graphs) == 1
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def test_onnx_file_from_the_command_line(tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "bilinear.onnx"
+    result = run("export", "bilinear", "-o", file, "--channels", 6)
+    assert result.exit_code == 0, result.output
+    model, given = load("bilinear"), inputs(*SHAPES[1])
+    session = runtime.InferenceSession(str(file))
+    (found,) = session.run(["upsampled"], {"image": given[0].numpy(), "features": given[1].numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(*given), atol=1e-5, rtol=0)
+    assert "exists" in run("export", "bilinear", "-o", file, "--channels", 6).output
+
+
+def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
+    file = tmp_path / "a.onnx"
+    assert "--channels N" in run("export", "bilinear", "-o", file).output
+    assert "is not N or HxW" in run("export", "bilinear", "-o", file, "--size", "4x").output
+    from naf_hub import onnx_export
+
+    model = load("nearest")
+    monkeypatch.setattr(model, "promises", naf_hub.Promises(export=False))
+    with pytest.raises(ValueError, match="does not promise export"):
+        onnx_export.export_onnx(model, file, 4)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxruntime" else True)
+    with pytest.raises(naf_hub.NafHubError, match=r"onnxruntime: pip install 'naf-hub\[export\]'"):
+        onnx_export.export_onnx(load("nearest"), file, 4)
+    assert not file.exists()
