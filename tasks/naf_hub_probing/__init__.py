@@ -22,11 +22,21 @@ def register_tasks(register: Callable[[TaskRecord], None]) -> None:
             paper="https://arxiv.org/abs/2511.18452",
         )
     )
+    register(
+        TaskRecord(
+            name="boundaries",
+            summary="Edges of upsampled features against boundaries that people drew; no classes, no training.",
+            target="naf_hub_probing.boundaries:Boundaries",
+            paper="https://doi.org/10.1109/TPAMI.2010.161",
+        )
+    )
 
 
 @hookimpl
 def register_commands(cli: click.Group) -> None:
+    from .boundary_command import boundaries
     from .command import segmentation
 
     group = cli.commands["eval"]
-    group.add_command(segmentation)  # pyright: ignore[reportAttributeAccessIssue]
+    for command in (segmentation, boundaries):
+        group.add_command(command)  # pyright: ignore[reportAttributeAccessIssue]

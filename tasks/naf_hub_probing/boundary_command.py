@@ -1,0 +1,66 @@
+"""``naf-hub eval boundaries``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from naf_hub.options import (
+    backbone_constructor_option,
+    backbone_option,
+    backbone_weights_option,
+    constructor_option,
+    control_option,
+    device_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    report_options,
+    show_report,
+    upsampler_option,
+    upsampler_weights_option,
+)
+
+
+@click.command(context_settings={"show_default": True})
+@upsampler_option(multiple=True)
+@upsampler_weights_option()
+@backbone_option(required=True)
+@backbone_weights_option
+@constructor_option
+@backbone_constructor_option
+@click.option(
+    "--data", required=True, type=click.Path(), help="Read this folder with images/ and boundaries/."
+)
+@click.option(
+    "--tolerance",
+    default=0.0075,
+    help="Let edges lie this fraction of the diagonal away from a boundary.",
+)
+@click.option("--sigma", default=1.0, help="Blur gradients by so many pixels before thinning.")
+@click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
+@control_option
+@device_option
+@report_options
+def boundaries(
+    upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
+    options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
+    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+) -> None:  # fmt: skip
+    """How well edges of upsampled features lie on boundaries that people drew; no classes, no training.
+
+    DATA holds images/ and boundaries/, grey pictures of the same names: the share of the annotators who drew a boundary
+    through the pixel. The row "image" has the edges of the picture itself.
+    """
+    contenders = parse_upsamplers(upsamplers, weights, options)
+    behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
+
+    from .boundaries import Boundaries
+
+    report = Boundaries().evaluate(
+        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
+    )
+    for picture, reason in report.data["skipped"].items():
+        click.echo(f"skipped: {picture}: {reason}", err=True)
+    show_report(report, format_, as_json, save)

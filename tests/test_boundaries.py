@@ -1,0 +1,157 @@
+"""Edges of feature maps against boundaries that people drew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from PIL import Image
+from reconstruction_world import BACKBONE
+
+import naf_hub
+from naf_hub.commands.main import cli
+from naf_hub.reports import Report
+from naf_hub_probing.boundaries import Boundaries
+from naf_hub_probing.boundary_scores import Drawn, matched, score_edges
+from naf_hub_probing.edges import Edges, find_edges, structure
+from naf_hub_probing.folders import DatasetError
+
+
+def step(angle: float, size: int = 40) -> torch.Tensor:
+    """Two unit vectors on either side of a line through the centre, at ``angle`` degrees, slightly blurred."""
+    y, x = torch.meshgrid(torch.arange(size) - size / 2, torch.arange(size) - size / 2, indexing="ij")
+    turn = np.deg2rad(angle)
+    side = torch.sigmoid((x * np.cos(turn) + y * np.sin(turn)) / 0.7)
+    return torch.stack([side, 1 - side])
+
+
+@pytest.mark.parametrize("angle", [0, 30, 45, 90, 120])
+def test_an_edge_is_a_line_one_pixel_wide_and_in_its_place(angle):
+    edges = find_edges(step(angle))
+    strong = edges.strength > edges.strength.max() / 2
+    points = edges.points[strong].double() - 20
+    turn = np.deg2rad(angle)
+    distance = points[:, 1] * np.cos(turn) + points[:, 0] * np.sin(turn)
+    assert distance.abs().max() < 1.5
+    length = 40 / max(abs(np.cos(turn)), abs(np.sin(turn)))
+    assert 0.95 * 40 <= len(points) <= 1.2 * length  # where it runs aslant, some steps have two pixels
+
+
+def test_channels_are_summed_and_lengths_do_not_count():
+    features = torch.rand(40, 12, 14) + 0.1
+    scaled = features * (torch.rand(12, 14) + 0.5)
+    for one, other in zip(structure(features, True), structure(scaled, True), strict=True):
+        torch.testing.assert_close(one, other)
+    unit = F.normalize(features, dim=0)
+    dx = (
+        F.pad(unit[None], (1, 1, 0, 0), mode="replicate")[0, :, :, 2:]
+        - F.pad(unit[None], (1, 1, 0, 0), mode="replicate")[0, :, :, :-2]
+    ) / 2
+    torch.testing.assert_close(structure(features, True)[0], dx.square().sum(0))
+    assert structure(features, False)[0].mean() > structure(unit, False)[0].mean()
+
+
+def lines(*columns: int, strength: float = 1.0, size: int = 40) -> Edges:
+    points = torch.tensor([(row, column) for column in columns for row in range(size)])
+    return Edges(points, torch.full((len(points),), strength), (size, size))
+
+
+def drawing(*columns: int, share: float = 1.0, size: int = 40) -> Drawn:
+    picture = torch.zeros(size, size)
+    picture[:, list(columns)] = share
+    return Drawn.of(picture, 2.5 / (size * 2**0.5))
+
+
+def test_scores_by_hand():
+    perfect = score_edges([lines(10)], [drawing(12)])
+    assert (perfect.average_precision, perfect.best_f) == (1.0, 1.0)
+    missed = score_edges([lines(10)], [drawing(13)])
+    assert (missed.best_f, missed.recall) == (0.0, 0.0)
+    half = score_edges([lines(10)], [drawing(10, 30)])
+    assert (half.precision, half.recall) == (1.0, 0.5)
+    # Two lines cannot both be matched to one.
+    double = score_edges([lines(10, 11)], [drawing(10)])
+    assert (double.precision, double.recall) == (0.5, 1.0)
+    # A line that few drew is worth as little recall.
+    picture = torch.zeros(40, 40)
+    picture[:, 10], picture[:, 30] = 0.8, 0.2
+    assert score_edges([lines(10)], [Drawn.of(picture, 0.03)]).recall == pytest.approx(0.8)
+
+
+def test_strong_edges_first_is_what_average_precision_rewards():
+    right, wrong = lines(10, strength=2.0), lines(30)
+    both = Edges(
+        torch.cat([right.points, wrong.points]), torch.cat([right.strength, wrong.strength]), (40, 40)
+    )
+    swapped = Edges(both.points, both.strength.flip(0), (40, 40))
+    good, bad = (score_edges([edges], [drawing(10)]) for edges in (both, swapped))
+    assert good.average_precision > 0.95
+    assert good.average_precision > bad.average_precision + 0.3
+
+
+def test_matching_is_the_largest_there_is():
+    """The greedy choice (0 with 0) would leave edge 1 without partner."""
+    assert matched(np.array([[0, 0, 1], [0, 1, 0]]), 2, 2) == 2
+    assert matched(np.zeros((2, 0), dtype=np.int64), 3, 3) == 0
+
+
+@pytest.fixture
+def data(tmp_path: Path, install_plugin) -> Path:
+    """Grey discs on cells that do not fit them, with their outlines drawn."""
+    install_plugin("tiny-plugin", BACKBONE)
+    for part in ("images", "boundaries"):
+        (tmp_path / part).mkdir()
+    y, x = np.mgrid[:72, :90]
+    for number in range(3):
+        inside = (y - 30 - 5 * number) ** 2 + (x - 40) ** 2 < 20**2
+        pixels = np.where(inside[..., None], [200, 90, 40], [40, 80, 160]).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        kernel = [np.roll(inside, shift, axis) for shift in (-1, 1) for axis in (0, 1)]
+        outline = inside & ~np.logical_and.reduce(kernel)
+        Image.fromarray((outline * 255).astype(np.uint8)).save(tmp_path / "boundaries" / f"{number}.png")
+    return tmp_path
+
+
+def test_guidance_finds_the_outline_and_a_grey_picture_does_not(data):
+    command = [
+        "eval",
+        "boundaries",
+        "--backbone",
+        "tiny_backbone",
+        "--data",
+        str(data),
+        "--tolerance",
+        "0.02",
+    ]
+    names = ["--upsampler", "bilinear", "--upsampler", "joint_bilateral", "--control", "grey"]
+    result = CliRunner().invoke(cli, [*command, *names, "--json"])
+    assert result.exit_code == 0, result.output
+    report = Report.from_json(result.stdout)
+    found = {row.label: row.values["average_precision"] for row in report.rows}
+    assert list(found) == ["bilinear", "joint_bilateral", "joint_bilateral (grey)", "image"]
+    assert found["joint_bilateral"] > max(found["bilinear"], found["joint_bilateral (grey)"]) + 5
+    assert found["image"] > 90
+    assert report.data["images"] == 3
+
+
+def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
+    (data / "images" / "1.png").write_bytes(b"no picture")
+    naf = naf_hub.load("bilinear")
+    report = Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
+    assert report.data["images"] == 2
+    assert list(report.data["skipped"]) == [str(data / "images" / "1.png")]
+    Image.new("L", (9, 9)).save(data / "boundaries" / "2.png")
+    with pytest.raises(DatasetError, match=r"is 9x9 pixels, its picture .* is 72x90"):
+        Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
+    for path in (data / "boundaries").iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match="has a drawing of its name; expected DATA/images"):
+        Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
+    with pytest.raises(DatasetError, match="no folder"):
+        Boundaries().evaluate(naf, data / "images", backbone="tiny_backbone", progress=False)
+    with pytest.raises(ValueError, match="no setting 'blur'"):
+        Boundaries().evaluate(naf, data, {"blur": 1}, backbone="tiny_backbone")
