@@ -115,7 +115,7 @@ class CARAFE(Doubling):
     """CARAFE as an upsampler to any size; the image is not looked at. See :class:`Doubling` and :class:`CARAFELayer`.
 
     Args:
-        channels: feature channels C that it is made for.
+        channels: feature channels C that it is made for; filled in where a backbone is named.
         up_kernel, up_group, encoder_kernel, encoder_dilation, compressed_channels, border: of the layers.
         layers, memory: see :class:`Doubling`. FeatUp's baseline is ``up_kernel=3, layers=4``.
 
@@ -127,7 +127,7 @@ class CARAFE(Doubling):
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None = None,
         up_kernel: int = 5,
         up_group: int = 1,
         encoder_kernel: int = 3,
@@ -137,7 +137,7 @@ class CARAFE(Doubling):
         layers: int = 1,
         memory: int | str | None = None,
     ) -> None:
-        def layer() -> CARAFELayer:
+        def layer(channels: int) -> CARAFELayer:
             return CARAFELayer(
                 channels,
                 2,

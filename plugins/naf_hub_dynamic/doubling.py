@@ -20,28 +20,36 @@ class Doubling(Upsampler):
     wanted size, it is shrunk bilinearly with antialias. Neither is part of the layers' papers.
 
     Args:
-        layer: makes a layer.
-        channels: feature channels C that it is made for.
+        layer: makes a layer for C channels.
+        channels: feature channels C that it is made for; filled in where a backbone is named.
         layers: how many layers with weights of their own; a step past the last uses the last again. 1 shares one
             layer among all steps; 4 is the wiring of FeatUp's baselines (arXiv 2403.10516), which always goes x16.
         memory: working memory to keep to beside the maps, in bytes or as text such as ``"512MiB"``; by default 64 MiB
             on CPUs and 2 GiB elsewhere. Results do not depend on it beyond rounding.
 
     Raises:
-        ValueError: options that make no sense.
+        ValueError: no channels, or options that make no sense.
     """
 
     def __init__(
-        self, layer: Callable[[], StripLayer], channels: int, layers: int, memory: int | str | None
+        self,
+        layer: Callable[[int], StripLayer],
+        channels: int | None,
+        layers: int,
+        memory: int | str | None,
     ) -> None:
         super().__init__()
+        if channels is None:
+            raise ValueError(
+                f"{type(self).__name__} is made for a number of feature channels: name a backbone, or pass channels="
+            )
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
         self.channels = channels
         self.layers = layers
         self.memory = None if memory is None else parse_bytes(memory)
         for number in range(1, layers + 1):
-            self.add_module(f"up{number}", layer())
+            self.add_module(f"up{number}", layer(channels))
 
     def layer(self, step: int) -> StripLayer:
         """The layer of a step, counted from 1."""

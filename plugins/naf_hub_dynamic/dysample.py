@@ -140,7 +140,7 @@ class DySample(Doubling):
     """DySample as an upsampler to any size; the image is not looked at. See :class:`Doubling`.
 
     Args:
-        channels: feature channels C that it is made for.
+        channels: feature channels C that it is made for; filled in where a backbone is named.
         style, groups, dyscope: see :class:`DySampleLayer`.
         layers, memory: see :class:`Doubling`.
 
@@ -153,11 +153,13 @@ class DySample(Doubling):
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None = None,
         style: str = "lp",
         groups: int = 4,
         dyscope: bool = False,
         layers: int = 1,
         memory: int | str | None = None,
     ) -> None:
-        super().__init__(lambda: DySampleLayer(channels, 2, style, groups, dyscope), channels, layers, memory)
+        super().__init__(
+            lambda channels: DySampleLayer(channels, 2, style, groups, dyscope), channels, layers, memory
+        )

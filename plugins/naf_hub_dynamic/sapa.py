@@ -189,7 +189,7 @@ class SAPA(Doubling):
     configuration is ``layers=4``.
 
     Args:
-        channels: feature channels C that it is made for.
+        channels: feature channels C that it is made for; filled in where a backbone is named.
         up_kernel_size, embedding_dim, qkv_bias, q_mode, v_embed, border: see :class:`SAPALayer`.
         layers, memory: see :class:`Doubling`.
 
@@ -199,7 +199,7 @@ class SAPA(Doubling):
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None = None,
         up_kernel_size: int = 5,
         embedding_dim: int = 64,
         qkv_bias: bool = True,
@@ -209,7 +209,7 @@ class SAPA(Doubling):
         layers: int = 1,
         memory: int | str | None = None,
     ) -> None:
-        def layer() -> SAPALayer:
+        def layer(channels: int) -> SAPALayer:
             return SAPALayer(
                 3,
                 channels,

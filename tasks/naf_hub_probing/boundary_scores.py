@@ -97,9 +97,7 @@ def near_pairs(points: np.ndarray, truth: Drawn) -> np.ndarray:
         raise MissingExtraError("scoring boundaries needs pip install 'naf-hub[eval]'") from error
     if not len(points) or not len(truth.points):
         return np.zeros((2, 0), dtype=np.int64)
-    found = KDTree(points).sparse_distance_matrix(
-        KDTree(truth.points), truth.reach, output_type="coo_matrix"
-    )
+    found = KDTree(points).sparse_distance_matrix(KDTree(truth.points), truth.reach, output_type="coo_matrix")
     near = np.stack([found.row, found.col]).astype(np.int64)
     # The sparse matrix leaves distances of zero out.
     places = {tuple(place): number for number, place in enumerate(truth.points.tolist())}
