@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +79,9 @@ class StripLayer(nn.Module, abc.ABC):
             within = (cells[0] * scale, cells[1] * scale)
             return _shrink_part(self.strip(cells, *maps), within, rows, full, size)
 
-        # Whole rows of cells where nothing is shrunk; else as many rows as come of those.
-        step = max(1, fitting) * scale if size == full else max(1, fitting * scale * size[0] // full[0] - 2)
+        step = max(1, fitting) * scale
+        if size != full:  # as many rows as never need more cells than fit
+            step = max(1, int(((fitting - 1) * scale - 1) * size[0] / full[0] - 1))
         return assemble(
             piece,
             (batch, self.outputs, *size),
@@ -98,8 +100,8 @@ def shrink(features: Tensor, size: tuple[int, int]) -> Tensor:
 def _needed(rows: Range, n_in: int, n_out: int) -> Range:
     """The input rows that some rows of :func:`shrink` are made of."""
     ratio = n_in / n_out
-    first, last = int((rows[0] - 0.5) * ratio) - 1, int((rows[1] + 0.5) * ratio) + 1
-    return max(0, first), min(n_in, last)
+    first, last = (rows[0] - 0.5) * ratio - 0.5, (rows[1] + 0.5) * ratio - 0.5
+    return max(0, math.floor(first)), min(n_in, math.ceil(last))
 
 
 @without_autocast
