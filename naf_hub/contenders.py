@@ -97,13 +97,17 @@ class Contender(Picklable):
         return self.name + Origin(self.record, self.weights).label.removeprefix(self.record.name)
 
     def load(
-        self, made_for: str | nn.Module | None = None, device: Any = None, *, seed: int = 0, **options: Any
+        self,
+        made_for: str | nn.Module | int | None = None,
+        device: Any = None,
+        *,
+        seed: int = 0,
+        **options: Any,
     ) -> Any:
         """The model: an :class:`~naf_hub.Upsampler` or a :class:`~naf_hub.Backbone`, in eval mode and frozen.
 
         Args:
-            made_for: the backbone an upsampler will stand behind, by name or as a module; decides the default
-                weights where they are made per backbone.
+            made_for: the backbone an upsampler will stand behind; see :func:`naf_hub.loading.load_upsampler`.
             device: where to put it; default the CPU.
             seed: of random initialisation; the global random state is left alone.
             options: constructor options, over :attr:`options`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from pathlib import Path
 from typing import Any, overload
@@ -69,15 +70,16 @@ def load(
 
 
 def load_upsampler(
-    name: str, *, weights: WeightsLike = "default", made_for: str | nn.Module | None = None, device: Any = None,
-    **options: Any,
+    name: str, *, weights: WeightsLike = "default", made_for: str | nn.Module | int | None = None,
+    device: Any = None, **options: Any,
 ) -> Upsampler:  # fmt: skip
     """An upsampler alone, in eval mode and frozen, with the weights made for a backbone that is loaded elsewhere.
 
     Args:
         name, weights, device, options: as for :func:`load`.
-        made_for: the backbone it will stand behind: its name, or the module; decides the default weights where
-            they are made per backbone.
+        made_for: the backbone it will stand behind: its name, the module, or only how many channels its features have;
+            decides the default weights where they are made per backbone, and the ``channels`` of an upsampler that is
+            made for a number of them.
 
     Raises:
         UnknownNameError, WeightsError, TypeError: as for :func:`load`.
@@ -85,7 +87,7 @@ def load_upsampler(
     record = registry().find(name, UpsamplerRecord)
     if not record.backbone_agnostic and weights == "default":
         weights = _weights_for(record, made_for)
-    upsampler = _build(record, weights, options)
+    upsampler = _build(record, weights, options, _channels_option(record, made_for))
     if not isinstance(upsampler, Upsampler):
         raise TypeError(f"{record.target} is no naf_hub.Upsampler")
     upsampler.origin = Origin(record, None if weights is None else os.fspath(weights))
@@ -155,7 +157,17 @@ def load_task(name: str) -> Task:
     return registry().find(name, TaskRecord).resolve()()
 
 
-def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | None) -> str:
+def _channels_option(record: UpsamplerRecord, made_for: str | nn.Module | int | None) -> dict[str, Any]:
+    """The constructor option ``channels``, where the upsampler has one and it is known what it is made for."""
+    if "channels" not in inspect.signature(record.resolve()).parameters:
+        return {}
+    if isinstance(made_for, str):
+        made_for = registry().find(made_for, BackboneRecord).embed_dim
+    channels = made_for if isinstance(made_for, int) else getattr(made_for, "embed_dim", None)
+    return {"channels": channels} if channels else {}
+
+
+def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None) -> str:
     have = ", ".join(sorted(record.weights)) or "none yet"
     if isinstance(backbone, Backbone) and backbone.origin is not None:
         backbone = backbone.origin.record.name
@@ -190,8 +202,14 @@ def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path 
     return *locate(record, weights), f"{record.name} weights {os.fspath(weights or '')!r}"
 
 
-def _build(record: Record, weights: WeightsLike, options: dict[str, Any]) -> nn.Module:
+def _build(
+    record: Record,
+    weights: WeightsLike,
+    options: dict[str, Any],
+    unless_made_with: dict[str, Any] | None = None,
+) -> nn.Module:
     made_with, file, what = _locate(record, weights)
+    made_with = {**(unless_made_with or {}), **made_with}
     if file is not None:
         _blueprint(record, weights, made_with, options, file, what)
     return _whole(record, made_with, options, file, what)

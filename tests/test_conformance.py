@@ -13,6 +13,9 @@ from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, Subject, check_ba
 SMALL: dict[str, dict[str, int]] = {
     "naf": {"dim": 32, "num_blocks": 1},
     "naf_plus_plus": {"dim": 32, "num_blocks": 1},
+    "carafe": {"channels": 8},
+    "sapa": {"channels": 8},
+    "dysample": {"channels": 8},
 }
 BACKBONES = ("pico", "timm:resnet10t", "timm:vit_tiny_patch16_224")
 

@@ -98,7 +98,7 @@ def bench_command(
     torch.set_num_threads(threads)
     rows: list[Row] = []
     for name, contender in zip(upsamplers, contenders, strict=True):
-        model = contender.load(made_for, where)
+        model = contender.load(made_for or features[0], where)
         cast = (
             contextlib.nullcontext()
             if dtype == "float32"

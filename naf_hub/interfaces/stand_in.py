@@ -23,6 +23,7 @@ class StandIn(Upsampler):
         self.like = like
         self.wants = like.wants
         self.promises = like.promises
+        self.channels = like.channels
         self.origin = like.origin
         self.takes_any_range = like.takes_any_range
 

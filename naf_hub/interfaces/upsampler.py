@@ -28,6 +28,8 @@ class Upsampler(nn.Module):
 
     Attributes:
         promises: what tasks may rely on; set it in the constructor where it depends on options.
+        channels: how many feature channels it is made for, where it takes no other number. The constructor then has an
+            argument of that name, which is filled in where the backbone is known.
         wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
         origin: record and weights, where it was loaded by name.
         guided: whether the image has any influence on the output.
@@ -35,6 +37,7 @@ class Upsampler(nn.Module):
     """
 
     promises: Promises = Promises()
+    channels: int | None = None
     wants: tuple[Want, ...] = (Want(),)
     origin: Origin | None = None
     guided: bool = True
@@ -153,6 +156,10 @@ class Upsampler(nn.Module):
                 check_features(tensor, image)
         else:
             check_features(features, image)
+            if self.channels is not None and features.shape[1] != self.channels:
+                raise ValueError(
+                    f"{type(self).__name__} is made for features of {self.channels} channels, got {features.shape[1]}"
+                )
         return image, check_output_size(output_size, image)
 
     def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..interfaces import Upsampler
-from ..loading import load
+from ..loading import load_upsampler
 from ..records import UpsamplerRecord
 from ..registry import registry
 from ..store import each_map, maps_in
@@ -209,7 +209,8 @@ def check_upsampler(
     Args:
         name: registered name.
         checks: names out of ``UPSAMPLER_CHECKS``; default all.
-        channels: feature channels to feed, where the method insists on a number.
+        channels: feature channels to feed, where the method insists on a number; a method with an option of that name
+            is made for them.
         options: constructor options, for example a small width.
 
     Raises:
@@ -218,7 +219,7 @@ def check_upsampler(
 
     def make() -> Upsampler:
         torch.manual_seed(0)
-        return load(name, weights=None, **options)
+        return load_upsampler(name, weights=None, made_for=channels, **options)
 
     subject = Subject(make, registry().find(name, UpsamplerRecord), channels)
     for check in checks or UPSAMPLER_CHECKS:

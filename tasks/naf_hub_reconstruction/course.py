@@ -126,8 +126,11 @@ class ReconstructionCourse:
         }
 
     def export(self, model: nn.Module) -> Export:
-        """The upsampler, with its options."""
-        return Export(self.settings.upsampler, model, self.settings.upsampler_options)
+        """The upsampler, with its options; one that is made for a number of channels, with that."""
+        options, channels = self.settings.upsampler_options, cast("Upsampler", model).channels
+        return Export(
+            self.settings.upsampler, model, options if channels is None else {"channels": channels, **options}
+        )
 
     def card(self, summary: Mapping[str, Any]) -> str:
         """See :func:`~naf_hub_reconstruction.card.model_card`."""
