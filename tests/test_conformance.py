@@ -13,6 +13,7 @@ from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, Subject, check_ba
 SMALL: dict[str, dict[str, int]] = {
     "naf": {"dim": 32, "num_blocks": 1},
     "naf_plus_plus": {"dim": 32, "num_blocks": 1},
+    "anyup": {"qk_dim": 32},
 }
 BACKBONES = ("pico", "timm:resnet10t", "timm:vit_tiny_patch16_224")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from naf_hub import ForeignWeights, Normalize, Promises, Upsampler
+from naf_hub import ForeignWeights, Normalize, Promises, Upsampler, WeightsError
 from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.budget import parse_bytes, working_memory
 
@@ -18,7 +18,9 @@ from .unification import FeatureUnification
 from .visible_cells import WINDOWS
 
 # Where the state dict of the published variant for NATTEN keeps what it has under another name.
-NATTEN_NORMS = {f"cross_decode.norm_{part}.weight": f"cross_decode.cross_attn.norm_{part}.weight" for part in "qk"}
+NATTEN_NORMS = {
+    f"cross_decode.norm_{part}.weight": f"cross_decode.cross_attn.norm_{part}.weight" for part in "qk"
+}
 NATTEN = "cross_decode.cross_attn.q_proj.weight"
 
 
@@ -138,7 +140,10 @@ class AnyUp(ForeignWeights, Upsampler):
         place = "cross_decode.cross_attn."
         unused = self.cross_decode.cross_attn.attention.out_proj
         for kind in ("weight", "bias"):
-            parts = [own.pop(f"{place}{part}_proj.{kind}") for part in "qk"]
+            names = [f"{place}{part}_proj.{kind}" for part in "qk"]
+            if missing := [name for name in names if name not in own]:
+                raise WeightsError(f"missing {', '.join(missing)}")
+            parts = [own.pop(name) for name in names]
             own[f"{place}attention.in_proj_{kind}"] = torch.cat((*parts, torch.zeros_like(parts[0])))
             own[f"{place}attention.out_proj.{kind}"] = torch.zeros_like(getattr(unused, kind))
         return own

@@ -94,7 +94,9 @@ class _Axis:
         self.bias = None
         if hidden is not None:
             hides = torch.tensor(hidden, device=like.device)
-            self.bias = torch.zeros(hides.shape, dtype=like.dtype, device=like.device).masked_fill(hides, -math.inf)
+            self.bias = torch.zeros(hides.shape, dtype=like.dtype, device=like.device).masked_fill(
+                hides, -math.inf
+            )
 
     def ranges(self, tiles: int) -> list[Range]:
         """Pixel ranges of ``tiles`` tiles each."""
@@ -122,7 +124,9 @@ def _attend(
     # `index` makes torch.compile take the sizes as constants, which tables must be made from.
     grid, size = (tuple(operator.index(n) for n in pair) for pair in ((h, w), (height, width)))
     largest = memory // (3 * batch * heads * dtype.itemsize)
-    y, x = (_Axis(b, keys.new_empty((), dtype=dtype)) for b in plan_blocks(grid, size, ratio, window, largest))
+    y, x = (
+        _Axis(b, keys.new_empty((), dtype=dtype)) for b in plan_blocks(grid, size, ratio, window, largest)
+    )
     area, reach = y.blocks.tile * x.blocks.tile, y.blocks.width * x.blocks.width
     key_rows = attention.keys(keys.to(dtype).permute(0, 2, 3, 1)).flatten(1, 2)
     value_rows = features.to(dtype).permute(0, 2, 3, 1).flatten(1, 2)
