@@ -14,6 +14,7 @@ SMALL: dict[str, dict[str, int]] = {
     "naf": {"dim": 32, "num_blocks": 1},
     "naf_plus_plus": {"dim": 32, "num_blocks": 1},
     "anyup": {"qk_dim": 32},
+    "featup_jbu": {"feat_dim": 8, "ratio": 4},
 }
 BACKBONES = ("pico", "timm:resnet10t", "timm:vit_tiny_patch16_224")
 
