@@ -61,3 +61,13 @@ def register_upsamplers(register):
             state_dict_keys=("state_dict",),
         )
     )
+    register(
+        UpsamplerRecord(
+            name="featup_implicit",
+            summary="FeatUp's network of colours and positions, fitted to each image anew; minutes an image.",
+            target="naf_hub_featup.implicit:Implicit",
+            paper=PAPER,
+            learned=False,
+            ratios="the image's size, then bilinear",
+        )
+    )
