@@ -16,6 +16,8 @@ SMALL: dict[str, dict[str, int]] = {
     "carafe": {"channels": 8},
     "sapa": {"channels": 8},
     "dysample": {"channels": 8},
+    "anyup": {"qk_dim": 32},
+    "featup_jbu": {"feat_dim": 8, "ratio": 4},
 }
 BACKBONES = ("pico", "timm:resnet10t", "timm:vit_tiny_patch16_224")
 

@@ -1,0 +1,38 @@
+"""AnyUp as a naf-hub plugin; the model itself is in :mod:`.anyup`."""
+
+from __future__ import annotations
+
+from naf_hub import UpsamplerRecord, Weights, hookimpl
+
+RELEASES = "https://github.com/wimmerth/anyup/releases/download"
+WEIGHTS = {
+    "default": Weights(
+        source=f"{RELEASES}/checkpoint/anyup_paper.pth",
+        size=3540612,
+        sha256="9d035c0f27114a6f32bdd3d8ed93b6cd39dad4b8f8bf94e69fddbfbf022901b2",
+        license="CC-BY-4.0",
+        summary="The authors' release of the paper, trained on features of DINOv2 ViT-S/14.",
+    ),
+    "multi_backbone": Weights(
+        source=f"{RELEASES}/checkpoint_v2/anyup_multi_backbone.pth",
+        size=3541624,
+        sha256="b6cc407da8986c7e5c9098e61f7531767a9aca8fff20a1bc6c99d488e61aac59",
+        license="CC-BY-4.0",
+        summary="The authors' second release, trained on DINOv2, DINOv2 with registers, CLIP, SigLIP 2 and a ViT-B.",
+    ),
+}
+
+
+@hookimpl
+def register_upsamplers(register):
+    register(
+        UpsamplerRecord(
+            name="anyup",
+            summary="Windowed attention whose keys are read from features of any backbone (AnyUp).",
+            target="naf_hub_jafar.anyup:AnyUp",
+            paper="https://arxiv.org/abs/2510.12764",
+            weights=WEIGHTS,
+            trainable=True,
+            state_dict_keys=("anyup",),
+        )
+    )

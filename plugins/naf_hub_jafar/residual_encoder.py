@@ -1,0 +1,91 @@
+"""Pointwise residual encoders and the learned rotation that JAFAR and AnyUp share (arXiv 2506.11136, section 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 8
+
+
+class ReflectedConv(nn.Conv2d):
+    """Convolution without bias that keeps the size: borders are reflected without repeating the edge.
+
+    A side too short to reflect is replicated instead; the published code refuses it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int) -> None:
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        super().__init__(inputs, outputs, kernel_size, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        reach = self.kernel_size[0] // 2
+        if reach:
+            height, width = input.shape[-2:]
+            input = F.pad(input, (0, 0, reach, reach), "reflect" if height > reach else "replicate")
+            input = F.pad(input, (reach, reach, 0, 0), "reflect" if width > reach else "replicate")
+        return F.conv2d(input, self.weight)
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU and a pointwise convolution, twice, beside an identity (a convolution where widths differ)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.GroupNorm(GROUPS, inputs),
+            nn.SiLU(),
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+            nn.GroupNorm(GROUPS, outputs),
+            nn.SiLU(),
+            nn.Conv2d(outputs, outputs, 1, bias=False),
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x) + self.shortcut(x)
+
+
+def residual_encoder(first: nn.Module, width: int, outputs: int) -> nn.Sequential:
+    """``first``, which puts out ``width`` channels, then two residual blocks to ``outputs`` channels."""
+    return nn.Sequential(first, ResidualBlock(width, outputs), ResidualBlock(outputs, outputs))
+
+
+class LearnedRotation(nn.Module):
+    """Mix channel pairs of a map by learned angles that grow with position.
+
+    Channel c pairs with channel c + D/2, each turned by an angle of its own, so that norms are not kept: with
+    ``t_c(y, x) = y freqs[0, c] + x freqs[1, c]`` and y, x from 0 at the first to 1 at the last row or column,
+    ``out_c = X_c cos t_c - X_{c + D/2} sin t_c``, and ``out_{c + D/2}`` the same with a plus.
+
+    Args:
+        dim: channels D, a multiple of 4.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        quarter = dim // 4
+        slowing = torch.arange(quarter) / max(1, quarter - 1)
+        turns = 2 * math.pi * 100.0**-slowing
+        still = torch.zeros(2 * quarter)
+        self.freqs = nn.Parameter(
+            torch.stack((torch.cat((turns, turns, still)), torch.cat((still, turns, turns))))
+        )
+
+    def angles(self, rows: slice, height: int, width: int) -> Tensor:
+        """Angles (rows, width, D) in radians of some rows of a map."""
+        freqs = self.freqs
+        y, x = (torch.linspace(0, 1, n, dtype=freqs.dtype, device=freqs.device) for n in (height, width))
+        return y[rows, None, None] * freqs[0] + x[:, None] * freqs[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn (B, D, H, W)."""
+        height, width = x.shape[-2:]
+        angles = self.angles(slice(0, height), height, width).permute(2, 0, 1)
+        first, second = x.chunk(2, dim=1)
+        turned = torch.cat((-second, first), dim=1)
+        return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
