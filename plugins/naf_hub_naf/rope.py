@@ -67,20 +67,24 @@ class RoPE(nn.Module):
         draw = torch.rand((), device=self.periods.device, dtype=self.periods.dtype)
         return torch.exp((2 * draw - 1) * spread)
 
-    def forward(self, maps: Tensor, overwrite: bool = False) -> Tensor:
+    def forward(
+        self, maps: Tensor, overwrite: bool = False, top: int = 0, of_height: int | None = None
+    ) -> Tensor:
         """Rotate ``maps``.
 
         Args:
             maps: (B, H, W, C), channels last.
             overwrite: rotate in place where memory layout and dtype allow, for inference on a buffer
                 that the caller owns; without gradients.
+            top, of_height: the maps are the rows from ``top`` on of maps of that height; default all rows.
 
         Returns:
             (B, H, W, C) in float32 or better: sums of many rotated products need it.
         """
         batch, height, width, channels = maps.shape
         dtype = torch.promote_types(maps.dtype, torch.float32)
-        rows, columns = (a.to(dtype) for a in self.angles(height, width, self.draw_factor()))
+        angles = self.angles(of_height or height, width, self.draw_factor())
+        rows, columns = angles[0][top : top + height].to(dtype), angles[1].to(dtype)
         cos_y, sin_y, cos_x, sin_x = rows.cos(), rows.sin(), columns.cos(), columns.sin()
         pairs = maps.reshape(batch, height, width, self.heads, 2, channels // self.heads // 2)
 
