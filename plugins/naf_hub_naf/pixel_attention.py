@@ -1,4 +1,4 @@
-"""Attention of every pixel to the pixels around it: NAF at ratio 1, where keys are queries (arXiv 2511.18452, section 6).
+"""Attention of each pixel to those around it: NAF at ratio 1, where keys are queries (arXiv 2511.18452, section 6).
 
 The scores of a square tile of pixels are one matrix product with all pixels that any window of the tile reaches; for
 8 x 8 tiles and windows of 15 x 15 that is 2.2 times the arithmetic of the windows alone, at the speed of matrix
