@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from naf_hub.training.course import ALONE, Share
+from naf_hub.training.order import EpochOrder
 
 from .config import TrainConfig
 
@@ -75,7 +76,7 @@ class Plan:
 
     def __init__(self, config: TrainConfig, images: int, patches: Sequence[int]) -> None:
         self.config, self.images, self.patches = config, images, tuple(patches)
-        self._orders: dict[int, list[int]] = {}
+        self._order = EpochOrder(config.seed, images)
         for patch in self.patches:
             crop_side(config.crop, patch)  # raises early
 
@@ -115,13 +116,9 @@ class Plan:
         return [self._item(position, sizes) for position in range(start, start + count)]
 
     def _item(self, position: int, sizes: Sizes) -> Item:
-        epoch, place = divmod(position, self.images)
-        if epoch not in self._orders:
-            order = list(range(self.images))
-            random.Random(f"{self.config.seed}/order/{epoch}").shuffle(order)
-            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1} | {epoch: order}
+        epoch, index = self._order.place(position)
         view = epoch % self.config.views if self.config.views else epoch
-        return Item(self._orders[epoch][place], view, sizes)
+        return Item(index, view, sizes)
 
 
 class Steps:
