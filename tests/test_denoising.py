@@ -15,11 +15,11 @@ import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.training.course import Share
 from naf_hub.training.settings import ConfigError, build
-from naf_hub_restoration.config import TrainConfig
-from naf_hub_restoration.data import NoisyBatches
+from naf_hub_restoration.denoising_config import TrainConfig
+from naf_hub_restoration.likeness import gaussian_line, paper_ssim, psnr, skimage_ssim
 from naf_hub_restoration.losses import loss_terms, restoration_loss
-from naf_hub_restoration.metrics import gaussian_line, paper_ssim, psnr, skimage_ssim
 from naf_hub_restoration.noise import Noise, gaussian, parse_level, salt_and_pepper
+from naf_hub_restoration.noisy_batches import NoisyBatches
 
 TINY = {"restorer": "ircnn", "restorer_options": {"width": 8}, "crop": 32, "resize": 0, "preview_every": 0}
 

@@ -26,7 +26,7 @@ def register_tasks(register: Callable[[TaskRecord], None]) -> None:
 
 @hookimpl
 def register_commands(cli: click.Group) -> None:
-    from .commands import evaluate, train
+    from .denoising_commands import evaluate, train
 
     cli.commands["train"].add_command(train)  # pyright: ignore[reportAttributeAccessIssue]
     cli.commands["eval"].add_command(evaluate)  # pyright: ignore[reportAttributeAccessIssue]

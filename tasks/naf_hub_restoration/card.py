@@ -9,7 +9,7 @@ from naf_hub import __version__
 from naf_hub.reports import Metric
 from naf_hub.training.card import hardware_section, training_section
 
-from .config import TrainConfig
+from .denoising_config import TrainConfig
 
 SSIM = Metric("ssim", digits=4)
 

@@ -18,12 +18,12 @@ from naf_hub.training.facts import describe_files
 from naf_hub.training.settings import ConfigError
 
 from .card import model_card
-from .comparison import Protocol, compare
-from .config import TrainConfig
-from .data import NoisyBatches, NoisyCrops, load_batches
+from .denoising_config import TrainConfig
+from .denoising_preview import draw_preview
 from .losses import restoration_loss
 from .noise import Noise
-from .preview import draw_preview
+from .noisy_batches import NoisyBatches, NoisyCrops, load_batches
+from .noisy_comparison import Protocol, compare
 
 RANDOM = ("", "none")
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import similarity
+from .likeness import similarity
 
 
 def box_ssim(prediction: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from naf_hub.contenders import load_contenders
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Task
-from naf_hub.records import Record, RestorerRecord
+from naf_hub.records import RestorerRecord
 from naf_hub.reports import Metric, Report, Row, describe_environment
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ class Denoising(Task):
     """Denoising: clean images, noise added to them, and how near a restorer comes to the clean ones again."""
 
     name: ClassVar[str] = "denoising"
-    contends: ClassVar[type[Record]] = RestorerRecord
+    contends = RestorerRecord
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
     def course(self, settings: Mapping[str, Any]) -> DenoisingCourse:
-        """The course of these keys of :class:`~naf_hub_restoration.config.TrainConfig`."""
+        """The course of these keys of :class:`~naf_hub_restoration.denoising_config.TrainConfig`."""
         from naf_hub.training.settings import build
 
-        from .config import TrainConfig
         from .course import DenoisingCourse
+        from .denoising_config import TrainConfig
 
         return DenoisingCourse(build(TrainConfig, settings))
 
@@ -47,7 +47,7 @@ class Denoising(Task):
         Args:
             out: folder of the run.
             resume, device, tensorboard, progress: see :class:`~naf_hub.training.run.Run`.
-            settings: keys of :class:`~naf_hub_restoration.config.TrainConfig`.
+            settings: keys of :class:`~naf_hub_restoration.denoising_config.TrainConfig`.
 
         Returns:
             The summary of :meth:`naf_hub.training.run.Run.run`.
@@ -74,13 +74,13 @@ class Denoising(Task):
         Args:
             contenders: see :func:`naf_hub.contenders.load_contenders`.
             data: clean images: files, folders or patterns, none of them trained on.
-            protocol: settings of :class:`~naf_hub_restoration.comparison.Protocol`.
+            protocol: settings of :class:`~naf_hub_restoration.noisy_comparison.Protocol`.
             backbone: must be ``None``; restorers stand alone.
             device: where to compute.
             progress: show a progress bar on stderr.
 
         Returns:
-            A report; see :func:`~naf_hub_restoration.comparison.compare` for the figures. ``data`` holds the
+            A report; see :func:`~naf_hub_restoration.noisy_comparison.compare` for the figures. ``data`` holds the
             number of ``images`` and those ``skipped``: file to reason.
 
         Raises:
@@ -88,7 +88,7 @@ class Denoising(Task):
             ValueError: a backbone, or a setting that does not exist or makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load_restorer`.
         """
-        from .comparison import NOISY, Protocol, compare
+        from .noisy_comparison import NOISY, Protocol, compare
 
         if backbone is not None:
             raise ValueError("denoising takes no backbone")

@@ -16,7 +16,7 @@ from naf_hub.errors import ImageError
 from naf_hub.images import read_image
 from naf_hub.training.settings import build, require
 
-from .metrics import paper_ssim, psnr, skimage_ssim
+from .likeness import paper_ssim, psnr, skimage_ssim
 from .noise import Kind, Noise
 
 NOISY = "noisy"  # the yardstick: what is given to the restorers

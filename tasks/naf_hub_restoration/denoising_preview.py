@@ -12,9 +12,9 @@ from torch import nn
 
 from naf_hub.picture import photo, side_by_side
 
-from .comparison import Protocol, clean_batches
-from .config import TrainConfig
+from .denoising_config import TrainConfig
 from .noise import Noise
+from .noisy_comparison import Protocol, clean_batches
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from naf_hub.training.course import Share
 from naf_hub.training.interrupts import leave_signals_to_parent
 from naf_hub.training.order import EpochOrder
 
-from .config import TrainConfig
+from .denoising_config import TrainConfig
 
 
 @dataclasses.dataclass

@@ -97,8 +97,8 @@ def train(
     from naf_hub.training.run import Run
     from naf_hub.training.settings import build, parse_set, parse_toml
 
-    from .config import TrainConfig
     from .course import DenoisingCourse
+    from .denoising_config import TrainConfig
 
     if restorer:
         (student,) = parse_restorers([restorer])
@@ -135,7 +135,9 @@ def train(
     "--weights", "default", "Use these weights for learned restorers that are named without their own."
 )
 @pairs_option(
-    "--option", "options", "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable."
+    "--restorer-option",
+    "options",
+    "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable.",
 )
 @noise_options
 @click.option(
