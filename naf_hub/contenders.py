@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .records import BackboneRecord, Origin, Picklable, Record, UpsamplerRecord
+from .records import BackboneRecord, Origin, Picklable, Record, RestorerRecord, UpsamplerRecord
 from .registry import registry
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .interfaces import Backbone, Upsampler
+    from .interfaces import Backbone
 
 RANDOM = "none"
 
@@ -38,7 +38,7 @@ class Contender(Picklable):
     """A registered model with the weights it competes with.
 
     Attributes:
-        record: of the upsampler or backbone.
+        record: of the upsampler, backbone or restorer.
         weights: a named set, a path or an address; ``None`` is random initialisation, or a method without weights.
         options: constructor options.
         given: the name it was asked for by, where that is not the record's (``timm:resnet18``).
@@ -104,7 +104,7 @@ class Contender(Picklable):
         seed: int = 0,
         **options: Any,
     ) -> Any:
-        """The model: an :class:`~naf_hub.Upsampler` or a :class:`~naf_hub.Backbone`, in eval mode and frozen.
+        """The model, as its kind is loaded: in eval mode and frozen.
 
         Args:
             made_for: the backbone an upsampler will stand behind; see :func:`naf_hub.loading.load_upsampler`.
@@ -125,6 +125,8 @@ class Contender(Picklable):
             torch.manual_seed(seed)  # random initialisation is part of a result
             if isinstance(self.record, BackboneRecord):
                 return loading.load_backbone(self.name, weights=self.weights, device=device, **merged)
+            if isinstance(self.record, RestorerRecord):
+                return loading.load_restorer(self.name, weights=self.weights, device=device, **merged)
             return loading.load_upsampler(
                 self.name, weights=self.weights, made_for=made_for, device=device, **merged
             )
@@ -144,16 +146,18 @@ def parse_backbone(
 
 
 def load_contenders(
-    entries: str | Contender | Upsampler | Sequence[str | Contender | Upsampler] | Mapping[str, Upsampler],
+    entries: str | Contender | nn.Module | Sequence[str | Contender | nn.Module] | Mapping[str, nn.Module],
     *,
+    kind: type[Record] = UpsamplerRecord,
     made_for: str | nn.Module | None = None,
     device: Any = None,
     seed: int = 0,
-) -> dict[str, Upsampler]:
-    """The upsamplers that compete, by label; all names are looked up before the first weights are fetched.
+) -> dict[str, Any]:
+    """The models that compete, by label; all names are looked up before the first weights are fetched.
 
     Args:
         entries: ``NAME[=WEIGHTS]``, contenders or modules; one, several, or modules by the label to report.
+        kind: record class of what is named.
         made_for: as for :meth:`Contender.load`.
         device: where to put what is loaded; modules are left where they are.
         seed: of random initialisation.
@@ -165,13 +169,13 @@ def load_contenders(
     if isinstance(entries, Mapping):
         return dict(entries)
     several: list[Any] = list(entries) if isinstance(entries, (list, tuple)) else [entries]
-    parsed = [Contender.parse(entry) if isinstance(entry, str) else entry for entry in several]
+    parsed = [Contender.parse(entry, kind=kind) if isinstance(entry, str) else entry for entry in several]
     labels = [entry.label if isinstance(entry, Contender) else name_model(entry) for entry in parsed]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise ValueError(f"an upsampler is named twice: {', '.join(twice)}")
+        raise ValueError(f"{kind.kind} named twice: {', '.join(twice)}")
     if not parsed:
-        raise ValueError("no upsampler given")
+        raise ValueError(f"no {kind.kind} given")
     return {
         label: entry.load(made_for, device, seed=seed) if isinstance(entry, Contender) else entry
         for label, entry in zip(labels, parsed, strict=True)

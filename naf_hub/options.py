@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .contenders import Contender, parse_weights
-from .records import BackboneRecord
+from .records import BackboneRecord, Record, RestorerRecord, UpsamplerRecord
 
 if TYPE_CHECKING:
     from .reports import Report
@@ -208,6 +208,19 @@ allow_changed_images_option = click.option(
     "--allow-changed-images", is_flag=True,
     help="Go on with a run although pictures were replaced under their names since.",
 )  # fmt: skip
+
+
+def restorer_option(
+    default: str | None = None, *, multiple: bool = False, text: str = "Use this registered restorer. "
+) -> Callable[[F], F]:
+    """``--restorer NAME[=WEIGHTS]``; the command receives the text, see :func:`parse_restorers`."""
+    return click.option(
+        "--restorer", "restorers" if multiple else "restorer", multiple=multiple, default=default,
+        required=multiple and default is None, show_default=default is not None, metavar="NAME[=WEIGHTS]",
+        help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
+    )  # fmt: skip
+
+
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
@@ -264,28 +277,33 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 def parse_upsamplers(
     texts: Iterable[str], weights: str | None = "default", options: dict[str, Any] | None = None
 ) -> list[Contender]:
-    """The contenders named on a command line.
+    """The upsamplers named on a command line.
 
     Raises:
         click.UsageError: weights for a method that has none.
         UnknownNameError: no such upsampler.
     """
-    try:
-        return [Contender.parse(text, weights, options=options) for text in texts]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    return [_parse_contender(text, weights, UpsamplerRecord, options) for text in texts]
+
+
+def parse_restorers(
+    texts: Iterable[str], weights: str | None = "default", options: dict[str, Any] | None = None
+) -> list[Contender]:
+    """The restorers named on a command line; errors as of :func:`parse_upsamplers`."""
+    return [_parse_contender(text, weights, RestorerRecord, options) for text in texts]
 
 
 def parse_backbone_option(
     text: str, weights: str | None = "default", options: dict[str, Any] | None = None
 ) -> Contender:
-    """The backbone named on a command line.
+    """The backbone named on a command line; errors as of :func:`parse_upsamplers`."""
+    return _parse_contender(text, weights, BackboneRecord, options)
 
-    Raises:
-        click.UsageError: weights for a backbone that has none.
-        UnknownNameError: no such backbone.
-    """
+
+def _parse_contender(
+    text: str, weights: str | None, kind: type[Record], options: dict[str, Any] | None
+) -> Contender:
     try:
-        return Contender.parse(text, weights, kind=BackboneRecord, options=options)
+        return Contender.parse(text, weights, kind=kind, options=options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -66,9 +66,7 @@ def test_output_of_a_fixed_size():
 
 def test_only_the_batch_left_open():
     model, batch = load("naf"), {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(
-        model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch)
-    ).module()
+    program = torch.export.export(model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch)).module()
     given = inputs(3, (20, 24), (5, 6))
     torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
 

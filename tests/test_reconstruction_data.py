@@ -9,11 +9,12 @@ import torch
 from reconstruction_world import draw_picture, draw_pictures
 from torch.nn.functional import adaptive_avg_pool2d
 
+from naf_hub.crops import Cropping, enlarge_or_shrink
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
 from naf_hub.training.settings import ConfigError
 from naf_hub_reconstruction.config import TrainConfig
-from naf_hub_reconstruction.data import Cropping, Crops, enlarge_or_shrink
+from naf_hub_reconstruction.data import Crops
 from naf_hub_reconstruction.features import cut
 from naf_hub_reconstruction.plan import Item, Plan, Sizes, Steps, crop_side, guidance_side, input_side
 
@@ -123,25 +124,25 @@ def test_cut_takes_the_same_part_of_every_map():
 
 def test_crop_is_the_centre_when_nothing_is_random(tmp_path):
     path = draw_picture(tmp_path / "a.png", 0, (72, 80))
-    crop = Crops(Cropping(), [path]).crop(path, 0, 64)
+    crop = Cropping().cut(path, 0, 64)
     assert torch.equal(crop, read_image(path)[:, 4:68, 8:72])
 
 
 def test_views_differ_and_come_back_the_same(tmp_path):
     path = draw_picture(tmp_path / "a.png", 0, (90, 120))
-    crops = Crops(Cropping(random_crop=True, flip=True), [path])
-    views = [crops.crop(path, view, 64) for view in range(6)]
-    assert all(torch.equal(views[v], crops.crop(path, v, 64)) for v in range(6))
+    cropping = Cropping(random_crop=True, flip=True)
+    views = [cropping.cut(path, view, 64) for view in range(6)]
+    assert all(torch.equal(views[v], cropping.cut(path, v, 64)) for v in range(6))
     assert len({tuple(view.flatten().tolist()) for view in views}) > 3
 
 
 def test_flip_mirrors_half_of_the_views(tmp_path):
     path = draw_picture(tmp_path / "a.png", 0, (64, 64))
-    crops = Crops(Cropping(flip=True), [path])
+    cropping = Cropping(flip=True)
     image = read_image(path)
     mirrored = 0
     for view in range(40):
-        crop = crops.crop(path, view, 64)
+        crop = cropping.cut(path, view, 64)
         assert torch.equal(crop, image) or torch.equal(crop, image.flip(-1))
         mirrored += torch.equal(crop, image.flip(-1))
     assert 8 <= mirrored <= 32

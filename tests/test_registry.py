@@ -47,7 +47,12 @@ def test_records_are_frozen_and_plain_data():
 
 
 def test_every_target_resolves_to_what_its_kind_says():
-    kinds = {"upsampler": naf_hub.Upsampler, "backbone": naf_hub.Backbone, "task": naf_hub.Task}
+    kinds = {
+        "upsampler": naf_hub.Upsampler,
+        "backbone": naf_hub.Backbone,
+        "restorer": naf_hub.Restorer,
+        "task": naf_hub.Task,
+    }
     for record in registry().records.values():
         assert issubclass(record.resolve(), kinds[record.kind]), record.name
 

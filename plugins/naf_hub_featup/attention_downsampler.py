@@ -40,7 +40,7 @@ class AttentionDownsampler(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, channels, h, w)."""
-        batch, channels, _, width = maps.shape
+        batch, _, _, width = maps.shape
         (h, w), (rows, columns), (down, across) = self.grid, self.patch, self.stride
         maps = blurred(maps)
         logits = self.logit(F.dropout(maps.movedim(1, -1), DROPOUT, self.training)).squeeze(-1)

@@ -61,7 +61,13 @@ class Implicit(Upsampler):
         progress: bool | None = None,
     ) -> None:
         super().__init__()
-        counts = {"views": views, "steps": steps, "batch": batch, "components": components, "n_freqs": n_freqs}
+        counts = {
+            "views": views,
+            "steps": steps,
+            "batch": batch,
+            "components": components,
+            "n_freqs": n_freqs,
+        }
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
@@ -120,7 +126,9 @@ class Implicit(Upsampler):
         guidance = self.normalize(image.to(dtype))
         outputs = []
         for i, sample in enumerate(guidance):
-            views, components, mean = (given[k][i].detach().to(dtype) for k in ("views", "components", "mean"))
+            views, components, mean = (
+                given[k][i].detach().to(dtype) for k in ("views", "components", "mean")
+            )
             components, mean = components[..., 0], mean[:, 0, 0]
             targets = views.unflatten(0, (-1, len(components)))
             jitters = draw_jitters(len(targets), self.seed) if isinstance(features, Mapping) else [Jitter()]

@@ -1,8 +1,8 @@
-"""NAF (neighborhood attention filtering) as a naf-hub plugin; the model itself is in :mod:`.model`."""
+"""NAF (neighborhood attention filtering) as a naf-hub plugin; see :mod:`.model` and :mod:`.denoiser`."""
 
 from __future__ import annotations
 
-from naf_hub import UpsamplerRecord, Weights, hookimpl
+from naf_hub import RestorerRecord, UpsamplerRecord, Weights, hookimpl
 
 PAPER = "https://arxiv.org/abs/2511.18452"
 WEIGHTS = {
@@ -42,6 +42,20 @@ def register_upsamplers(register):
             target="naf_hub_naf.model:NAF",
             options={"dim": 768, "num_blocks": 5},
             paper=PAPER,
+            trainable=True,
+        )
+    )
+
+
+@hookimpl
+def register_restorers(register):
+    register(
+        RestorerRecord(
+            name="naf_denoiser",
+            summary="NAF at ratio 1: noisy pixels averaged over windows of 15 x 15, by weights from the image.",
+            target="naf_hub_naf.denoiser:NAFDenoiser",
+            paper=PAPER,
+            degradations="Gaussian and salt-and-pepper noise, by its training",
             trainable=True,
         )
     )

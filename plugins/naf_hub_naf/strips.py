@@ -158,10 +158,14 @@ def _reflected(sweep: Sweep, rows: int) -> None:
         sweep.store(slice(top, stop), F.conv2d(strip, conv.weight, conv.bias)[0].permute(1, 2, 0))
 
 
-def _stream_branch(
+def stream_branch(
     branch: Branch, image: Tensor, target: Tensor, scratch: tuple[Tensor, Tensor], strip: int
 ) -> None:
-    """One branch on one image (H_img, W_img, 3) into ``target`` (H, W, C), which may be a view."""
+    """One branch on one image (H_img, W_img, 3) into ``target`` (H, W, C), which may be a view.
+
+    Both of ``scratch`` may be the target where it has the image's size and no block is residual: a sweep has read a
+    row before it stores anything there.
+    """
     blocks = branch.blocks
     maps, between = scratch
     direct = target.shape == maps.shape
@@ -205,5 +209,5 @@ def stream_guidance(
     with torch.no_grad():
         for sample, target in zip(image.permute(0, 2, 3, 1), guidance, strict=True):
             for branch, part in zip(branches, target.split(encoder.width, dim=-1), strict=True):
-                _stream_branch(branch, sample, part, (maps, between), strip)
+                stream_branch(branch, sample, part, (maps, between), strip)
     return guidance.permute(0, 3, 1, 2)

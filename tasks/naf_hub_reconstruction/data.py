@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from naf_hub.crops import Cropping
 from naf_hub.errors import ImageError
-from naf_hub.images import read_image
 
 from .cache import CropFeatures
 from .plan import Item
-
-
-@dataclasses.dataclass(frozen=True)
-class Cropping:
-    """How crops are cut from image files. Lengths are pixels.
-
-    Attributes:
-        resize: short side every image is resized to (antialiased) before cropping; 0 keeps its size,
-            enlarging only what is smaller than the crop.
-        min_side: images with a shorter side are refused.
-        random_crop, flip: random position (else the centre), random horizontal flip.
-        seed: decides both, with the name of the file and the number of the view.
-    """
-
-    resize: int = 0
-    min_side: int = 0
-    random_crop: bool = False
-    flip: bool = False
-    seed: int = 0
 
 
 @dataclasses.dataclass
@@ -86,35 +65,8 @@ class Crops(Dataset[Crop]):
             if cached is not None:
                 return Crop(path, item, None, cached, skipped)
             try:
-                return Crop(path, item, self.crop(path, item.view, item.sizes.crop), None, skipped)
+                return Crop(path, item, self.cropping.cut(path, item.view, item.sizes.crop), None, skipped)
             except (ImageError, OSError) as error:
                 skipped[str(path)] = str(error)
         first = next(iter(skipped.values()), "the list is empty")
         raise ImageError(f"none of the {len(self.files)} images can be used; the first: {first}")
-
-    def crop(self, path: Path, view: int, side: int) -> Tensor:
-        """The ``view``-th crop of a file, the same whenever it is asked for.
-
-        Raises:
-            ImageError: unreadable, or its short side is under ``min_side``.
-        """
-        cropping, image = self.cropping, read_image(path)
-        short = min(image.shape[-2:])
-        if short < cropping.min_side:
-            raise ImageError(f"{path}: short side {short} is under min_side = {cropping.min_side}")
-        image = enlarge_or_shrink(image, cropping.resize, side)
-        draw = random.Random(f"{cropping.seed}/crop/{path.name}/{view}")
-        spare = [length - side for length in image.shape[-2:]]
-        top, left = [draw.randint(0, s) if cropping.random_crop else s // 2 for s in spare]
-        crop = image[:, top : top + side, left : left + side]
-        return crop.flip(-1) if cropping.flip and draw.random() < 0.5 else crop
-
-
-def enlarge_or_shrink(image: Tensor, resize: int, side: int) -> Tensor:
-    """``image`` (3, H, W) with its short side at ``resize`` pixels (0: as it is) and at least ``side``."""
-    height, width = image.shape[-2:]
-    short = max(resize or min(height, width), side)
-    if short == min(height, width):
-        return image
-    size = [max(side, round(length * short / min(height, width))) for length in (height, width)]
-    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)

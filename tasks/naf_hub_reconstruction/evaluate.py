@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from naf_hub.crops import Cropping
 from naf_hub.errors import ImageError
 from naf_hub.interfaces import Features
 
-from .data import Cropping, Crops
 from .features import Teacher
 from .plan import Sizes, crop_side, guidance_side, input_side
 
@@ -64,7 +64,7 @@ def held_out_pairs(
         crop: side of the crop in pixels, rounded down to whole patches.
         down: side of the input image over that of the crop, rounded to whole patches.
         guidance, guidance_max: side of the guidance image: pixels per target cell, and its upper bound.
-        resize, min_side: see :class:`~naf_hub_reconstruction.data.Cropping`.
+        resize, min_side: see :class:`~naf_hub.crops.Cropping`.
         pooled: the input is the target averaged to the input grid, not the features of a smaller image.
         skipped: receives the images passed over and why.
     """
@@ -86,10 +86,10 @@ def held_out_crops(
     files: Sequence[Path], side: int, resize: int, min_side: int, skipped: dict[str, str] | None = None
 ) -> Iterator[tuple[Path, Tensor]]:
     """The centre crop (3, side, side) of each usable image; arguments as for :func:`held_out_pairs`."""
-    crops = Crops(Cropping(resize, min_side), files)
+    cropping = Cropping(resize, min_side)
     for path in files:
         try:
-            image = crops.crop(path, 0, side)
+            image = cropping.cut(path, 0, side)
         except (ImageError, OSError) as error:
             if skipped is not None:
                 skipped[str(path)] = str(error)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from naf_hub.training.course import ALONE, Share
+from naf_hub.training.order import EpochOrder
 from naf_hub.training.settings import ConfigError
 
 from .config import TrainConfig
@@ -85,7 +86,7 @@ class Plan:
 
     def __init__(self, config: TrainConfig, images: int, patches: Sequence[int]) -> None:
         self.config, self.images, self.patches = config, images, tuple(patches)
-        self._orders: dict[int, list[int]] = {}
+        self._order = EpochOrder(config.seed, images)
         for patch in self.patches:
             grid = crop_side(config.crop, patch) // patch  # raises early
             for fraction in config.down if config.windows else ():
@@ -143,19 +144,15 @@ class Plan:
         return [self._item(position, sizes) for position in range(start, start + count)]
 
     def _item(self, position: int, sizes: Sizes) -> Item:
-        epoch, place = divmod(position, self.images)
-        if epoch not in self._orders:
-            order = list(range(self.images))
-            random.Random(f"{self.config.seed}/order/{epoch}").shuffle(order)
-            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1} | {epoch: order}
+        epoch, index = self._order.place(position)
         view = epoch % self.config.views if self.config.views else epoch
         if not sizes.window:
-            return Item(self._orders[epoch][place], view, sizes)
+            return Item(index, view, sizes)
         draw = random.Random(f"{self.config.seed}/window/{position}")
         ratio = sizes.crop // sizes.input
         top, left = (ratio * draw.randint(0, (sizes.grid - sizes.window) // ratio) for _ in range(2))
         mirrored = self.config.flip and draw.random() < 0.5
-        return Item(self._orders[epoch][place], view, sizes, (top, left), mirrored)
+        return Item(index, view, sizes, (top, left), mirrored)
 
 
 class Steps:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import naf_hub
+from naf_hub.crops import Cropping
 from naf_hub.image_files import find_training_images
 from naf_hub.interfaces import Backbone, Upsampler
 from naf_hub.loading import load_upsampler
@@ -20,7 +21,6 @@ from naf_hub.training.settings import ConfigError
 
 from .cache import CropFeatures
 from .config import TrainConfig
-from .data import Cropping
 from .evaluate import Pair, held_out_pairs
 from .features import Teacher
 from .plan import Plan

@@ -1,0 +1,134 @@
+"""Restorers on the same noisy images: how near they come to the clean ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from naf_hub.crops import Cropping
+from naf_hub.errors import ImageError
+from naf_hub.images import read_image
+from naf_hub.training.settings import build, require
+
+from .likeness import paper_ssim, psnr, skimage_ssim
+from .noise import Kind, Noise
+
+NOISY = "noisy"  # the yardstick: what is given to the restorers
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What an evaluation does. Lengths are image pixels.
+
+    Attributes:
+        noise: ``"gaussian"`` or ``"salt_and_pepper"``.
+        level: standard deviation or probability; of two numbers, the lowest and the highest, one is drawn a batch.
+        crop: side of the centre crop; 0 takes whole images, one at a time.
+        resize: short side images are brought to before cropping; 0 keeps their size.
+        min_side: images with a shorter side are left out.
+        batch: images restored at a time, which share a level, and whose error the paper's PSNR takes together.
+        limit: use so many images, evenly spread; 0 uses all.
+        seed: of the noise.
+    """
+
+    noise: Kind = "gaussian"
+    level: tuple[float, ...] = (0.1,)
+    crop: int = 448
+    resize: int = 448
+    min_side: int = 0
+    batch: int = 2
+    limit: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, "batch", self.batch, "must be at least 1")
+        for key in ("crop", "resize", "min_side", "limit"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
+        require(len(self.level) in (1, 2), "level", self.level, "must be one number, or [low, high]")
+        self.added_noise  # noqa: B018 (raises where the level makes no sense)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Protocol:
+        """From plain data.
+
+        Raises:
+            ConfigError: a setting that does not exist or makes no sense.
+        """
+        return build(cls, settings)
+
+    @property
+    def added_noise(self) -> Noise:
+        """What is added to the images."""
+        return Noise(self.noise, self.level[0], self.level[-1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return dataclasses.asdict(self)
+
+
+def clean_batches(files: Sequence[Path], protocol: Protocol, skipped: dict[str, str]) -> Iterator[Tensor]:
+    """Images (B, 3, H, W) as the protocol wants them; ``skipped`` receives those passed over and why."""
+    cropping, batch = Cropping(protocol.resize, protocol.min_side), []
+    for path in files:
+        try:
+            image = cropping.cut(path, 0, protocol.crop) if protocol.crop else read_image(path)
+        except (ImageError, OSError) as error:
+            skipped[str(path)] = str(error)
+            continue
+        batch.append(image)
+        if not protocol.crop or len(batch) == protocol.batch:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
+
+
+@torch.no_grad()
+def compare(
+    models: Mapping[str, Any],
+    files: Sequence[Path],
+    protocol: Protocol,
+    device: Any = "cpu",
+    skipped: dict[str, str] | None = None,
+    progress: bool = False,
+) -> tuple[dict[str, dict[str, float | None]], int]:
+    """Figures of every model, and of the noisy images themselves under ``"noisy"``.
+
+    Returns:
+        By label: ``psnr`` and ``ssim`` as scikit-image defines them, mean over images (``ssim`` is ``None`` where no
+        image has 7 pixels a side); ``paper_psnr`` and ``paper_ssim`` as the code of the paper does, mean over batches.
+        And the number of images.
+
+    Raises:
+        ImageError: no usable image.
+    """
+    totals: dict[str, dict[str, list[float]]] = {}
+    skipped, count = {} if skipped is None else skipped, 0
+    batches = clean_batches(files, protocol, skipped)
+    # Noise is a function of the number of the batch: the same for all models, whatever else is compared.
+    for number, clean in enumerate(tqdm(batches, disable=not progress, unit="batch", leave=False)):
+        noisy = protocol.added_noise.add(clean, protocol.seed, "evaluation", number)
+        count += len(clean)
+        for label, model in {NOISY: None, **models}.items():
+            restored = noisy if model is None else model(noisy.to(device)).float().cpu()
+            found = totals.setdefault(label, {"psnr": [], "ssim": [], "paper_psnr": [], "paper_ssim": []})
+            for one, target in zip(restored.split(1), clean.split(1), strict=True):
+                found["psnr"].append(psnr(one, target))
+                ssim = skimage_ssim(one, target)
+                found["ssim"] += [] if ssim is None else [ssim]
+            found["paper_psnr"].append(psnr(restored, clean))
+            found["paper_ssim"].append(paper_ssim(restored, clean))
+    if not count:
+        first = next(iter(skipped.values()), "the list is empty")
+        raise ImageError(f"no usable image; the first: {first}")
+    means = {
+        label: {name: sum(values) / len(values) if values else None for name, values in found.items()}
+        for label, found in totals.items()
+    }
+    return means, count

@@ -1,0 +1,214 @@
+"""The denoising task: noise, losses and figures against stored cases and scikit-image, training and both commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from naf_reference import golden
+from PIL import Image
+from reconstruction_world import draw_pictures
+
+import naf_hub
+from naf_hub.commands.main import cli
+from naf_hub.training.course import Share
+from naf_hub.training.settings import ConfigError, build
+from naf_hub_restoration.denoising_config import TrainConfig
+from naf_hub_restoration.likeness import gaussian_line, paper_ssim, psnr, skimage_ssim
+from naf_hub_restoration.losses import loss_terms, restoration_loss
+from naf_hub_restoration.noise import Noise, gaussian, parse_level, salt_and_pepper
+from naf_hub_restoration.noisy_batches import NoisyBatches
+
+TINY = {"restorer": "ircnn", "restorer_options": {"width": 8}, "crop": 32, "resize": 0, "preview_every": 0}
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_noise_is_the_published_one():
+    stored = golden("denoisers/noise")
+    assert torch.equal(gaussian(stored["clean"], 0.3, stored["z"]), stored["gaussian"])
+    found = salt_and_pepper(stored["clean"], 0.4, stored["u_mask"], stored["u_value"])
+    assert torch.equal(found, stored["salt_pepper"])
+
+
+def test_losses_and_the_figures_of_the_paper():
+    stored = golden("denoisers/losses_metrics")
+    prediction = stored["pred"].requires_grad_()
+    terms = loss_terms(prediction, stored["target"])
+    for name, term in terms.items():
+        assert float((term - stored[f"loss_{name}"]).detach().abs()) < 1e-5
+    total = restoration_loss(prediction, stored["target"])
+    assert float((total - stored["loss_total"]).detach().abs()) < 1e-5
+    (gradient,) = torch.autograd.grad(total, prediction)
+    assert float((gradient - stored["grad_pred"]).abs().max()) < 1e-5
+    prediction = prediction.detach()
+    assert psnr(prediction, stored["target"]) == pytest.approx(float(stored["psnr"]), abs=1e-3)
+    assert paper_ssim(prediction, stored["target"]) == pytest.approx(float(stored["ssim"]), abs=1e-5)
+    assert float((gaussian_line(11, 11 / 6) - stored["ssim_window_1d"]).abs().max()) < 1e-6
+
+
+def test_the_other_figures_are_those_of_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 3, 20, 17, generator=generator)
+    prediction = (target + 0.2 * torch.randn(target.shape, generator=generator)).clamp(0, 1)
+    a, b = target[0].numpy(), prediction[0].numpy()
+    expected = metrics.structural_similarity(a, b, channel_axis=0, data_range=1)
+    assert skimage_ssim(prediction, target) == pytest.approx(expected, abs=1e-6)
+    assert psnr(prediction, target) == pytest.approx(
+        metrics.peak_signal_noise_ratio(a, b, data_range=1), abs=1e-4
+    )
+    assert abs(paper_ssim(prediction, target) - expected) > 1e-3, "the two definitions differ"
+    assert psnr(target + 9, target) == psnr(torch.ones_like(target), target), "predictions are clamped"
+    assert psnr(target, target) == float("inf")
+    assert skimage_ssim(target[..., :6], target[..., :6]) is None
+
+
+def test_levels_of_a_range_differ_from_batch_to_batch_and_depend_on_the_seeds_alone():
+    clean, noise = torch.full((4, 3, 64, 64), 0.5), Noise("gaussian", 0.1, 0.5)
+    sigmas = [float((noise.add(clean, 0, number) - clean).std()) for number in range(20)]
+    assert 0.09 < min(sigmas) < 0.2 < 0.4 < max(sigmas) < 0.52
+    assert torch.equal(noise.add(clean, 0, 3), noise.add(clean, 0, 3))
+    salted = Noise("salt_and_pepper", 0.3, 0.3).add(clean, 0)
+    assert float((salted != 0.5).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert float((salted == 1).float().mean()) == pytest.approx(0.15, abs=0.02)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0.1:b"])
+def test_levels_that_are_no_numbers(text):
+    with pytest.raises(ValueError, match="give a number, or LOW:HIGH"):
+        parse_level(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"level": [0.5, 0.1]}, "0 <= LOW <= HIGH"),
+        ({"noise": "salt_and_pepper", "level": [1.5]}, "0 <= LOW <= HIGH <= 1"),
+        ({"level": [0.1, 0.2, 0.3]}, "must be one number"),
+        ({"noise": "rain"}, "gaussian or salt_and_pepper"),
+        ({"crop": 64, "resize": 32}, "at least the crop"),
+        ({"l1": 0, "l2": 0, "ssim": 0}, "one of l1, l2, ssim must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build(TrainConfig, settings)
+
+
+def test_batches_are_functions_of_the_step_and_processes_share_an_epoch(tmp_path):
+    draw_pictures(tmp_path, 6)
+    files = sorted(tmp_path.iterdir())
+    settings = build(TrainConfig, TINY, {"batch": 1, "accumulate": 2, "random_crop": True})
+    whole = NoisyBatches(settings, files, Share(), 0, 4)
+    later = NoisyBatches(settings, files, Share(), 2, 4)
+    assert len(later) == 4
+    for number in range(4):
+        assert torch.equal(whole[4 + number].noisy, later[number].noisy)
+    shared = [NoisyBatches(settings, files, Share(rank, 3), 0, 1) for rank in range(3)]
+    names = [name for part in shared for batch in part for name in batch.names]
+    assert sorted(names) == [path.name for path in files]
+    assert not torch.equal(shared[0][0].noisy - shared[0][0].clean, shared[1][0].noisy - shared[1][0].clean)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The summary of a short run on pictures, its folder, and pictures that it did not see."""
+    folder = tmp_path_factory.mktemp("denoising")
+    draw_pictures(folder / "pictures", 8)
+    draw_pictures(folder / "others", 3, seed=5)
+    (folder / "pictures" / "broken.png").write_bytes(b"no picture")
+    found = run(
+        "train", "denoising", str(folder / "pictures"), "--held-out", str(folder / "others"), "--json",
+        "--sigma", "0.3:0.5", "--out", str(folder / "run"),
+        *(f"--set={key}={value}" for key, value in {
+            "restorer_options.dim": 16, "restorer_options.num_blocks": 1, "restorer_options.kernel_size": 5,
+            "crop": 32, "resize": 0, "steps": 30, "lr": 0.01, "batch": 2, "preview_every": 30, "eval_every": 15,
+            "eval_images": 2,
+        }.items()),
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    return json.loads(found.output[found.output.index("{") :]), folder
+
+
+def test_training_takes_noise_away(trained):
+    summary, folder = trained
+    assert set(summary["held_out"]) == {"gaussian 0.3", "gaussian 0.4", "gaussian 0.5"}
+    for figures in summary["held_out"].values():
+        assert figures["psnr"] > figures["noisy_psnr"] + 3
+        assert figures["images"] == 2
+    assert summary["best"]["psnr"] > 12
+    assert any("broken.png" in path for path in summary["skipped"])
+    card = (folder / "run" / "best" / "README.md").read_text()
+    assert "gaussian 0.3:0.5" in card
+    assert "scikit-image" in card
+    model = naf_hub.load_restorer("naf_denoiser", weights=str(folder / "run" / "best"))
+    assert model(torch.rand(1, 3, 9, 8)).shape == (1, 3, 9, 8)
+
+
+def test_evaluation_names_both_kinds_of_figures(trained):
+    _, folder = trained
+    best = str(folder / "run" / "best")
+    found = run(
+        "eval", "denoising", "--restorer", f"naf_denoiser={best}", "--restorer", "rednet=none", "--images",
+        str(folder / "others"), "--sigma", "0.4", "--crop", "32", "--resize", "0", "--limit", "2", "--json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.output[found.output.index("{") :])
+    rows = {row["label"]: row["values"] for row in report["rows"]}
+    assert next(iter(rows)) == "noisy"
+    assert rows[f"naf_denoiser={best}"]["psnr"] > rows["noisy"]["psnr"] + 3
+    for values in rows.values():
+        assert set(values) == {"psnr", "ssim", "paper_psnr", "paper_ssim"}
+    # Of a pair the paper's code takes the logarithm of the mean error, which is below the mean of logarithms.
+    assert rows["noisy"]["paper_psnr"] < rows["noisy"]["psnr"]
+    assert report["protocol"]["level"] == [0.4]
+    assert report["data"]["images"] == 2
+
+
+def test_whole_images_of_different_sizes(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    Image.new("L", (9, 5), 100).save(tmp_path / "b.png")
+    report = naf_hub.load_task("denoising").evaluate(
+        [naf_hub.load_restorer("ircnn", weights=None, width=8)],
+        tmp_path,
+        {"noise": "salt_and_pepper", "level": 0.2, "crop": 0},
+        progress=False,
+    )
+    assert report.data["images"] == 2
+    assert report["noisy"].values["psnr"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--probability", "0.1"], "the level of gaussian noise is given by --sigma"),
+        (["--noise", "salt_and_pepper"], "the level of salt_and_pepper noise is given by --probability"),
+        (["--sigma", "much"], "give a number, or LOW:HIGH"),
+    ],
+)
+def test_noise_options_that_do_not_fit_together(arguments, message):
+    found = run("eval", "denoising", "--restorer", "ircnn=none", "--images", "x.png", *arguments)
+    assert found.exit_code == 2
+    assert message in found.output
+
+
+def test_a_name_that_is_no_restorer(tmp_path):
+    draw_pictures(tmp_path / "pictures", 1)
+    course = naf_hub.load_task("denoising").course(
+        {"images": [str(tmp_path / "pictures")], "restorer": "naf"}
+    )
+    with pytest.raises(naf_hub.UnknownNameError, match="'naf' names a registered upsampler, no restorer"):
+        course.prepare(torch.device("cpu"), Share())
+
+
+def test_pictures_that_are_trained_on_and_held_out(tmp_path):
+    draw_pictures(tmp_path / "pictures", 2)
+    folder = [str(tmp_path / "pictures")]
+    course = naf_hub.load_task("denoising").course({**TINY, "images": folder, "held_out": folder})
+    with pytest.raises(ConfigError, match="2 held-out images are also trained on"):
+        course.prepare(torch.device("cpu"), Share())
