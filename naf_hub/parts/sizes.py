@@ -6,6 +6,8 @@ tracing all sizes are plain numbers and these functions are what their names say
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,12 +37,12 @@ def are_equal(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 def smaller(one: int, other: int) -> int:
     """The smaller of two sizes."""
-    return min(one, other) if are_known(one, other) else torch.sym_min(one, other)
+    return min(one, other) if are_known(one, other) else cast("int", torch.sym_min(one, other))
 
 
 def larger(one: int, other: int) -> int:
     """The larger of two sizes."""
-    return max(one, other) if are_known(one, other) else torch.sym_max(one, other)
+    return max(one, other) if are_known(one, other) else cast("int", torch.sym_max(one, other))
 
 
 def number(size: int, device: torch.device | str | None = None) -> Tensor:

@@ -79,11 +79,13 @@ class DySampleLayer(StripLayer):
         centres = centres[:, None].expand(2, groups, scale, scale)
         self.register_buffer("init_pos", centres.reshape(1, -1, 1, 1))
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         old = state_dict.get(f"{prefix}scope.bias")
         if self.scope is not None and old is not None and self.scope.bias is None:
             self.scope.bias = nn.Parameter(torch.zeros_like(self.scope.weight[:, 0, 0, 0]))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, style={self.style!r}, groups={self.groups}"

@@ -229,7 +229,7 @@ class SAPA(Doubling):
         self.promises = Promises(constant=convex, range=convex)
 
     def maps(self, image: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        doubled = [2 * side for side in features.shape[-2:]]
+        doubled = 2 * features.shape[-2], 2 * features.shape[-1]
         return features, F.adaptive_avg_pool2d(image, doubled)
 
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:

@@ -73,7 +73,7 @@ class JBUStack(ForeignWeights, Upsampler):
         if self.norm is None:
             return given
         weight, bias = (None if p is None else p.to(given.dtype) for p in (self.norm.weight, self.norm.bias))
-        self._check(given)
+        self._check_channels(given)
         rows = F.layer_norm(given.movedim(1, -1), self.norm.normalized_shape, weight, bias, self.norm.eps)
         return rows.movedim(-1, 1)
 
@@ -82,7 +82,7 @@ class JBUStack(ForeignWeights, Upsampler):
 
     def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
         """As :meth:`forward`, for an image that is already normalised; by default what the stack makes, not resized."""
-        self._check(features)
+        self._check_channels(features)
         return _run(image, features, self, output_size)
 
     def projection(self, features: Tensor) -> Projection | None:
@@ -96,7 +96,7 @@ class JBUStack(ForeignWeights, Upsampler):
             keep = F.dropout2d(features.new_ones(*features.shape[:2], 1, 1), DROPOUT)
         return Projection(layer.weight, layer.bias, keep)
 
-    def _check(self, features: Tensor) -> None:
+    def _check_channels(self, features: Tensor) -> None:
         width = self._width
         if width is not None and features.shape[1] != width:
             raise ValueError(
@@ -109,7 +109,11 @@ class JBUStack(ForeignWeights, Upsampler):
         """The only number of channels that the model takes, or ``None`` for any."""
         if self.norm is not None:
             return self.norm.normalized_shape[0]
-        return None if self.fixup_proj is None else self.fixup_proj[1].weight.shape[0]
+        if self.fixup_proj is None:
+            return None
+        layer = self.fixup_proj[1]
+        assert isinstance(layer, nn.Conv2d)
+        return layer.out_channels
 
     def plan_weights(self, shapes: Mapping[str, Shape]) -> Mapping[str, Step] | None:
         """The authors' names, those of the NAF repository, and this model's own; channels are those of the file."""
@@ -132,7 +136,7 @@ class JBUStack(ForeignWeights, Upsampler):
             self.promises = Promises(constant=False)
         elif self.norm is not None:
             # Published checkpoints hold none of it: it was frozen as it started.
-            self.norm = nn.LayerNorm(self.norm.normalized_shape, elementwise_affine=False)
+            self.norm = nn.LayerNorm(list(self.norm.normalized_shape), elementwise_affine=False)
         return plan
 
 

@@ -122,7 +122,7 @@ def _attend(
     heads = attention.attention.num_heads
     (batch, dim, height, width), (channels, h, w) = queries.shape, features.shape[1:]
     # `index` makes torch.compile take the sizes as constants, which tables must be made from.
-    grid, size = (tuple(operator.index(n) for n in pair) for pair in ((h, w), (height, width)))
+    grid, size = (operator.index(h), operator.index(w)), (operator.index(height), operator.index(width))
     largest = memory // (3 * batch * heads * dtype.itemsize)
     y, x = (
         _Axis(b, keys.new_empty((), dtype=dtype)) for b in plan_blocks(grid, size, ratio, window, largest)

@@ -13,7 +13,7 @@ from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off
-from naf_hub.parts.sizes import are_equal, are_known, average_pool, smaller
+from naf_hub.parts.sizes import are_equal, are_known, average_pool, larger, smaller
 
 from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
@@ -301,10 +301,10 @@ def _shrink(image: Tensor, output_size: tuple[int, int]) -> Tensor:
         if height > 4 * output_size[0] or width > 4 * output_size[1]:
             return F.interpolate(image, size, mode="bilinear")
         return image
-    excess = torch.sym_max(0, height - 4 * output_size[0]) + torch.sym_max(0, width - 4 * output_size[1])
+    excess = larger(0, height - 4 * output_size[0]) + larger(0, width - 4 * output_size[1])
     if are_equal((excess,), (0,)):
         return image
     # In arithmetic, for a condition would bind the graph: 1 where the image is to shrink, else its size stays.
-    shrinks = torch.sym_min(1, excess)
+    shrinks = smaller(1, excess)
     size = height - shrinks * (height - size[0]), width - shrinks * (width - size[1])
     return F.interpolate(image, size, mode="bilinear")

@@ -29,13 +29,13 @@ class Tiles(NamedTuple):
 
     Attributes:
         start: first position of the first tile.
-        count: how many.
+        number: how many.
         repeated: leading positions that an earlier tile has done already, or that are not wanted.
         allowed: (tile, reach) whether a position that the tile reaches lies in the window of one in the tile.
     """
 
     start: int
-    count: int
+    number: int
     repeated: int
     allowed: Tensor
 
@@ -67,7 +67,7 @@ class Axis:
             tiles = Tiles(start, 1, begin - start, (ahead >= 0) & (ahead < window))
             last = self.tiles[-1] if self.tiles else None
             if last and not tiles.repeated and torch.equal(last.allowed, tiles.allowed):
-                self.tiles[-1] = last._replace(count=last.count + 1)
+                self.tiles[-1] = last._replace(number=last.number + 1)
             else:
                 self.tiles.append(tiles)
 
@@ -78,7 +78,7 @@ class Group(NamedTuple):
     Attributes:
         sample: number of the sample.
         y, x: first row and column.
-        count: tiles.
+        number: how many.
         repeated_y, repeated_x: leading rows and columns of each tile that an earlier group has done already.
         bias: (1, pixels, reached) 0 inside the windows, -inf outside; columns before rows among what is reached.
     """
@@ -86,7 +86,7 @@ class Group(NamedTuple):
     sample: int
     y: int
     x: int
-    count: int
+    number: int
     repeated_y: int
     repeated_x: int
     bias: Tensor
@@ -113,7 +113,7 @@ class Bands:
         biases = [[self._bias(y, x) for x in self.x.tiles] for y in self.y.tiles]
         for sample in range(self.batch):
             for y, line in zip(self.y.tiles, biases, strict=True):
-                for top in range(y.start, y.start + y.count * self.y.tile, self.y.tile):
+                for top in range(y.start, y.start + y.number * self.y.tile, self.y.tile):
                     yield (
                         sample,
                         top,
@@ -122,13 +122,13 @@ class Bands:
                                 sample,
                                 top,
                                 x.start + done * self.x.tile,
-                                min(TILES_AT_ONCE, x.count - done),
+                                min(TILES_AT_ONCE, x.number - done),
                                 y.repeated,
                                 x.repeated,
                                 bias,
                             )
                             for x, bias in zip(self.x.tiles, line, strict=True)
-                            for done in range(0, x.count, TILES_AT_ONCE)
+                            for done in range(0, x.number, TILES_AT_ONCE)
                         ],
                     )
 
@@ -157,23 +157,23 @@ class Bands:
     def reach(self, buffer: Tensor, group: Group, every: int = 1, offset: int = 0) -> Tensor:
         """Buffer as (tiles, reached, channels), overlapping in memory; of every ``every``-th tile from ``offset``."""
         run = self.y.reach * buffer.shape[-1]
-        shape = (len(range(offset, group.count, every)), self.reached, buffer.shape[-1])
+        shape = (len(range(offset, group.number, every)), self.reached, buffer.shape[-1])
         strides = (every * self.x.tile * run, buffer.shape[-1], 1)
         return buffer.as_strided(shape, strides, (group.x + offset * self.x.tile) * run)
 
     def tiles(self, maps: Tensor, group: Group, top: int = 0) -> Tensor:
         """Maps (B, rows from ``top``, W, channels) as (tile rows, tiles, tile columns, channels): a view."""
         rows = slice(group.y - top, group.y - top + self.y.tile)
-        columns = slice(group.x, group.x + group.count * self.x.tile)
-        return maps[group.sample, rows, columns].unflatten(1, (group.count, self.x.tile))
+        columns = slice(group.x, group.x + group.number * self.x.tile)
+        return maps[group.sample, rows, columns].unflatten(1, (group.number, self.x.tile))
 
     def queries(self, maps: Tensor, group: Group) -> Tensor:
         """Maps as (tiles, pixels, channels)."""
-        return self.tiles(maps, group).transpose(0, 1).reshape(group.count, self.pixels, -1)
+        return self.tiles(maps, group).transpose(0, 1).reshape(group.number, self.pixels, -1)
 
     def spread(self, pixels: Tensor, group: Group) -> Tensor:
         """(tiles, pixels, channels) as :meth:`tiles` orders them."""
-        return pixels.reshape(group.count, self.y.tile, self.x.tile, -1).transpose(0, 1)
+        return pixels.reshape(group.number, self.y.tile, self.x.tile, -1).transpose(0, 1)
 
     def weights(self, group: Group, keys: Tensor) -> Tensor:
         """Attention of each pixel on what its tile reaches: (tiles, pixels, reached)."""
@@ -183,7 +183,7 @@ class Bands:
     def add_to_reach(self, buffer: Tensor, group: Group, amounts: Tensor) -> None:
         """Add (tiles, reached, channels) to a band's buffer, where tiles overlap."""
         every = -(-self.x.reach // self.x.tile)  # so many tiles apart they do not
-        for offset in range(min(every, group.count)):
+        for offset in range(min(every, group.number)):
             self.reach(buffer, group, every, offset).add_(amounts[offset::every])
 
 
@@ -229,7 +229,9 @@ class _PixelAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
         maps, values, output = ctx.saved_tensors
         (grad,) = grads
         bands = Bands(maps, ctx.kernel_size, range(maps.shape[1]))
@@ -246,7 +248,7 @@ class _PixelAttention(torch.autograd.Function):
                 tile = bands.tiles(grad, group).clone()
                 tile[: group.repeated_y] = 0
                 tile[:, :, : group.repeated_x] = 0
-                upstream = tile.transpose(0, 1).reshape(group.count, bands.pixels, -1)
+                upstream = tile.transpose(0, 1).reshape(group.number, bands.pixels, -1)
                 mean = (upstream * bands.queries(output, group)).sum(-1, keepdim=True)
                 weights = bands.weights(group, band_keys)
                 bands.add_to_reach(to_band_values, group, torch.bmm(weights.mT, upstream))
