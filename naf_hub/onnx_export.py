@@ -75,9 +75,10 @@ def export_onnx(
         ValueError: the model does not promise export, or onnxruntime computes something else.
     """
     name = type(model).__name__ if model.origin is None else model.origin.record.name
-    if not model.promises.export:
+    if not (model.promises.export and model.promises.open_sizes):
         raise ValueError(
-            f"{name} does not promise export (its Promises say so), so no file can be made of it"
+            f"{name} promises no graph that serves every size (Promises.export, Promises.open_sizes), so no file can "
+            "be made of it"
         )
     _require_onnx()
     image, features = _example(model, channels, TRACED)

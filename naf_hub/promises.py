@@ -19,12 +19,14 @@ class Promises:
         constant: constant features give the same constant (weights that sum to one).
         range: every output value lies within the range of its channel's features.
         batch_independent: a batch of two is two batches of one.
-        export: ``torch.export`` captures it.
+        export: ``torch.export`` captures it, at the sizes it is given.
         gradients: gradients reach the features, and the parameters of a trainable method.
         translation: where an output cell is a whole number of pixels, image and features moved by one cell give the
             output moved by one cell, eleven cells and more from the border. Not so for a method that knows where in
             the image it is, takes statistics of the whole image that the border enters (NAF's normalisation), or
             works on a grid that the cells do not divide.
+        open_sizes: one graph of ``torch.export`` serves every batch, image and feature size, as an ONNX file must. Not
+            so for a method that chooses steps or tables by the sizes.
     """
 
     linear_groups: int | None = None
@@ -34,6 +36,7 @@ class Promises:
     export: bool = True
     gradients: bool = True
     translation: bool = False
+    open_sizes: bool = False
 
     def __post_init__(self) -> None:
         if self.linear_groups is not None and self.linear_groups < 1:

@@ -10,12 +10,8 @@ import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub_naf.model import NAF
 
-SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}, "jbu": {"dim": 16, "radius": 2}}
-# joint_bilateral_upsampling and joint_bilateral unroll their windows, which takes long to trace.
-SMALL |= {"joint_bilateral_upsampling": {"radius": 1}, "joint_bilateral": {"kernel_size": 3}}
+SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}}
 SHAPES = [(1, (33, 46), (5, 7)), (4, (40, 61), (10, 12))]
-NAMES = [name for name in naf_hub.list_upsamplers() if naf_hub.info(name).provider == "naf-hub"]
-NAMES.remove("naf_plus_plus")  # another size of naf
 
 
 def load(name: str) -> naf_hub.Upsampler:
@@ -41,16 +37,6 @@ def export(model, size=None):
         return torch.export.export(
             Call().eval(), inputs(2, (48, 36), (6, 4)), dynamic_shapes=(free, free)
         ).module()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_one_exported_graph_serves_every_size(name):
-    model = load(name)
-    program = export(model)
-    for shape in SHAPES:
-        given = inputs(*shape)
-        with torch.no_grad():
-            torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
 
 
 def test_output_of_a_fixed_size():
@@ -111,7 +97,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
 
     model = load("nearest")
     monkeypatch.setattr(model, "promises", naf_hub.Promises(export=False))
-    with pytest.raises(ValueError, match="does not promise export"):
+    with pytest.raises(ValueError, match="promises no graph that serves every size"):
         onnx_export.export_onnx(model, file, 4)
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxruntime" else True)
     with pytest.raises(naf_hub.NafHubError, match=r"onnxruntime: pip install 'naf-hub\[export\]'"):

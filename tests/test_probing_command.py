@@ -288,7 +288,8 @@ def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
         "no-network-RGB-statistics-run",
         "no-network-RGB-statistics.safetensors",
     ]
-    assert [path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()] == ["log.jsonl"]
+    kept = {path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()}
+    assert kept == {"log.jsonl", "naf-hub-run.json", ".run.lock"}
     stored = load_file(tmp_path / "heads" / "bilinear.safetensors")
     assert {key: tuple(value.shape) for key, value in stored.items()} == {
         "last.weight": (3, 4),

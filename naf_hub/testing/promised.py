@@ -23,6 +23,22 @@ def batch_independence(subject: Subject) -> None:
         assert_close(model(image, features), torch.cat([alone(0), alone(1)]), 2e-5, "batch independence")
 
 
+def open_sizes(subject: Subject) -> None:
+    """One exported graph serves every batch, image and feature size, where that is promised."""
+    model = subject.make()
+    if not (model.promises.export and model.promises.open_sizes):
+        return
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    image, features = subject.inputs(2, (8, 6, 4, 48, 36))
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (image, features), dynamic_shapes=(free, each_map(lambda _: free, features))
+        ).module()
+        for batch, size in ((1, (8, 5, 7, 33, 46)), (4, (8, 10, 12, 40, 61))):
+            inputs = subject.inputs(batch, size)
+            assert_close(program(*inputs), model(*inputs), 5e-5, "torch.export with open sizes")
+
+
 def constant_features(subject: Subject) -> None:
     """Constant features give the same constant, where that is promised."""
     model = subject.make()

@@ -21,6 +21,7 @@ from .promised import (
     feature_range,
     linear_groups,
     linearity,
+    open_sizes,
     translation,
 )
 from .subject import SIZES, Subject, assert_close, assert_threads_agree, copies_of
@@ -196,7 +197,7 @@ UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
     for check in (
         shapes, dtypes, finite, batch_independence, linear_groups, linearity, channel_order, translation,
         constant_features, feature_range, determinism, threads, gradients, gradient_agreement, copies, autocast, export,
-        bad_input,
+        open_sizes, bad_input,
     )
 }  # fmt: skip
 

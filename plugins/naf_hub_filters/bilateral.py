@@ -118,7 +118,7 @@ class Bilateral(Upsampler):
         ValueError: an even ``kernel_size``, or a sigma that is not positive.
     """
 
-    promises = Promises(range=True, translation=True)
+    promises = Promises(range=True, translation=True, open_sizes=True)
     guided = False
 
     def __init__(self, kernel_size: int = 5, sigma_color: float = 0.1, sigma_spatial: float = 1.5) -> None:

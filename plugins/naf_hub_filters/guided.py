@@ -215,7 +215,7 @@ class GuidedFilter(Upsampler):
         ValueError: see :func:`guided_upsample`.
     """
 
-    promises = Promises(linear_groups=1, translation=True)
+    promises = Promises(linear_groups=1, translation=True, open_sizes=True)
 
     def __init__(self, radius: int = 1, eps: float = 1e-2, border: str = "shrink") -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class FastGuidedFilter(Upsampler):
         ValueError: see :func:`guided_filter`.
     """
 
-    promises = Promises(linear_groups=1)
+    promises = Promises(linear_groups=1, open_sizes=True)
 
     def __init__(self, radius: int = 16, eps: float = 1e-2, factor: int = 4, border: str = "shrink") -> None:
         super().__init__()

@@ -147,7 +147,10 @@ class Interpolation(Upsampler):
         self.lobes = lobes
         # The kernels of the other two have negative lobes.
         self.promises = Promises(
-            linear_groups=1, range=mode not in ("bicubic", "lanczos"), translation=not align_corners
+            linear_groups=1,
+            range=mode not in ("bicubic", "lanczos"),
+            translation=not align_corners,
+            open_sizes=True,
         )
 
     def extra_repr(self) -> str:

@@ -68,7 +68,7 @@ class JBU(Upsampler):
         ValueError: ``dim`` no positive multiple of 4, or ``radius`` below 1.
     """
 
-    promises = Promises(linear_groups=1, range=True, translation=True)
+    promises = Promises(linear_groups=1, range=True, translation=True, open_sizes=True)
 
     def __init__(self, dim: int = 256, radius: int = 5) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class JointBilateral(Upsampler):
 
     FACTOR = 4
 
-    promises = Promises(linear_groups=1, range=True, translation=True)
+    promises = Promises(linear_groups=1, range=True, translation=True, open_sizes=True)
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class JointBilateralUpsampling(Upsampler):
         ValueError: a negative radius, a sigma that is not positive, or an unknown ``cell_guidance``.
     """
 
-    promises = Promises(linear_groups=1, range=True, translation=True)
+    promises = Promises(linear_groups=1, range=True, translation=True, open_sizes=True)
 
     def __init__(
         self,

@@ -93,7 +93,7 @@ class NAF(Upsampler):
             raise ValueError(f"spatial must be one of {', '.join(SPATIAL)}; got {spatial!r}")
         self.dim = dim
         self.num_heads = num_heads
-        self.promises = Promises(linear_groups=num_heads, range=True)
+        self.promises = Promises(linear_groups=num_heads, range=True, open_sizes=True)
         self.kernel_size = kernel_size
         self.pooling = pooling
         self.memory = None if memory is None else parse_bytes(memory)
