@@ -270,7 +270,7 @@ def test_what_a_run_writes_opens_on_windows(tmp_path, monkeypatch):
     save_heads(tmp_path / "heads", "naf=hf://a/b@main: <c>|?*", *[(torch.zeros(2, 3), torch.zeros(2))] * 2)
     (tmp_path / "a.png").write_bytes(b"x")
     cache, item = CropFeatures(tmp_path / "cache", {"a": 1}), Item(0, 0, Sizes(64, 32, 16, 8, False, 0))
-    cache.store(tmp_path / "a.png", item, {}, {32: {}}, {})
+    cache.store(tmp_path / "a.png", item, {}, {32: {}})
     write_lock(Lock(tmp_path / "pins", {"hf://a/b": Entry("hf://a/b", "c", {"model.safetensors": (1, "d")})}))
     assert synced
     assert all(synced)

@@ -200,7 +200,7 @@ def test_eval(task: str, pictures: Path, labelled: Path):
     result = run("eval", task, *named, "--upsampler", "bilinear", *VIT, *data, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert [row["upsampler"] for row in report["rows"]] == [*NAMES, "bilinear"]
+    assert [row["upsampler"] for row in report["rows"]] == [*NAMES, "bilinear", "image_free"]
 
 
 def test_bench():

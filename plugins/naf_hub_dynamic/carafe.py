@@ -10,8 +10,8 @@ from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
 
 from .doubling import Doubling
-from .strips import StripLayer
-from .windows import BORDERS, clip, join_cells, surround, weighted_sums
+from .strip_layer import StripLayer
+from .cell_windows import BORDERS, clip, join_cells, surround, weighted_sums
 
 
 class CARAFELayer(StripLayer):
