@@ -123,7 +123,9 @@ class Upsampler(nn.Module):
         by :func:`naf_hub.streaming.fill` and into a file by :func:`naf_hub.streaming.save_rows`.
 
         Args:
-            image, features, output_size: as for :meth:`forward`; checked at once, before the first strip.
+            image: as for :meth:`forward`; checked at once, before the first strip, as are the features.
+            features: as for :meth:`forward`.
+            output_size: as for :meth:`forward`.
             rows: first row and the one behind the last, of the output; default all.
 
         Yields:
