@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from naf_hub.parts.precision import working_dtype
+
 
 class ResidualConvs(nn.Module):
     """``depth`` times a 3x3 convolution, BatchNorm and ReLU, then a 1x1 convolution; plus the input.
@@ -70,8 +72,10 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution with the BatchNorm behind it, which in eval mode is a scale and a shift."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    dtype, wide = conv.weight.dtype, working_dtype(conv.weight.dtype)
+    scale = norm.weight.to(wide) * torch.rsqrt(norm.running_var.to(wide) + norm.eps)
+    shift = norm.bias.to(wide) - norm.running_mean.to(wide) * scale
+    return (conv.weight * scale[:, None, None, None]).to(dtype), shift.to(dtype)
 
 
 def _add(found: Tensor, maps: Tensor) -> Tensor:
