@@ -55,7 +55,9 @@ def test_outputs(case: str):
 
 def test_repetition_enlarges_the_image():
     found = {k.removeprefix("p16_iter/"): v for k, v in tensors("lift_small").items()}
-    features, output = (found[k].mT.unflatten(2, s) for k, s in (("in/tokens", (4, 3)), ("out_lift_2", (16, 12))))
+    features, output = (
+        found[k].mT.unflatten(2, s) for k, s in (("in/tokens", (4, 3)), ("out_lift_2", (16, 12)))
+    )
     assert apart(formula().filter(found["in/image"], features, (16, 12)), output) < OUTPUT
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from naf_hub import Upsampler
 from naf_hub.parts.budget import parse_bytes, working_memory
-
 from naf_hub.parts.strip_layer import StripLayer, count_doublings, shrink
 
 

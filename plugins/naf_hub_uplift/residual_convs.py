@@ -42,10 +42,7 @@ class ResidualConvs(nn.Module):
         """(B, n_in, H, W) -> (B, n_out, H, W)."""
         found = maps
         for conv, norm in self._normed():
-            if norm.training:
-                found = norm(conv(found))
-            else:
-                found = F.conv2d(found, *_folded(conv, norm), padding=1)
+            found = norm(conv(found)) if norm.training else F.conv2d(found, *_folded(conv, norm), padding=1)
             found = F.relu_(found)
         return _add(self.layers[-1](found), maps)
 

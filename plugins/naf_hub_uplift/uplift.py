@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -82,7 +83,7 @@ class UPLiFT(Upsampler):
         self.normalize = Normalize()
         widths = (3, *encoder_dims)
         self.encoder = nn.Sequential()
-        for number, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for number, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             self.encoder.add_module(f"block_{number}", ResidualConvs(n_in, n_out, 1))
         self.decoder = Decoder(channels, encoder_dims[-2], encoder_dims[-1], dim)
         self.attender = LocalAttender(dim, channels, neighbors)
