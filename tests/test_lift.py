@@ -144,7 +144,7 @@ def test_the_recipe_trains(tmp_path: Path, install_plugin):
     picture = draw_picture(tmp_path / "pictures" / "a.png", 7)
     tiny = {key: value for key, value in TINY.items() if not key.startswith("upsampler")}
     changes = {
-        "steps": 15, "batch": 2, "views": 1, "lr": 5e-3, "images": [str(picture)],
+        "steps": 15, "batch": 2, "views": 1, "lr": 2e-2, "images": [str(picture)],
         "upsampler_options": {"kind": "token"},
     }  # fmt: skip
     course = ReconstructionCourse(build(TrainConfig, read_recipe("lift"), tiny, changes))
