@@ -17,6 +17,7 @@ import naf_hub
 from naf_hub.testing import check_upsampler
 from naf_hub.training.run import Run
 from naf_hub.training.settings import build
+from naf_hub.weights.convert import convert
 from naf_hub_lift.lift import LiFT
 from naf_hub_reconstruction.config import TrainConfig, read_recipe
 from naf_hub_reconstruction.course import ReconstructionCourse
@@ -109,10 +110,14 @@ def test_half_precision(dtype: torch.dtype, inputs):
     assert (model.to(dtype)(image, features, (13, 20)) - expected).norm() < 0.1 * expected.norm()
 
 
-def test_released_names_load(inputs):
+def test_a_released_file_is_converted_and_loads_by_path(tmp_path: Path, inputs):
     model, other = formula(), LiFT(24, "token").eval().requires_grad_(False)
-    other.load_weights({f"module.{name}": value for name, value in model.state_dict().items()})
+    released = {f"module.{name}": value for name, value in model.state_dict().items()}
+    other.load_weights(released)
     assert apart(other(*inputs), model(*inputs)) == 0
+    torch.save(released, tmp_path / "lift.pth")
+    folder = convert(tmp_path / "lift.pth", tmp_path / "lift", "lift", {"channels": 24, "kind": "token"})
+    assert apart(naf_hub.load("lift", weights=folder)(*inputs), model(*inputs)) == 0
 
 
 def test_a_backbone_without_weights_is_told():
