@@ -79,7 +79,7 @@ class LiFT(ForeignWeights, Upsampler):
         return f"channels={self.channels}, kind={self.kind!r}, head_channels={self.head_channels}"
 
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
-        heads = self.channels // self.head_channels
+        heads = features.shape[1] // self.head_channels
         if self.kind == "key":
             features = _swap(features, (heads, self.head_channels))
         output = self.filter(self.normalize(image), features, output_size)
@@ -94,11 +94,11 @@ class LiFT(ForeignWeights, Upsampler):
             if step:
                 doubled = (2 * guidance.shape[-2], 2 * guidance.shape[-1])
                 guidance = F.interpolate(guidance, doubled, mode="bilinear")
-            maps = self.double(guidance, maps)
+            maps = self.take_step(guidance, maps)
         maps = maps if maps.shape[-2:] == output_size else shrink(maps, output_size)
         return maps.to(features.dtype)
 
-    def double(self, image: Tensor, features: Tensor) -> Tensor:
+    def take_step(self, image: Tensor, features: Tensor) -> Tensor:
         """One step: a normalised image (B, 3, H, W) of any size and (B, C, h, w) -> (B, C, 2 h, 2 w)."""
         doubled = (2 * features.shape[-2], 2 * features.shape[-1])
         fine = self.image_convs_1(image)
