@@ -12,7 +12,7 @@ from torch import Tensor
 
 # By the last part of the name: the range of the values.
 RANGES = {"basis": (-3.0, 3.0)}
-VECTORS = {"weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2)}
+VECTORS = {"gamma": (0.2, 0.8), "weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2)}
 
 
 def uniform(name: str, count: int) -> np.ndarray:
