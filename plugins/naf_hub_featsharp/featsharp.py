@@ -97,7 +97,7 @@ class FeatSharp(ForeignWeights, Upsampler):
     def _seen(self, image: Tensor, count: int, backbone: nn.Module) -> Tensor:
         """Features (B, C, count * g, count * g) of count x count tiles, one row of tiles a pass."""
         size = count * self.resolution
-        image = F.interpolate(image, (size, size), mode="bilinear").clamp(0, 1)
+        image = F.interpolate(image, (size, size), mode="bilinear")
         rows = []
         for strip in image.split(self.resolution, dim=2):
             found = super().gather(torch.cat(strip.split(self.resolution, dim=3)), backbone)

@@ -11,7 +11,7 @@ from torch import Tensor
 from naf_hub.parts.pieces import Range, assemble
 from naf_hub.parts.precision import autocast_off, working_dtype
 
-from .tiles import Tiles
+from .axis_tiles import Tiles
 
 EPS = 1e-8
 NARROWEST = 1e-6
