@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -20,10 +22,13 @@ SMALL: dict[str, dict[str, int]] = {
     "uplift": {"channels": 8, "dim": 24},
     "lift": {"channels": 8, "head_channels": 4},
     "featup_jbu": {"feat_dim": 8, "ratio": 4},
+    "featsharp": {"channels": 8, "resolution": 16},
+    "upsample_anything": {"steps": 2, "radius": 2},
     "featup_implicit": {"views": 4, "steps": 3, "batch": 2, "components": 4, "n_freqs": 3},
 }
 # These unroll their windows, which takes long to trace.
-SMALL_GRAPHS: dict[str, dict[str, int]] = {
+SMALL_GRAPHS: dict[str, dict[str, Any]] = {
+    "featsharp": {"inputs": ("bilinear", "tiles")},
     "jbu": {"dim": 16, "radius": 2},
     "joint_bilateral_upsampling": {"radius": 1},
     "joint_bilateral": {"kernel_size": 3},
