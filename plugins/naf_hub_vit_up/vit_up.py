@@ -197,13 +197,13 @@ class ViTUp(ForeignWeights, Upsampler):
     def _predicted(self, features: Any, points: Tensor, last: bool) -> Tensor:
         """(B, C, N) at points (B, N, 2); where not the last alone is asked for, all results side by side."""
         plain, hidden, patches = self._checked(features)
-        dtype = self.decoder_mlp[-1][1].weight.dtype
+        dtype = next(self.decoder_mlp.parameters()).dtype
         grid = (hidden[0].shape[-2], hidden[0].shape[-1])
         centres = in_cells(pixel_centres(*grid, points), grid)
-        layers = [
-            block.read(maps.to(dtype).flatten(2).mT, centres)
-            for block, maps in zip(self.vit_up_blocks, hidden, strict=True)
-        ]
+        layers: list[Layer] = []
+        for block, maps in zip(self.vit_up_blocks, hidden, strict=True):
+            assert isinstance(block, QueryBlock)
+            layers.append(block.read(maps.to(dtype).flatten(2).mT, centres))
         patches = patches.to(points.dtype)
         decoders = self.decoder_mlp[-1:] if last else self.decoder_mlp
 
@@ -215,9 +215,10 @@ class ViTUp(ForeignWeights, Upsampler):
             return torch.cat(decoded, -1).mT[..., None]
 
         # The widest activation twice, and states, queries and tokens.
-        numbers = len(points) * self.channels * (16 if last else 32)
+        batch, channels = plain.shape[:2]
+        numbers = batch * channels * (16 if last else 32)
         count = working_memory(self.memory, points.device.type) // (numbers * points.dtype.itemsize)
-        shape = (len(points), self.channels * len(decoders), points.shape[1], 1)
+        shape = (batch, channels * len(decoders), points.shape[1], 1)
         inputs = (*features.values(), *self.parameters())
         return assemble(piece, shape, plain, inputs, rows=split(points.shape[1], max(1, count))).squeeze(-1)
 
