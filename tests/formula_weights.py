@@ -21,10 +21,14 @@ VECTORS = {
 
 def uniform(name: str, count: int) -> np.ndarray:
     """``count`` numbers in [0, 1) that depend on the name alone."""
-    x = (np.arange(count, dtype=np.uint64) * 2654435761 + zlib.crc32(name.encode())) & 0xFFFFFFFF
+    x = np.arange(count, dtype=np.uint32)  # which wraps, as the formula does
+    x *= np.uint32(2654435761)
+    x += np.uint32(zlib.crc32(name.encode()))
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
-    return (x ^ (x >> 16)).astype(np.float64) / 2**32
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    return x / 2**32
 
 
 def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, int]] = {
     "featup_jbu": {"feat_dim": 8, "ratio": 4},
     "featsharp": {"channels": 8, "resolution": 16},
     "upsample_anything": {"steps": 2, "radius": 2},
+    "vit_up": {"channels": 8, "num_heads": 1, "depth": 2},
     "featup_implicit": {"views": 4, "steps": 3, "batch": 2, "components": 4, "n_freqs": 3},
 }
 # These unroll their windows, which takes long to trace.
