@@ -23,6 +23,9 @@ KEY = "naf-hub"
 FORMAT = 1
 # Options on which results do not depend.
 WITHOUT_EFFECT = frozenset({"memory"})
+# The setting that says what a picture shows, where there is a choice.
+SHOWS = "shows"
+RESTORED, BEFORE_AFTER = "the photo, restored", "the photo before and after"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -97,8 +100,14 @@ def _beside_array(path: Path) -> str:
 
 
 def is_result_picture(path: Path) -> bool:
-    """Whether a file is a picture that naf-hub made of a photo."""
+    """Whether a file is a picture that naf-hub made of a photo, a restored photo or another."""
     return path.suffix.lower() == ".png" and read_record(path) is not None
+
+
+def is_restored_photo(path: Path) -> bool:
+    """Whether a file is a photo that naf-hub restored, so that it is a photo still."""
+    found = read_record(path)
+    return found is not None and found["settings"].get(SHOWS) == RESTORED
 
 
 def differences(found: Mapping[str, Any], settings: Mapping[str, Any], photo: Path, place: Path) -> list[str]:

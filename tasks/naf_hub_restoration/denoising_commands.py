@@ -130,7 +130,7 @@ def train(
 
 
 @click.command("denoising", context_settings={"show_default": True})
-@restorer_option(multiple=True)
+@restorer_option(multiple=True, required=False)
 @weights_option(
     "--weights", "default", "Use these weights for learned restorers that are named without their own."
 )
@@ -151,6 +151,11 @@ def train(
 )
 @click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
 @click.option("--seed", default=0, help="Draw the noise from this seed.")
+@click.option(
+    "--classical",
+    is_flag=True,
+    help="Compare a Gaussian blur, non-local means, total variation and wavelets, too; they are told SIGMA.",
+)
 @device_option
 @report_options
 def evaluate(
@@ -164,6 +169,8 @@ def evaluate(
     Gaussian windows that reach past borders.
     """
     given = noise_settings(noise, sigma, probability)
+    if not restorers and not protocol["classical"]:
+        raise click.UsageError("give --restorer, --classical or both")
     contenders = parse_restorers(restorers, weights, options)
 
     from .task import Denoising
