@@ -78,15 +78,19 @@ def read_record(result: Path) -> dict[str, Any] | None:
 
 
 def _in_picture(path: Path) -> str:
-    # Pillow writes texts right behind the header, which has 33 bytes with the signature.
     with path.open("rb") as file:
-        start = file.read(41)
-        (length,) = struct.unpack(">I", start[33:37])
-        text = file.read(min(length, 1_000_000)) if start.startswith(_PNG) and start[37:] == b"tEXt" else b""
-    key, _, value = text.partition(b"\0")
-    if key.decode("latin-1") != KEY:
-        raise KeyError(KEY)
-    return value.decode("ascii")
+        if file.read(len(_PNG)) != _PNG:
+            raise ValueError(f"{path} is no PNG")
+        while True:
+            length, kind = struct.unpack(">I4s", file.read(8))
+            end = file.tell() + length + 4  # a checksum follows
+            if kind == b"tEXt":
+                key, _, value = file.read(min(length, 1_000_000)).partition(b"\0")
+                if key == KEY.encode():
+                    return value.decode("ascii")
+            if kind == b"IDAT":  # texts of ours stand before the pixels
+                raise KeyError(KEY)
+            file.seek(end)
 
 
 def _in_safetensors(path: Path) -> str:

@@ -160,6 +160,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 constructor_option = pairs_option(
     "--option", "options", "Set a constructor option of the upsampler, e.g. memory=512MiB; repeatable."
 )
+restorer_constructor_option = pairs_option(
+    "--restorer-option",
+    "options",
+    "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable.",
+)
 backbone_constructor_option = pairs_option(
     "--backbone-option", "backbone_options", "Set a constructor option of the backbone; repeatable."
 )

@@ -10,9 +10,9 @@ import click
 from ..options import (
     device_option,
     json_option,
-    pairs_option,
     parse_restorers,
     pick_device,
+    restorer_constructor_option,
     restorer_option,
     weights_option,
 )
@@ -25,11 +25,7 @@ from .restored_photo import RestoredSettings, noise_estimator, restore_file
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Write to this folder.")
 @restorer_option("naf_denoiser")
 @weights_option("--weights", "default", "Use these weights for a restorer that is named without its own.")
-@pairs_option(
-    "--restorer-option",
-    "options",
-    "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable.",
-)
+@restorer_constructor_option
 @click.option("--sigma", type=click.Choice(["auto"]),
               help="auto: estimate the noise of each photo, before and after, and print it.")  # fmt: skip
 @click.option("--compare", is_flag=True, help="Also write photo and result side by side.")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from ..atomic import atomic_file
 from ..contenders import name_model
+from ..deep_png import lower_bytes, write_deep_png
 from ..errors import MissingExtraError
 from ..images import open_image, to_rgb, upright
 from ..made_with import BEFORE_AFTER, KEY, RESTORED, SHOWS, describe_photo, record
@@ -54,15 +58,17 @@ class Layers:
 
     Attributes:
         colour: (H, W, 3) float32 in [0, 1]; of a grey photo three times the same.
-        alpha: (H, W), 8 bits; ``None`` of a photo without transparency.
+        alpha: (H, W) float32 in [0, 1]; ``None`` of a photo without transparency.
         grey: whether it has no colours.
-        deep: whether its grey has 16 bits.
+        deep: whether it has 16 bits and not 8.
+        profile: ICC profile of the colours; ``None`` where the file has none, or one of another kind of colours.
     """
 
     colour: np.ndarray
     alpha: np.ndarray | None
     grey: bool
     deep: bool
+    profile: bytes | None
 
     @classmethod
     def read(cls, path: Path) -> Layers:
@@ -74,21 +80,35 @@ class Layers:
         picture = upright(open_image(path))
         deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
         grey = deep or picture.mode in ("1", "L", "LA", "La")
+        profile = picture.info.get("icc_profile") if grey or picture.mode in ("RGB", "RGBA", "P") else None
+        lower = lower_bytes(path) if picture.mode in ("RGB", "RGBA") else None
+        if lower is not None and "transparency" not in picture.info:
+            values = np.asarray(picture) * np.float32(256) + np.asarray(upright(lower))
+            values /= np.float32(65535)
+            alpha = values[..., 3] if values.shape[-1] == 4 else None
+            return cls(values[..., :3], alpha, grey=False, deep=True, profile=profile)
         alpha = None
         if picture.has_transparency_data and not deep:
-            straight = picture.convert("LA") if picture.mode == "La" else picture
-            rgba = straight.convert("RGBA")
-            alpha, picture = np.asarray(rgba.getchannel("A")), rgba.convert("RGB")
-        return cls(to_rgb(picture), alpha, grey, deep)
+            rgba = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+            alpha, picture = np.asarray(rgba.getchannel("A")) / np.float32(255), rgba.convert("RGB")
+        return cls(to_rgb(picture), alpha, grey, deep, profile)
 
-    def picture(self, colour: np.ndarray) -> Image.Image:
-        """A picture of the same kind with other colours (H, W, 3), clipped to [0, 1]."""
-        values = colour.clip(0, 1)
-        values = values.mean(-1) if self.grey else values
-        if self.deep:
-            return Image.fromarray((values * 65535).round().astype(np.uint16))
-        values = (values * 255).round().astype(np.uint8)
-        return Image.fromarray(values if self.alpha is None else np.dstack([values, self.alpha]))
+    def write(self, target: Path, colour: np.ndarray, made: str) -> None:
+        """Write a PNG of the same kind with other colours (H, W, 3), which are clipped to [0, 1]."""
+        colour = colour.mean(-1, keepdims=True) if self.grey else colour
+        values = colour if self.alpha is None else np.concatenate([colour, self.alpha[..., None]], axis=-1)
+        top, dtype = (65535, np.uint16) if self.deep else (255, np.uint8)
+        values = (values.clip(0, 1) * top).round().astype(dtype)
+        if self.deep and not self.grey:
+            with atomic_file(target) as temporary:
+                write_deep_png(temporary, values, {KEY: made}, self.profile)
+        else:
+            _save(
+                Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values),
+                target,
+                made,
+                self.profile,
+            )
 
 
 def noise_estimator() -> Estimate:
@@ -102,7 +122,13 @@ def noise_estimator() -> Estimate:
         from skimage.restoration import estimate_sigma
     except ImportError as error:
         raise MissingExtraError("--sigma auto needs pip install 'naf-hub[eval]'") from error
-    return lambda colour: float(estimate_sigma(colour, channel_axis=-1, average_sigmas=True))
+
+    def estimate(colour: np.ndarray) -> float:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "image is size 1 on the last axis")  # images one pixel wide
+            return float(estimate_sigma(colour, channel_axis=-1, average_sigmas=True))
+
+    return estimate
 
 
 def restore_file(
@@ -138,8 +164,11 @@ def restore_file(
     colour = restored.permute(1, 2, 0).numpy()
     for target in targets:
         asked = settings.of(target)
-        picture = layers.picture(colour) if asked[SHOWS] == RESTORED else _compare(image, restored, model)
-        _write(target, picture, record(asked, made_of))
+        made = record(asked, made_of)
+        if asked[SHOWS] == RESTORED:
+            layers.write(target, colour, made)
+        else:
+            _save(_compare(image, restored, model), target, made)
     result = {
         "image": str(source),
         "image_size": list(image.shape[1:]),
@@ -158,12 +187,8 @@ def _compare(image: Tensor, restored: Tensor, model: Restorer) -> Image.Image:
     return side_by_side(panels, (image.shape[-2], image.shape[-1]))
 
 
-def _write(target: Path, picture: Image.Image, made: str) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    from ..atomic import atomic_file
-
+def _save(picture: Image.Image, target: Path, made: str, profile: bytes | None = None) -> None:
     texts = PngInfo()
     texts.add_text(KEY, made)
     with atomic_file(target) as temporary:
-        picture.save(temporary, pnginfo=texts)
+        picture.save(temporary, pnginfo=texts, icc_profile=profile)

@@ -11,10 +11,10 @@ import click
 from naf_hub.options import (
     device_option,
     json_option,
-    pairs_option,
     parse_restorers,
     pick_device,
     report_options,
+    restorer_constructor_option,
     restorer_option,
     show_report,
     weights_option,
@@ -134,11 +134,7 @@ def train(
 @weights_option(
     "--weights", "default", "Use these weights for learned restorers that are named without their own."
 )
-@pairs_option(
-    "--restorer-option",
-    "options",
-    "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable.",
-)
+@restorer_constructor_option
 @noise_options
 @click.option(
     "--images", multiple=True, required=True, help="Evaluate on this image, folder or pattern; repeatable."
