@@ -181,7 +181,7 @@ def test_the_noise_is_estimated(tmp_path: Path) -> None:
     assert noisy["restored"] < 0.7 * noisy["photo"]
     assert tiny == pytest.approx({"photo": 0, "restored": 0}, abs=1e-6)
     result = run(tmp_path / "a.png", "-o", tmp_path / "out", *NAF, "--sigma", "auto", "--force")
-    assert "a.png: noise 0.1" in result.stdout
+    assert f"a.png: noise {noisy['photo']:.3f} -> {noisy['restored']:.3f}, 64x64 in " in result.stdout
 
 
 def test_estimating_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

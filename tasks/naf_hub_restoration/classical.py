@@ -60,8 +60,10 @@ def apply(method: Method, noisy: Tensor, sigma: float) -> Tensor:
     """A batch (B, 3, H, W), restored image by image; without noise it stays as it is."""
     if not sigma:
         return noisy
-    images = [method(image.permute(1, 2, 0).numpy(), sigma) for image in noisy]
-    return torch.stack([torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1) for image in images])
+    images = noisy.permute(0, 2, 3, 1)
+    # Scikit-image drops the sides of an image of one pixel.
+    restored = [method(image, sigma).reshape(image.shape) for image in images.numpy()]
+    return torch.from_numpy(np.stack(restored).astype(np.float32)).permute(0, 3, 1, 2)
 
 
 def _need(module: str) -> Any:
