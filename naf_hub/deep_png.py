@@ -8,23 +8,17 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image
 
-# Pillow's words for how the pixels are stored, upper bytes first; and those that make it read the lower ones instead.
-LOWER = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {3: 2, 4: 6}  # of RGB and RGBA
 UP = 2  # the filter: each row less the one above
 
 
-def lower_bytes(path: str | os.PathLike[str]) -> Image.Image | None:
-    """The lower 8 bits of a PNG's 16-bit RGB or RGBA; ``None`` of any other file that Pillow can open."""
-    with Image.open(path) as picture:
-        if picture.format != "PNG" or not picture.tile or picture.tile[0][3] not in LOWER:
-            return None
-        picture.tile = [(*tile[:3], LOWER[str(tile[3])]) for tile in picture.tile]  # pyright: ignore
-        picture.load()
-        return picture
+def has_deep_colours(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a PNG of 16-bit RGB or RGBA."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    return header.startswith(SIGNATURE) and header[24:25] == b"\x10" and header[25] in COLOUR_TYPES.values()
 
 
 def write_deep_png(

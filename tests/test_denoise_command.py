@@ -14,9 +14,9 @@ from PIL import Image
 
 import naf_hub
 from naf_hub.commands.main import cli
-from naf_hub.deep_png import lower_bytes, write_deep_png
+from naf_hub.deep_png import write_deep_png
 from naf_hub.image_files import search_images
-from naf_hub.images import read_image
+from naf_hub.images import open_image, read_image
 from naf_hub.made_with import read_record
 
 NAF = ["--restorer", "naf_denoiser=none", "--restorer-option", "dim=16", "--restorer-option", "num_blocks=1",
@@ -47,7 +47,7 @@ def test_results_are_what_the_restorer_gives_and_say_how_they_were_made(tmp_path
     source = draw(tmp_path / "in" / "sub" / "a.png")
     result = run(tmp_path / "in", "-o", tmp_path / "out", *NAF, "--compare")
     assert result.exit_code == 0, result.output
-    assert set(contents(tmp_path / "out")) == {"sub/a.png.png", "sub/a.png.before-after.png"}
+    assert set(contents(tmp_path / "out")) == {"sub/a.png.png", "sub/a.png.compare.png"}
     made = tmp_path / "out" / "sub" / "a.png.png"
     torch.manual_seed(0)
     model = naf_hub.load_restorer("naf_denoiser", weights=None, dim=16, num_blocks=1, kernel_size=3)
@@ -57,7 +57,7 @@ def test_results_are_what_the_restorer_gives_and_say_how_they_were_made(tmp_path
     assert record is not None
     assert record["settings"]["restorer"] == "naf_denoiser=none"
     assert record["photo"]["photo"] == "sub/a.png"
-    with Image.open(tmp_path / "out" / "sub" / "a.png.before-after.png") as sheet:
+    with Image.open(tmp_path / "out" / "sub" / "a.png.compare.png") as sheet:
         assert sheet.width == 2 * 20 + 4
 
 
@@ -73,7 +73,7 @@ def test_a_second_run_keeps_makes_what_is_missing_and_overwrites_nothing(tmp_pat
     second = run(tmp_path / "in" / "a.jpg", "-o", tmp_path / "out", *NAF, "--compare", "--json")
     assert second.exit_code == 0, second.output
     (told,) = json.loads(second.stdout)["results"]
-    assert [Path(path).name for path in told["files"]] == ["a.before-after.png"]
+    assert [Path(path).name for path in told["files"]] == ["a.compare.png"]
     assert contents(tmp_path / "out")["a.png"] == before["a.png"]
     other = run(tmp_path / "in" / "a.jpg", "-o", tmp_path / "out", "--restorer", "ircnn=none", "--restorer-option",
                 "width=8")  # fmt: skip
@@ -95,7 +95,7 @@ def test_restored_photos_are_photos_for_others_but_not_restored_again(tmp_path: 
         result = run(tmp_path, "-o", tmp_path, *NAF, "--compare", "--json")
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["kept"] == kept
-    assert set(contents(tmp_path)) == {"a.jpg", "a.png", "a.before-after.png"}
+    assert set(contents(tmp_path)) == {"a.jpg", "a.png", "a.compare.png"}
     assert {path.name for path in search_images([tmp_path]).images} == {"a.jpg", "a.png"}
     # Named outright it is a photo like any other, which stays.
     result = run(tmp_path / "a.jpg", tmp_path / "a.png", "-o", tmp_path, *NAF, "--force")
@@ -150,6 +150,19 @@ def test_16_bits_and_colour_profiles_are_kept(tmp_path: Path) -> None:
     assert read_record(tmp_path / "out" / "wide.png.png") is not None
 
 
+def test_photos_are_turned_and_long_names_are_cut(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = tmp_path / f"{'n' * 246}.jpg"
+    Image.new("RGB", (20, 10), "navy").save(source, exif=exif)
+    result = run(source, "-o", tmp_path / "out", *NAF, "--compare", "--json")
+    assert result.exit_code == 0, result.output
+    made, sheet = (Path(path) for path in json.loads(result.stdout)["results"][0]["files"])
+    assert sheet.name == made.name.replace(".png", ".compare.png")
+    with Image.open(made) as picture:
+        assert picture.size == (10, 20)
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colours_of_16_bits_are_kept(tmp_path: Path, channels: int) -> None:
     values = np.arange(11 * 12 * channels).reshape(11, 12, channels) * 5 + 20_000
@@ -160,10 +173,7 @@ def test_colours_of_16_bits_are_kept(tmp_path: Path, channels: int) -> None:
     assert run(tmp_path / "a.png", "-o", tmp_path / "out", *NAF).exit_code == 0
     made = tmp_path / "out" / "a.png.png"
     assert read_record(made) is not None
-    low = lower_bytes(made)
-    assert low is not None
-    with Image.open(made) as high:
-        found = np.asarray(high).astype(int) * 256 + np.asarray(low)
+    found = np.asarray(open_image(made)).astype(int) * 256 + np.asarray(open_image(made, lower=True))
     assert abs(found - values)[..., :3].max() < 256, "one step of 8 bits is 257"
     assert len(np.unique(found[..., 0] % 256)) > 30
     assert np.array_equal(found[..., 3:], values[..., 3:])

@@ -27,7 +27,7 @@ from .restored_photo import RestoredSettings, noise_estimator, restore_file
 @weights_option("--weights", "default", "Use these weights for a restorer that is named without its own.")
 @restorer_constructor_option
 @click.option("--sigma", type=click.Choice(["auto"]),
-              help="auto: estimate the noise of each photo, before and after, and print it.")  # fmt: skip
+              help="Print the noise that is estimated in each photo and in its result.")  # fmt: skip
 @click.option("--compare", is_flag=True, help="Also write photo and result side by side.")
 @device_option
 @click.option("--force", is_flag=True, help="Overwrite existing results.")
@@ -38,10 +38,10 @@ def denoise_command(
 ) -> int:  # fmt: skip
     """Take the noise of photos away: files, folders (recursively) and globs.
 
-    For each PHOTO writes a PNG of its size to the output folder, whose folders mirror those searched: grey stays grey,
-    16-bit grey has 16 bits again, and transparency is kept as it is. A second run makes what is missing. A broken
-    photo is named and skipped. Results that were made with other settings are named and stay, unless --force.
-    Exit status 1 when any photo failed or has results of other settings.
+    For each PHOTO writes a PNG of its size to the output folder, whose folders mirror those searched; grey, 16 bits and
+    transparency are kept. A second run makes what is missing. A broken photo is named and skipped. Results that were
+    made with other settings are named and stay, unless --force. Exit status 1 when any photo failed or has results of
+    other settings.
     """
     from ..image_files import search_images
 

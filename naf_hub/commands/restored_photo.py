@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..atomic import atomic_file
 from ..contenders import name_model
-from ..deep_png import lower_bytes, write_deep_png
+from ..deep_png import has_deep_colours, write_deep_png
 from ..errors import MissingExtraError
 from ..images import open_image, to_rgb, upright
 from ..made_with import BEFORE_AFTER, KEY, RESTORED, SHOWS, describe_photo, record
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Of the (H, W, 3) values of an image, the standard deviation of its noise.
 Estimate = Callable[[np.ndarray], float]
-COMPARISON = ".before-after.png"
+COMPARISON = ".compare.png"  # no longer than the longest ending that names leave room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,8 @@ class Layers:
         deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
         grey = deep or picture.mode in ("1", "L", "LA", "La")
         profile = picture.info.get("icc_profile") if grey or picture.mode in ("RGB", "RGBA", "P") else None
-        lower = lower_bytes(path) if picture.mode in ("RGB", "RGBA") else None
-        if lower is not None and "transparency" not in picture.info:
-            values = np.asarray(picture) * np.float32(256) + np.asarray(upright(lower))
+        if has_deep_colours(path) and "transparency" not in picture.info:
+            values = np.asarray(picture) * np.float32(256) + np.asarray(upright(open_image(path, lower=True)))
             values /= np.float32(65535)
             alpha = values[..., 3] if values.shape[-1] == 4 else None
             return cls(values[..., :3], alpha, grey=False, deep=True, profile=profile)
