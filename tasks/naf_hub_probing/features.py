@@ -87,7 +87,7 @@ def survey(pairs: Pairs, split: str, cache: SplitFeatures, workers: int = 0) -> 
     if not usable:
         raise DatasetError(f"no readable pair in {split}: {skipped[0]}")
     if not pixels.any():
-        raise DatasetError(f"no labelled pixel in {split}: every label is ignored")
+        raise DatasetError(f"no labelled pixel in {split}: {pairs.nothing}")
     mean = total / count
     return Survey(usable, skipped, pixels, (mean, (square / count - mean.square()).clamp(min=0).sqrt()))
 

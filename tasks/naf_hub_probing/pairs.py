@@ -45,12 +45,14 @@ class Pairs(Dataset[LabelledImage]):
         files: all that is read, for telling whether it changed.
         facts: what a continued training must share beside them: plain JSON data.
         counted: what :meth:`count` counts, in words.
+        nothing: what is wrong where nothing is known of any pixel.
         unlabelled: number of pictures that were left out since nothing is known of them.
     """
 
     files: Sequence[Path]
     facts: Mapping[str, Any]
     counted: tuple[str, ...]
+    nothing: str = "every label is ignored"
     unlabelled: int = 0
 
     def __len__(self) -> int:

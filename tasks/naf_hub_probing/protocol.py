@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, TypeVar
 
 from .course import Recipe
 from .transforms import Size
+
+P = TypeVar("P", bound="ProbeProtocol")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ProbeProtocol:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
+    def read(cls: type[P], settings: Mapping[str, Any]) -> P:
         """The protocol of plain settings; those of :class:`Recipe` stand among the others.
 
         Raises:
