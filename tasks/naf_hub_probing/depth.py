@@ -17,7 +17,8 @@ from .depth_folders import open_splits
 from .depth_losses import DepthLoss, ReadOut
 from .depth_metrics import EIGEN_SIZE, DepthScores, depth_figures, eigen_crop
 from .depth_pictures import Shown, depth_sheet
-from .linear_probe import Goal, LinearProbe
+from .goal import Goal
+from .linear_probe import LinearProbe
 from .pairs import DatasetError, LabelledImage
 from .protocol import ProbeProtocol
 

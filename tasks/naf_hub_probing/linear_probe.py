@@ -7,14 +7,11 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
@@ -22,48 +19,16 @@ from naf_hub.controls import add_controls
 from naf_hub.reports import Metric, Report, Row, describe_environment
 from naf_hub.store import FeatureStore
 
-from .course import HeadCourse, Objective, fit, forget_checkpoints, plan_epochs, run_folder
+from .course import HeadCourse, fit, forget_checkpoints, plan_epochs, run_folder
 from .features import CellStatistics
-from .head import HeadWeights, LinearHead, upsampled_scores
+from .goal import Goal, score
+from .head import HeadWeights, LinearHead
 from .material import AllPixels, Material, sample_pixels
-from .pairs import LabelledImage, Pairs
 from .protocol import ProbeProtocol
 from .report import average, heads_file, save_heads, split_counts, spread_of
 from .splits import Splits, SplitViews, frozen
 
 NO_NETWORK = "no network (RGB statistics)"
-
-
-class Goal(abc.ABC):
-    """What the heads of a task learn, and how they are scored.
-
-    Attributes:
-        train, val: the pairs to learn from and to score on.
-        outputs: channels of a head.
-        objective: the loss.
-        facts: about the data, for the report.
-    """
-
-    train: Pairs
-    val: Pairs
-    outputs: int
-    objective: Objective
-    facts: Mapping[str, Any]
-
-    @abc.abstractmethod
-    def meter(self) -> Any:
-        """What collects the scores of one head."""
-
-    @abc.abstractmethod
-    def add(self, meters: Sequence[Any], scores: Iterator[Tensor], sample: LabelledImage) -> None:
-        """Add one picture: the scores (1, K, H, W) of each head, at the size of the label."""
-
-    @abc.abstractmethod
-    def figures(self, meter: Any) -> dict[str, Any]:
-        """What a meter shows: figures by name, ``None`` where there is none, or further ones under a name."""
-
-    def finish(self, meters: Sequence[Any], folder: Path) -> None:  # noqa: B027 (most have nothing to add)
-        """Write what else is to be seen into the folder of a run, meters of its heads being given."""
 
 
 class LinearProbe(Task):
@@ -252,11 +217,11 @@ class LinearProbe(Task):
             "seconds": {"train": trained - started, "evaluate": time.perf_counter() - trained},
         }
         first = self.metrics[0].name
-        found = [goal.figures(meter) for meter in meters]
         numbers = range(1, recipe.epochs + 1) if every_epoch else [recipe.epochs] * len(seeds)
-        runs = [{"epoch": number, **figures} for number, figures in zip(numbers, found, strict=True)]
-        last = runs[-1]
-        best = None
+        runs = [
+            {"epoch": number, **goal.figures(meter)} for number, meter in zip(numbers, meters, strict=True)
+        ]
+        last, best = runs[-1], None
         if every_epoch:
             best = max(range(len(runs)), key=lambda i: runs[i][first])
             extras["best"] = runs[best]
@@ -274,29 +239,3 @@ class LinearProbe(Task):
             assert folders[0] is not None
             goal.finish(meters, folders[0])
         return values, extras
-
-
-@torch.no_grad()
-def score(
-    upsampler: Upsampler, heads: Sequence[HeadWeights], splits: Splits, goal: Goal, label: str
-) -> list[Any]:
-    """Meters of several heads over the validation split, in one pass.
-
-    Scoring them together costs one call of the upsampler a picture, not one a picture and head.
-    """
-    meters = [goal.meter() for _ in heads]
-    device = splits.cache.device
-    loader = DataLoader(
-        splits.val,
-        batch_sampler=[[p] for p in splits.seen["val"].usable],
-        collate_fn=list,
-        num_workers=splits.workers,
-    )
-    for samples in tqdm(loader, desc=f"evaluate: {label}", disable=None, unit="image"):
-        sample: LabelledImage = samples[0]
-        features = splits.cache("val", samples)
-        image, target = sample.image.to(device), sample.label.to(device)
-        size = (target.shape[0], target.shape[1])
-        scores = upsampled_scores(upsampler, image[None], features, size, heads)
-        goal.add(meters, scores, LabelledImage(sample.position, image, target))
-    return meters

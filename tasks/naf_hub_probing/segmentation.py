@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .course import CrossEntropy
 from .folders import SegmentationFolder, read_classes
-from .linear_probe import Goal, LinearProbe
+from .goal import Goal
+from .linear_probe import LinearProbe
 from .metrics import BANDS, Scores, boundary_band, predict
 from .pairs import IGNORE, LabelledImage
 from .protocol import ProbeProtocol
