@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from training_world import line, logged, stop_after
 
+from naf_hub.atomic import _prefix
 from naf_hub.image_files import RUN_MARKER, find_images, find_training_images
 from naf_hub.training import exclusive
 from naf_hub.training.checkpoints import CheckpointError, forget
@@ -239,6 +240,23 @@ def test_heads_replace_heads_and_nothing_else(tmp_path):
     (tmp_path / "naf.safetensors").write_bytes(b"weights of the user")
     with pytest.raises(FileExistsError, match="holds no heads"):
         heads_file(tmp_path, "naf")
+
+
+def test_what_a_killed_run_left_half_written_goes_when_the_folder_is_opened(tmp_path):
+    out = interrupted(tmp_path / "a", eval_every=1)
+    best = contents(out / "best")
+    dead = 2**22 + 1  # above every process number
+    for name in ("best", "weights"):
+        half = out / f"{_prefix(out / name)}{dead}-half"
+        half.mkdir()
+        (half / "model.safetensors").write_bytes(b"half")
+    aside = out / f"{_prefix(out / 'best')}{dead}-aside"
+    aside.mkdir()
+    (out / "best").rename(aside / "old")  # killed between the two renames of a replacement
+    run(line(eval_every=1), out, resume=True)._close_folder()
+    assert not list(out.glob(".best.*"))
+    assert not list(out.glob(".weights.*"))
+    assert contents(out / "best") == best
 
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
