@@ -153,7 +153,11 @@ class FeatSharp(ForeignWeights, Upsampler):
             own = own_name(name)
             level, part, inner = own.partition(".jafar.")
             if part:
-                (inner,) = self.ups[int(level.rpartition(".")[2])].jafar.plan_weights({inner: ()})
+                jafar = self.get_submodule(f"{level}.jafar")
+                assert isinstance(jafar, ForeignWeights)
+                renamed = jafar.plan_weights({inner: ()})
+                assert renamed is not None
+                (inner,) = renamed
             found[f"{level}{part}{inner}"] = name
         return found
 

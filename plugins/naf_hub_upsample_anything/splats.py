@@ -151,5 +151,5 @@ class SplatKernel:
                 values = features.to(working_dtype(features.dtype))
                 return self.mean(quadratic, reaches, values, y, x)[None]
 
-        shape = (1, len(features), *self.image.shape[1:])
+        shape = (1, len(features), self.image.shape[1], self.image.shape[2])
         return assemble(piece, shape, features, rows=rows, cols=cols)[0]
