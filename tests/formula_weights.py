@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 # By the last part of the name: the range of the values.
-RANGES = {"basis": (-3.0, 3.0)}
+RANGES = {"basis": (-3.0, 3.0), "biases": (-1.5, 1.5), "running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5)}
+WIDE = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 VECTORS = {"weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2)}
 
 
@@ -25,6 +26,8 @@ def uniform(name: str, count: int) -> np.ndarray:
 
 def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
     leaf, count = name.rpartition(".")[2], math.prod(shape)
+    if leaf == "num_batches_tracked":
+        return torch.tensor(1)
     if leaf == "freqs":  # near what it starts from
         quarter = shape[1] // 4
         turns = 100.0 ** (-np.arange(quarter) / (quarter - 1))
@@ -35,7 +38,7 @@ def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         if leaf in RANGES:
             low, high = RANGES[leaf]
         elif len(shape) > 1:
-            high = (3.0 if leaf == "in_proj_weight" else 1.5) / math.sqrt(math.prod(shape[1:]))
+            high = (3.0 if leaf in WIDE else 1.5) / math.sqrt(math.prod(shape[1:]))
             low = -high
         else:
             low, high = VECTORS[leaf]
