@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, int]] = {
     "dysample": {"channels": 8},
     "anyup": {"qk_dim": 32},
     "jafar": {"channels": 8, "qk_dim": 32},
+    "loftup": {"channels": 8, "n_freqs": 4},
     "featup_jbu": {"feat_dim": 8, "ratio": 4},
     "featup_implicit": {"views": 4, "steps": 3, "batch": 2, "components": 4, "n_freqs": 3},
 }

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from naf_hub.parts.pieces import Range, assemble, split
 from naf_hub.parts.precision import without_autocast, working_dtype
-from naf_hub.parts.sizes import are_known
 
 from .visible_cells import AxisBlocks, plan_blocks
 
@@ -124,18 +123,15 @@ def _attend_everywhere(
         weights = (asked @ key_columns).softmax(-1).mean(1)
         return (values @ weights.mT).unflatten(-1, part.shape[2:])
 
-    rows = cols = None
-    if are_known(batch, channels, cells, height, width):
-        pixel = batch * (2 * heads * cells + cells + 3 * dim + channels) * dtype.itemsize
-        pixels = max(1, memory // pixel)
-        rows, cols = split(height, pixels // width), split(width, pixels)
+    pixel = batch * (2 * heads * cells + cells + 3 * dim + channels) * dtype.itemsize
+    pixels = max(1, memory // pixel)
     return assemble(
         piece,
         (batch, channels, height, width),
         features,
         (queries, keys, *decoder.parameters()),
-        rows=rows,
-        cols=cols,
+        rows=split(height, pixels // width),
+        cols=split(width, pixels),
     )
 
 

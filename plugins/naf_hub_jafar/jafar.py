@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from naf_hub import ForeignWeights, Normalize, Promises, Upsampler
 from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.budget import parse_bytes, working_memory
-from naf_hub.parts.sizes import are_equal, average_pool
 from naf_hub.records import IMAGENET_MEAN, IMAGENET_STD
 
 from .averaged_attention import CrossDecoder
-from .residual_encoder import GROUPS, LearnedRotation, ReflectedConv, residual_encoder
+from .residual_encoder import GROUPS, LearnedRotation, ReflectedConv, pooled, residual_encoder
 
 # The parts of a residual block in published files, and here.
 BLOCK = {"norm1": "block.0", "conv1": "block.2", "norm2": "block.3", "conv2": "block.5"}
@@ -47,7 +46,7 @@ class JAFAR(ForeignWeights, Upsampler):
         ValueError: options that do not fit together; or, when called, features of another number of channels.
     """
 
-    promises = Promises(range=True, open_sizes=True)
+    promises = Promises(range=True)
 
     def __init__(
         self,
@@ -95,8 +94,8 @@ class JAFAR(ForeignWeights, Upsampler):
     ) -> tuple[Tensor, Tensor]:
         """What is read from a normalised image: queries (B, D, H, W), and the image's part of the keys (B, D, h, w)."""
         maps = self.rope(self.image_encoder(image.to(self.rope.freqs.dtype)))
-        keys = _pooled(self.key_encoder(maps), grid)
-        return F.group_norm(_pooled(self.query_encoder(maps), output_size), GROUPS), keys
+        keys = pooled(self.key_encoder(maps), grid)
+        return F.group_norm(pooled(self.query_encoder(maps), output_size), GROUPS), keys
 
     def keys(self, image_keys: Tensor, features: Tensor) -> Tensor:
         """Keys (B, D, h, w) of both."""
@@ -123,11 +122,6 @@ class Modulation(nn.Module):
     def forward(self, maps: Tensor, by: Tensor) -> Tensor:
         """Modulate (B, D, h, w) ``by`` (B, D, h, w)."""
         return self.gamma(by) * F.group_norm(maps, GROUPS) + self.beta(by)
-
-
-def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = maps.shape[-2:]
-    return maps if are_equal((height, width), size) else average_pool(maps, size)
 
 
 def _own_name(name: str) -> str:
