@@ -1,17 +1,20 @@
-"""Writes the pages that restate the code (registered.md, cli.md), so that they cannot go stale.
+"""Writes the pages that restate the code (registered.md, upsamplers.md, cli.md), so that they cannot go stale.
 
 ``make docs`` runs it; a test fails when the committed pages differ.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 from pathlib import Path
 from urllib.parse import quote
 
 import click
+import torch
 
-from naf_hub import hookspecs
+from naf_hub import Upsampler, Want, hookspecs
 from naf_hub.commands.main import cli
 from naf_hub.kinds import KINDS, Kind
 from naf_hub.records import (
@@ -179,6 +182,58 @@ def registered() -> str:
     )
 
 
+# What parameters are counted for, where their number depends on the features'.
+CHANNELS = 384
+
+
+def upsampler_facts(record: UpsamplerRecord) -> list[str]:
+    constructor = record.resolve()
+    known = inspect.signature(constructor).parameters
+    with torch.device("meta"):
+        options = {"channels": CHANNELS} if "channels" in known else {}
+        model = constructor(**record.options, **options)
+    parameters = sum(p.numel() for p in model.parameters())
+    wants = [] if model.wants == (Want(),) else [want.name for want in model.wants]
+    if type(model).gather is not Upsampler.gather:
+        wants.append("the image again")
+    licenses = sorted({w.license for w in record.weights.values() if w.license})
+    return [
+        f"`{record.name}`",
+        record.summary,
+        f"{parameters:,}" + (f" at {CHANNELS} channels" if options else "") if parameters else "-",
+        "guides" if model.guided else "ignored",
+        record.ratios,
+        ", ".join(wants) or "last map",
+        "`memory=`" if "memory" in known else "-",
+        "any backbone" if record.backbone_agnostic else "made per backbone",
+        sets(record) + (f" ({', '.join(licenses)})" if licenses else ""),
+        f"[paper]({quote(record.paper, safe=':/.')})" if record.paper else "-",
+    ]
+
+
+def upsamplers() -> str:
+    """One table a plugin, which is a family of methods."""
+    families: dict[str, list[UpsamplerRecord]] = {}
+    for record in records(UpsamplerRecord):
+        assert isinstance(record, UpsamplerRecord)
+        families.setdefault(record.target.split(".")[0], []).append(record)
+    header = [
+        "name", "what it is", "parameters", "image", "ratios", "asks the backbone for", "bounded memory", "serves",
+        "weights", "source",
+    ]  # fmt: skip
+    parts = [
+        NOTE,
+        "# Upsamplers\n",
+        "Every upsampler that comes with naf-hub, by family. All are called alike:",
+        "`naf_hub.load(NAME, backbone=BACKBONE)(image, output_size)`. Where `memory=` is an option, working memory is",
+        "bounded by it and the result does not depend on it beyond rounding. `naf-hub info NAME` tells the rest.\n",
+    ]
+    for package, found in sorted(families.items()):
+        family = re.split(" as |:", inspect.getdoc(importlib.import_module(package)) or package)[0]
+        parts += [f"## {family}\n", table(header, [upsampler_facts(r) for r in found])]
+    return "\n".join(parts)
+
+
 def command_pages(command: click.Command, path: str, parent: click.Context | None = None) -> list[str]:
     # As main() makes it: with the command's own settings, such as -h, which those below it inherit.
     settings = {**command.context_settings, "terminal_width": 100}
@@ -209,7 +264,7 @@ def command_line() -> str:
     )
 
 
-PAGES = {"registered.md": registered, "cli.md": command_line}
+PAGES = {"registered.md": registered, "upsamplers.md": upsamplers, "cli.md": command_line}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

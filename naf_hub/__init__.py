@@ -15,6 +15,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .errors import ImageError, MapError, NafHubError, PluginError, UnknownNameError, WeightsError
+    from .feature_files import open_features
     from .hookspecs import hookimpl
     from .interfaces import Backbone, ForeignWeights, Normalize, Restorer, Task, Upsampler
     from .loading import load, load_backbone, load_restorer, load_task
@@ -31,6 +32,7 @@ _HOME = {
     "PluginError": "errors",
     "UnknownNameError": "errors",
     "WeightsError": "errors",
+    "open_features": "feature_files",
     "hookimpl": "hookspecs",
     "Backbone": "interfaces",
     "ForeignWeights": "interfaces",
@@ -89,6 +91,7 @@ __all__ = [
     "load_backbone",
     "load_restorer",
     "load_task",
+    "open_features",
 ]
 
 

@@ -57,8 +57,11 @@ def _prefix(target: Path) -> str:
     return f".{name}.{_machine()}-"
 
 
-def _remove_stale(target: Path) -> None:
-    """Remove what killed processes of this machine left half-written beside ``target``."""
+def remove_stale(target: Path) -> None:
+    """Remove what killed processes of this machine left half-written beside ``target``.
+
+    Each write to ``target`` does so first. A folder that was caught while it was replaced is put back.
+    """
     prefix = _prefix(target)
     with contextlib.suppress(OSError):
         for path in target.parent.iterdir():
@@ -82,7 +85,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target)
+    remove_stale(target)
     handle, name = tempfile.mkstemp(
         prefix=f"{_prefix(target)}{os.getpid()}-", suffix=target.suffix, dir=target.parent
     )
@@ -130,7 +133,7 @@ def atomic_folder(path: str | os.PathLike[str], *, keep_others: bool = False) ->
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target)
+    remove_stale(target)
     prefix = f"{_prefix(target)}{os.getpid()}-"
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:

@@ -7,7 +7,7 @@ import contextvars
 import operator
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -134,6 +134,53 @@ def check_output_size(output_size: Any, image: Tensor) -> tuple[int, int]:
     if any(side < 1 for side in pair):
         raise ValueError(f"output_size must be at least 1 pixel a side, got {output_size!r}")
     return pair
+
+
+def check_buffer(
+    output: Any, image: Tensor, features: Tensor | Mapping[str, Tensor], like: Tensor, size: tuple[int, int]
+) -> None:
+    """Require a tensor that a result can be written to without touching what it is computed from.
+
+    Args:
+        output: of the caller.
+        image, features: what the result is computed from.
+        like: features in the space of the output.
+        size: (H, W) of the result.
+
+    Raises:
+        TypeError: no tensor, or of another dtype than the features.
+        ValueError: another shape than (B, C, H, W), neither on the device of the features nor on the CPU, part of a
+            graph, or without memory of its own.
+    """
+    if not isinstance(output, Tensor):
+        hint = "; torch.from_numpy(...) shares its memory" if hasattr(output, "__array__") else ""
+        raise TypeError(f"output must be a torch tensor to write to, got {type(output).__name__}{hint}")
+    expected = (image.shape[0], like.shape[1], *size)
+    if tuple(output.shape) != expected:
+        raise ValueError(f"output has shape {tuple(output.shape)} but the result has {expected}")
+    if output.dtype != like.dtype:
+        raise TypeError(f"output is {output.dtype} but the result is {like.dtype}, as the features are")
+    if output.device not in (like.device, torch.device("cpu")):
+        raise ValueError(f"output is on {output.device}; it must be on {like.device} or on the CPU")
+    if output.requires_grad:
+        raise ValueError("output requires gradients; a buffer that is written to must not")
+    if torch.compiler.is_compiling() or output.is_meta:
+        return  # nothing has an address there
+    if any(stride == 0 and count > 1 for stride, count in zip(output.stride(), output.shape, strict=True)):
+        raise ValueError(
+            "output is expanded: several of its values are one place in memory; pass a full buffer"
+        )
+    low, high = _addresses(output)
+    for given in (image, *(features.values() if isinstance(features, Mapping) else (features,))):
+        first, last = _addresses(given)
+        if output.device == given.device and low < last and first < high:
+            raise ValueError("output shares memory with the image or the features; pass a buffer of its own")
+
+
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    """Address of the first byte of a tensor that is not empty, and of the one behind its last."""
+    reach = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()
 
 
 def check_output(output: Any, image: Tensor, features: Tensor, size: tuple[int, int], name: str) -> Tensor:

@@ -15,7 +15,7 @@ from reconstruction_world import BACKBONE
 import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.reports import Report
-from naf_hub_probing.boundaries import Boundaries
+from naf_hub_probing.boundaries import Boundaries, read_pairs
 from naf_hub_probing.boundary_scores import Drawn, matched, score_edges
 from naf_hub_probing.edges import Edges, find_edges, structure
 from naf_hub_probing.folders import DatasetError
@@ -155,3 +155,18 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
         Boundaries().evaluate(naf, data / "images", backbone="tiny_backbone", progress=False)
     with pytest.raises(ValueError, match="no setting 'blur'"):
         Boundaries().evaluate(naf, data, {"blur": 1}, backbone="tiny_backbone")
+
+
+def test_drawings_are_read_as_photos_are(tmp_path):
+    """Turned as EXIF says, and of any depth."""
+    shares = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "photo.png", exif=turned)
+    Image.fromarray((shares * 255).round().astype(np.uint8)).save(tmp_path / "8.png", exif=turned)
+    Image.fromarray((shares * 65535).round().astype(np.uint16)).save(tmp_path / "16.png", exif=turned)
+    for name in ("8.png", "16.png"):
+        ((image, found),) = read_pairs([(tmp_path / "photo.png", tmp_path / name)], skipped := {})
+        assert not skipped
+        assert image.shape == (3, 8, 6)
+        np.testing.assert_allclose(found, np.rot90(shares, -1), atol=0.002)

@@ -145,6 +145,12 @@ class Unchecked(Good):
         return super().upsample(image, features, output_size or tuple(image.shape[-2:]))
 
 
+class TurnsRows(Good):
+    def upsample_rows(self, image, features, output_size, rows):
+        for strip in super().upsample_rows(image, features, output_size, rows):
+            yield strip.flip(2)
+
+
 class DividesByDeviation(Good):
     def upsample(self, image, features, output_size):
         return super().upsample(image, features, output_size) * (1 + 0 / image.std())
@@ -180,6 +186,7 @@ class Offsets(Good):
 BROKEN = {
     "shapes": WrongShape,
     "dtypes": WrongDtype,
+    "buffers": TurnsRows,
     "finite": DividesByDeviation,
     "linearity": Offsets,
     "channel_order": SwapsChannels,

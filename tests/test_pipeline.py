@@ -177,3 +177,52 @@ def test_output_sizes_of_every_whole_number():
     for size in (5.0, (5, 6.5), "5", (True, 4), (1, 2, 3), {5: 6}, object()):
         with pytest.raises(ValueError, match="must be an int or"):
             model(image, features, size)
+
+
+def test_results_go_into_a_callers_buffer_and_come_by_rows():
+    model = naf_hub.load("naf", backbone=Cells(), weights=None, dim=32, num_blocks=1, kernel_size=3)
+    image = torch.rand(2, 3, 16, 20)
+    with torch.no_grad():
+        expected = model(image)
+        # One half of a larger tensor, as pipelines that put features side by side have it.
+        buffer = torch.zeros(2, 6, 16, 20)
+        model(image, output=buffer[:, 3:])
+        assert torch.equal(buffer[:, 3:], expected)
+        assert not buffer[:, :3].any()
+        rows = torch.cat(list(model.stream(image, rows=(2, 9))), 2)
+        torch.testing.assert_close(rows, expected[:, :, 2:9], atol=2e-6, rtol=0)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(image, output=buffer[:, 3:])
+        torch.testing.assert_close(buffer[:, 3:], expected, atol=0.02, rtol=0)
+    model.requires_grad_(True)
+    model(image, output=buffer[:, 3:])  # a graph is built, and the values are the same
+    torch.testing.assert_close(buffer[:, 3:].detach(), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (torch.empty(1, 4, 8, 10), r"output has shape \(1, 4, 8, 10\) but the result has \(1, 4, 8, 9\)"),
+        (torch.empty(1, 4, 8, 9).double(), "output is torch.float64 but the result is torch.float32"),
+        (torch.empty(1, 4, 8, 9, device="meta"), "output is on meta; it must be on cpu"),
+        (torch.empty(1, 4, 8, 9, requires_grad=True), "output requires gradients"),
+        (torch.empty(1, 4, 8, 1).expand(1, 4, 8, 9), "output is expanded"),
+        (np.empty((1, 4, 8, 9), np.float32), r"got ndarray; torch.from_numpy\(...\) shares its memory"),
+        (True, "output must be a torch tensor to write to, got bool$"),
+    ],
+    ids=["shape", "dtype", "device", "gradients", "expanded", "array", "flag"],
+)
+def test_a_buffer_that_cannot_take_the_result_is_told(output, message):
+    model = naf_hub.load("bilinear")
+    with pytest.raises((TypeError, ValueError), match=message):
+        model(torch.rand(1, 3, 8, 9), torch.rand(1, 4, 2, 3), output=output)
+
+
+def test_a_buffer_over_the_image_or_the_features_is_refused():
+    model = naf_hub.load("bilinear")
+    memory = torch.rand(2, 3, 8, 9)
+    image, features = memory[:1], memory[1:]
+    for output in (image, features):
+        with pytest.raises(ValueError, match="shares memory with the image or the features"):
+            model(image, features, output=output)
+    assert torch.equal(model(image, torch.rand(1, 3, 2, 2), output=features), features)  # beside it is well

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from training_world import line, logged, stop_after
 
+from naf_hub.atomic import _prefix
 from naf_hub.image_files import RUN_MARKER, find_images, find_training_images
 from naf_hub.training import exclusive
 from naf_hub.training.checkpoints import CheckpointError, forget
@@ -241,6 +242,23 @@ def test_heads_replace_heads_and_nothing_else(tmp_path):
         heads_file(tmp_path, "naf")
 
 
+def test_what_a_killed_run_left_half_written_goes_when_the_folder_is_opened(tmp_path):
+    out = interrupted(tmp_path / "a", eval_every=1)
+    best = contents(out / "best")
+    dead = 2**22 + 1  # above every process number
+    for name in ("best", "weights"):
+        half = out / f"{_prefix(out / name)}{dead}-half"
+        half.mkdir()
+        (half / "model.safetensors").write_bytes(b"half")
+    aside = out / f"{_prefix(out / 'best')}{dead}-aside"
+    aside.mkdir()
+    (out / "best").rename(aside / "old")  # killed between the two renames of a replacement
+    run(line(eval_every=1), out, resume=True)._close_folder()
+    assert not list(out.glob(".best.*"))
+    assert not list(out.glob(".weights.*"))
+    assert contents(out / "best") == best
+
+
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -270,7 +288,7 @@ def test_what_a_run_writes_opens_on_windows(tmp_path, monkeypatch):
     save_heads(tmp_path / "heads", "naf=hf://a/b@main: <c>|?*", *[(torch.zeros(2, 3), torch.zeros(2))] * 2)
     (tmp_path / "a.png").write_bytes(b"x")
     cache, item = CropFeatures(tmp_path / "cache", {"a": 1}), Item(0, 0, Sizes(64, 32, 16, 8, False, 0))
-    cache.store(tmp_path / "a.png", item, {}, {32: {}}, {})
+    cache.store(tmp_path / "a.png", item, {}, {32: {}})
     write_lock(Lock(tmp_path / "pins", {"hf://a/b": Entry("hf://a/b", "c", {"model.safetensors": (1, "d")})}))
     assert synced
     assert all(synced)

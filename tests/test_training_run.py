@@ -346,3 +346,12 @@ def test_an_unwritable_place_fails_before_any_work(tmp_path):
     course.prepare = lambda device, share: pytest.fail("prepared")
     with pytest.raises(OSError, match="file"):
         run(course, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("precision", "able", "told"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)]
+)
+def test_an_emulated_precision_is_told_once(monkeypatch, caplog, precision, able, told):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    run(line(precision=precision)).run()
+    assert sum("without bfloat16 instructions" in record.message for record in caplog.records) == told

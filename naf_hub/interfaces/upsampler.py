@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from ..checks import check_features, check_image, check_output, check_output_size
+from ..checks import check_buffer, check_features, check_image, check_output, check_output_size
 from ..errors import MapError
 from ..images import as_batch_for
 from ..promises import Promises
 from ..records import Origin
+from ..streaming import fill
 from ..wants import Want
 from .backbone import Backbone
 
@@ -88,7 +89,11 @@ class Upsampler(nn.Module):
         return features if isinstance(features, Tensor) else next(iter(features.values()))
 
     def forward(
-        self, image: Any, features: Features, output_size: int | tuple[int, int] | None = None
+        self,
+        image: Any,
+        features: Features,
+        output_size: int | tuple[int, int] | None = None,
+        output: Tensor | None = None,
     ) -> Tensor:
         """Upsample ``features`` under the guidance of ``image``.
 
@@ -97,17 +102,22 @@ class Upsampler(nn.Module):
                 8-bit tensor, an array, a Pillow image, a path, a list of these.
             features: (B, C, h, w) of any backbone; where several maps are wanted, all of them by name.
             output_size: an int (square) or (H, W); default the image's size.
+            output: a buffer (B, C, H, W) to write the result to, of the features' dtype, on their device or on the
+                CPU, of any strides. What it holds after an error is undefined.
 
         Returns:
             (B, C, H, W), dtype and device of ``features``. The memory format is the method's choice:
-            use ``reshape`` or ``flatten`` rather than ``view``.
+            use ``reshape`` or ``flatten`` rather than ``view``. With ``output``, that buffer.
 
         Raises:
             TypeError, ValueError: see :mod:`naf_hub.checks`.
         """
         image, size = self._check(image, features, output_size)
-        output = self.upsample(image, features, size)
-        return check_output(output, image, self.reference(features), size, type(self).__name__)
+        if output is None:
+            return self._whole(image, features, size)
+        check_buffer(output, image, features, self.reference(features), size)
+        self.upsample_into(image, features, size, output)
+        return output
 
     def stream(
         self,
@@ -123,7 +133,9 @@ class Upsampler(nn.Module):
         by :func:`naf_hub.streaming.fill` and into a file by :func:`naf_hub.streaming.save_rows`.
 
         Args:
-            image, features, output_size: as for :meth:`forward`; checked at once, before the first strip.
+            image: as for :meth:`forward`; checked at once, before the first strip, as are the features.
+            features: as for :meth:`forward`.
+            output_size: as for :meth:`forward`.
             rows: first row and the one behind the last, of the output; default all.
 
         Yields:
@@ -162,6 +174,11 @@ class Upsampler(nn.Module):
                 )
         return image, check_output_size(output_size, image)
 
+    def _whole(self, image: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+        """What :meth:`upsample` returns, checked."""
+        output = self.upsample(image, features, size)
+        return check_output(output, image, self.reference(features), size, type(self).__name__)
+
     def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
         """The method itself, on checked arguments; see :meth:`forward`."""
         raise NotImplementedError(
@@ -172,7 +189,14 @@ class Upsampler(nn.Module):
         self, image: Tensor, features: Any, output_size: tuple[int, int], rows: tuple[int, int]
     ) -> Iterator[Tensor]:
         """Rows of :meth:`upsample` in strips, see :meth:`stream`; a method that can make rows alone overrides it."""
-        yield self.upsample(image, features, output_size)[:, :, slice(*rows)]
+        yield self._whole(image, features, output_size)[:, :, slice(*rows)]
+
+    def upsample_into(
+        self, image: Tensor, features: Any, output_size: tuple[int, int], output: Tensor
+    ) -> None:
+        """:meth:`upsample` into a checked buffer (B, C, H, W), as its strips of rows come; a method that can write
+        its result where it is wanted overrides it."""
+        fill(output, self.upsample_rows(image, features, output_size, (0, output_size[0])))
 
     def bench_floor(
         self, image: Tensor, features: Any, output_size: tuple[int, int]

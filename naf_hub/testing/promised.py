@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..parts.linear_groups import project_groups
@@ -28,7 +30,7 @@ def open_sizes(subject: Subject) -> None:
     model = subject.make()
     if not (model.promises.export and model.promises.open_sizes):
         return
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    free: Any = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     image, features = subject.inputs(2, (8, 6, 4, 48, 36))
     with torch.no_grad():
         program = torch.export.export(

@@ -114,6 +114,19 @@ def copies(subject: Subject) -> None:
             assert torch.equal(other(*inputs), expected), f"{how} computes something else"
 
 
+def buffers(subject: Subject) -> None:
+    """A caller's buffer receives what the plain call returns, and so do windows of rows."""
+    model = subject.make()
+    inputs = subject.inputs(2, SIZES[1])
+    with torch.no_grad():
+        expected = model(*inputs)
+        buffer = torch.full(expected.shape, torch.nan, dtype=expected.dtype)
+        assert model(*inputs, output=buffer) is buffer, "the buffer is not what is returned"
+        assert_close(buffer, expected, 2e-5, "into a buffer")
+        rows = torch.cat(list(model.stream(*inputs, rows=(5, 31))), 2)
+        assert_close(rows, expected[:, :, 5:31], 2e-5, "rows 5 to 31")
+
+
 def finite(subject: Subject) -> None:
     """Black and white images, and features of zeros, give finite outputs, though nothing in them deviates."""
     model = subject.make()
@@ -176,6 +189,10 @@ def bad_input(subject: Subject) -> None:
         ("NaN in the features", (image, poisoned)),
         ("output size 0", (image, features, 0)),
         ("an output size of three", (image, features, (4, 4, 4))),
+        (
+            "a buffer of another size",
+            (image, features, 40, image.new_empty(2, model.reference(features).shape[1], 40, 41)),
+        ),
     ]
     for what, arguments in wrong:
         try:
@@ -196,8 +213,8 @@ UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
         shapes, dtypes, finite, batch_independence, linear_groups, linearity, channel_order, translation,
-        constant_features, feature_range, determinism, threads, gradients, gradient_agreement, copies, autocast, export,
-        open_sizes, bad_input,
+        constant_features, feature_range, determinism, buffers, threads, gradients, gradient_agreement, copies,
+        autocast, export, open_sizes, bad_input,
     )
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..atomic import atomic_file
+from ..atomic import atomic_file, remove_stale
 from ..errors import NafHubError
 from ..image_files import RUN_MARKER
 from ..version import __version__
@@ -59,6 +59,8 @@ class RunFolder:
             ) from error
         try:
             self._check()  # again: another may have been quicker
+            for folder in WEIGHTS:
+                remove_stale(self.path / folder)
             if not self.marker.exists():
                 self._note({key: sha256_of(path) for key, path in self._weights()})
         except BaseException:

@@ -46,6 +46,18 @@ def describe_hardware(device: str | torch.device = "cpu", processes: int = 1) ->
     return facts
 
 
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """Why training in this precision takes longer there than in fp32, or ``None``."""
+    if precision != "bf16" or device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return (
+        f"precision=bf16 on a processor without bfloat16 instructions ({_cpu_name()}) is emulated, some ten times "
+        "slower than fp32; take precision=fp32 here"
+    )
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: most that torch held on a CUDA device, elsewhere most that this process held."""
     if device.type == "cuda":

@@ -23,7 +23,7 @@ from .checkpoints import Checkpoint, clean, newest, save_checkpoint
 from .continuation import compare
 from .course import Batch, Course
 from .folder import CHECKPOINTS, LOG, FolderError, RunFolder
-from .hardware import peak_memory
+from .hardware import peak_memory, slow_precision
 from .interrupts import StopRequest
 from .journal import Journal
 from .processes import Processes, seed_step, start
@@ -220,6 +220,8 @@ class Run:
         settings, started, before, first = self.settings, time.perf_counter(), self.seconds, self.step
         size = settings.batch * settings.accumulate * self.processes.count
         batches = iter(self.course.batches(self.step, settings.steps, self.processes.share))
+        if self.main and (why := slow_precision(settings.precision, self.device)):
+            log.warning("%s", why)
         with StopRequest() as stop, self._bar(size) as bar, contextlib.closing(self.results):
             while self.step < settings.steps:
                 passes = list(itertools.islice(batches, settings.accumulate))

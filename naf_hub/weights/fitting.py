@@ -206,9 +206,9 @@ def recognise(
     if fitting:
         names = ", ".join(record.name for record, _ in fitting)
         raise WeightsError(f"{source}: fits {len(fitting)} models; say which, by --name: {names}")
-    if len(near) == 1:
-        record, error = near[0]
-        raise WeightsError(f"{error} those of {record.name}") from error
+    if near:
+        names = ", ".join(record.name for record, _ in near)
+        raise WeightsError(f"{near[0][1]} those of {names}") from near[0][1]
     raise WeightsError(
         f"{source}: its {len(largest)} tensors{_few(list(largest))} are those of no registered model as it is made by "
         "default; say whose they are by --name (naf-hub list shows all), and with which --option they were made"

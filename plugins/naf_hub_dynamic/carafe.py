@@ -9,9 +9,9 @@ from naf_hub import Promises
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
 
+from .cell_windows import BORDERS, clip, join_cells, surround, weighted_sums
 from .doubling import Doubling
-from .strips import StripLayer
-from .windows import BORDERS, clip, join_cells, surround, weighted_sums
+from .strip_layer import StripLayer
 
 
 class CARAFELayer(StripLayer):

@@ -9,7 +9,7 @@ from torch import Tensor
 from naf_hub import Upsampler
 from naf_hub.parts.budget import parse_bytes, working_memory
 
-from .strips import StripLayer, shrink
+from .strip_layer import StripLayer, shrink
 
 
 class Doubling(Upsampler):

@@ -14,7 +14,7 @@ from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import without_autocast, working_dtype
 
 from .doubling import Doubling
-from .strips import StripLayer
+from .strip_layer import StripLayer
 
 STYLES = ("lp", "pl")
 

@@ -111,9 +111,9 @@ class CrossScaleAttention:
         h, w, height, width = (operator.index(n) for n in (*grid, *size))
         return plan_tiles(h, w, height, width, kernel_size, memory // (3 * heads * like.element_size()))
 
-    def output(self) -> Tensor:
-        """Attended values (B, H, W, D) in the dtype of ``values``."""
-        return self._run(want_logits=False)[0]
+    def output(self, into: Tensor | None = None) -> Tensor:
+        """Attended values (B, H, W, D) in the dtype of ``values``, or ``into`` a tensor of that shape."""
+        return self._run(want_logits=False, into=into)[0]
 
     def output_and_logits(self) -> tuple[Tensor, Tensor]:
         """:meth:`output`, and the scores before the softmax (B, heads, H, W, k_y * k_x) in slot order."""
@@ -145,7 +145,7 @@ class CrossScaleAttention:
             slice(columns.start * x.tile, min(columns.stop * x.tile, x.size)),
         )
 
-    def _run(self, want_logits: bool) -> tuple[Tensor, Tensor | None]:
+    def _run(self, want_logits: bool, into: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         tensors = (self.queries, self.keys, self.values)
         tracked = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if tracked or torch.compiler.is_compiling():
@@ -154,11 +154,14 @@ class CrossScaleAttention:
                 for block in self.chunks()
             ]
             output = _join([[[part[0] for part in line] for line in block] for block in rows], (0, 1, 2))
+            output = output if into is None else into.copy_(output)
             if not want_logits:
                 return output, None
             return output, _join([[[p[1] for p in line] for line in block] for block in rows], (0, 2, 3))
         batch, height, width, _ = self.queries.shape
-        output = self.values.new_empty(batch, height, width, self.out_channels, dtype=self.dtype)
+        output = into
+        if output is None:
+            output = self.values.new_empty(batch, height, width, self.out_channels, dtype=self.dtype)
         logits = None
         if want_logits:
             slots = self.y.slots.shape[-1] * self.x.slots.shape[-1]

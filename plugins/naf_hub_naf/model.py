@@ -121,26 +121,40 @@ class NAF(Upsampler):
             self, guide, features, output_size, rows, working_memory(self.memory, image.device.type)
         )
 
-    def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def upsample_into(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int], output: Tensor
+    ) -> None:
+        self.filter(self.normalize(image), features, output_size, output)
+
+    def filter(
+        self,
+        image: Tensor,
+        features: Tensor,
+        output_size: tuple[int, int],
+        output: Tensor | None = None,
+    ) -> Tensor:
         """:meth:`forward` for an image that is already ImageNet-normalised.
 
         Args:
             image: (B, 3, H_img, W_img), ImageNet-normalised.
             features: (B, D, h, w).
             output_size: (H, W).
+            output: a buffer (B, D, H, W) to write to.
 
         Returns:
-            (B, D, H, W), channels last in memory.
+            (B, D, H, W), channels last in memory; or the buffer.
         """
+        into = None if output is None else output.permute(0, 2, 3, 1)
         queries, keys, values = self.operands(image, features, output_size)
         with autocast_off(image.device):
             if not are_known(*queries.shape[1:3], *keys.shape[1:3]):
-                output = attend_at_any_size(
+                result = attend_at_any_size(
                     queries, keys, values, self.num_heads, self.kernel_size, self.distance
                 )
+                result = result if into is None else into.copy_(result)
             else:
-                output = self.attention(queries, keys, values).output()
-        return output.permute(0, 3, 1, 2)
+                result = self.attention(queries, keys, values).output(into)
+        return result.permute(0, 3, 1, 2)
 
     def filter_with_logits(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int]

@@ -32,18 +32,25 @@ class PublishedNAF(NAF):
         super().__init__(**{"normalize": False, **renamed})
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, image: Any, features: Any, output_size: Any = None, return_weights: bool = False
+        self,
+        image: Any,
+        features: Any,
+        output_size: Any = None,
+        return_weights: bool = False,
+        output: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """See :meth:`naf_hub.Upsampler.forward`.
 
         Args:
-            image, features, output_size: as there, but ``image`` already ImageNet-normalised (or as the weights
+            image, features, output_size, output: as there, but ``image`` already ImageNet-normalised (or as the weights
                 expect it).
             return_weights: also return the scaled logits before the softmax, as
-                :meth:`~naf_hub_naf.model.NAF.attention_logits` gives them.
+                :meth:`~naf_hub_naf.model.NAF.attention_logits` gives them; not into an ``output``.
         """
         if not return_weights:
-            return super().forward(image, features, output_size)
+            return super().forward(image, features, output_size, output)
+        if output is not None:
+            raise ValueError("return_weights and output exclude each other; take the weights in another call")
         check_image(image, any_range=True)
         check_features(features, image)
         return self.filter_with_logits(image, features, check_output_size(output_size, image))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +18,7 @@ from naf_hub.contenders import Contender, load_contenders, name_model, parse_bac
 from naf_hub.controls import add_controls
 from naf_hub.errors import ImageError
 from naf_hub.image_files import files_below, has_image_name
-from naf_hub.images import open_image, read_image
+from naf_hub.images import read_image
 from naf_hub.reports import Metric, Report, Row, describe_environment
 from naf_hub.store import FeatureStore
 
@@ -35,7 +34,7 @@ METRICS = (
 )
 IMAGE = "image"
 """Label of the row of the picture's own edges, which no features enter."""
-LAYOUT = "DATA/images/NAME.jpg and DATA/boundaries/NAME.png (grey: share of the annotators, times 255)"
+LAYOUT = "DATA/images/NAME.jpg and DATA/boundaries/NAME.png (grey: share of the annotators, black to white)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +96,8 @@ class Boundaries(Task):
 
         Args:
             contenders: see :func:`naf_hub.contenders.load_contenders`.
-            data: folder with ``images/`` and ``boundaries/`` (8-bit grey pictures of the same names: the share of the
-                annotators who drew a boundary through the pixel, times 255).
+            data: folder with ``images/`` and ``boundaries/`` (grey pictures of the same names: the share of the
+                annotators who drew a boundary through the pixel, from black to white).
             protocol: settings of :class:`BoundaryProtocol`.
             backbone: gives the features; needed.
             device: where models run.
@@ -184,7 +183,7 @@ def find_pairs(root: Path) -> list[tuple[Path, Path]]:
 def read_pairs(
     pairs: Iterable[tuple[Path, Path]], skipped: dict[str, str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures (3, H, W) and shares (H, W), both in [0, 1]; unreadable ones go to ``skipped``.
+    """Pictures (3, H, W) and shares (H, W), both in [0, 1] and turned as EXIF says; unreadable ones go to ``skipped``.
 
     Raises:
         DatasetError: a drawing of another size than its picture.
@@ -192,14 +191,14 @@ def read_pairs(
     for picture, drawing in pairs:
         try:
             image = read_image(picture)
-            grey = np.asarray(open_image(drawing).convert("L"))
+            share = read_image(drawing).amax(0)  # of grey, whose three channels are one
         except (ImageError, OSError) as error:
             skipped[str(picture)] = str(error)
             continue
-        if grey.shape != tuple(image.shape[-2:]):
-            sizes = ["x".join(map(str, shape)) for shape in (grey.shape, tuple(image.shape[-2:]))]
+        if share.shape != image.shape[-2:]:
+            sizes = ["x".join(map(str, shape)) for shape in (share.shape, image.shape[-2:])]
             raise DatasetError(f"{drawing} is {sizes[0]} pixels, its picture {picture} is {sizes[1]}")
-        yield image, torch.from_numpy(grey.astype(np.float32) / 255)
+        yield image, share
 
 
 def whole_cells(image: Tensor, patch: int) -> Tensor:
