@@ -175,7 +175,7 @@ def test_folder_errors(root: Path) -> None:
         folder(root, "test")
     for path in (root / "val" / "labels").iterdir():
         path.unlink()
-    with pytest.raises(DatasetError, match="no label picture"):
+    with pytest.raises(DatasetError, match="no picture in"):
         folder(root, "val")
 
 

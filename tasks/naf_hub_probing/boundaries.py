@@ -24,7 +24,7 @@ from naf_hub.store import FeatureStore
 
 from .boundary_scores import Drawn, score_edges
 from .edges import Edges, find_edges
-from .folders import DatasetError
+from .pairs import DatasetError, spread
 
 METRICS = (
     Metric("average_precision", "%", True, 1, "AP"),
@@ -116,9 +116,7 @@ class Boundaries(Task):
         chosen = BoundaryProtocol.read(protocol or {})
         if backbone is None:
             raise ValueError("boundaries need a backbone; give backbone=")
-        pairs = find_pairs(Path(data))
-        if chosen.limit and chosen.limit < len(pairs):
-            pairs = [pairs[i * len(pairs) // chosen.limit] for i in range(chosen.limit)]
+        pairs = spread(find_pairs(Path(data)), chosen.limit or None)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind

@@ -1,4 +1,4 @@
-"""Training of the head: AdamW, cosine to zero over all steps, cross entropy over valid pixels."""
+"""Training of the head: AdamW, cosine to zero over all steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,9 @@ from naf_hub.training.processes import Processes
 from naf_hub.training.run import Run
 from naf_hub.training.settings import RunSettings
 
-from .folders import IGNORE
 from .head import HeadWeights, LinearHead
 from .material import Material, Pictures
+from .pairs import IGNORE
 from .report import plain_name
 
 
@@ -64,6 +64,31 @@ def plan_epochs(positions: list[int], recipe: Recipe) -> list[list[Pictures]]:
     return epochs
 
 
+class Objective(Protocol):
+    """What a head is to make small."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a continued run must share: plain JSON data."""
+        ...
+
+    def __call__(self, scores: Tensor, target: Tensor) -> Tensor | None:
+        """Loss of scores (B, K, ...) for a target (B, ...); ``None`` where the target says nothing."""
+        ...
+
+
+class CrossEntropy:
+    """Cross entropy over the valid pixels of a batch."""
+
+    facts: Mapping[str, Any] = {}
+
+    def __call__(self, scores: Tensor, target: Tensor) -> Tensor | None:
+        """See :class:`Objective`; the target holds classes."""
+        if not bool((target != IGNORE).any()):
+            return None
+        return F.cross_entropy(scores, target, ignore_index=IGNORE)
+
+
 class HeadCourse:
     """A linear head as a course, see :class:`naf_hub.training.course.Course`.
 
@@ -72,6 +97,7 @@ class HeadCourse:
         epochs: see :func:`plan_epochs`.
         material: gives scores and targets.
         recipe: learning rate and so on.
+        objective: the loss.
 
     An examination keeps the head for raw features, weight (K, C) and bias (K,), after every epoch.
     """
@@ -80,9 +106,15 @@ class HeadCourse:
     model: nn.Module
 
     def __init__(
-        self, head: LinearHead, epochs: list[list[Pictures]], material: Material, recipe: Recipe
+        self,
+        head: LinearHead,
+        epochs: list[list[Pictures]],
+        material: Material,
+        recipe: Recipe,
+        objective: Objective | None = None,
     ) -> None:
         self.head, self.material = head, material
+        self.objective = objective or CrossEntropy()
         self.order = [pictures for batches in epochs for pictures in batches]
         steps = len(epochs[0])
         self.settings = RunSettings(
@@ -97,7 +129,7 @@ class HeadCourse:
             preview_every=0,
         )
         self.about = {"method": "linear probe"}
-        self.facts = {"recipe": dataclasses.asdict(recipe), **material.facts}
+        self.facts = {"recipe": dataclasses.asdict(recipe), **material.facts, **self.objective.facts}
 
     def prepare(self, device: torch.device, share: Share) -> None:
         """Take the head as it is."""
@@ -108,11 +140,8 @@ class HeadCourse:
         yield from map(Batch, self.material.load(self.order[:stop], start))
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Tensor | None:
-        """Cross entropy over the valid pixels; ``None`` where there are none."""
-        scores, target = self.material.score(self.head, batch.content)
-        if not bool((target != IGNORE).any()):
-            return None
-        return F.cross_entropy(scores, target, ignore_index=IGNORE)
+        """Loss of a batch; ``None`` where nothing is known of its pixels."""
+        return self.objective(*self.material.score(self.head, batch.content))
 
     def examine(self, model: nn.Module, step: int) -> Examination:
         """Nothing is measured yet: the heads of all epochs are scored together afterwards."""

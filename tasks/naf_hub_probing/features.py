@@ -17,7 +17,7 @@ from naf_hub.errors import ImageError
 from naf_hub.interfaces import Features
 from naf_hub.store import FeatureStore
 
-from .folders import IGNORE, DatasetError, LabelledImage, Readable, SegmentationFolder
+from .pairs import DatasetError, LabelledImage, Pairs, Readable
 
 
 class SplitFeatures:
@@ -51,7 +51,7 @@ class Survey:
     Attributes:
         usable: positions of the readable pairs.
         skipped: one line for each pair that could not be read.
-        pixels: labelled pixels a class.
+        pixels: labelled pixels, by what the pairs count: a class, say.
         moments: per-channel mean and standard deviation (C,) of the upsampler's reference features.
     """
 
@@ -61,25 +61,25 @@ class Survey:
     moments: tuple[Tensor, Tensor]
 
 
-def survey(folder: SegmentationFolder, split: str, cache: SplitFeatures, workers: int = 0) -> Survey:
+def survey(pairs: Pairs, split: str, cache: SplitFeatures, workers: int = 0) -> Survey:
     """Read every pair, fill the cache, and collect what training must know.
 
     Raises:
-        DatasetError: a label that does not fit ``classes.json``, or no readable pair at all.
+        DatasetError: a label that does not fit, no readable pair, or no labelled pixel at all.
     """
-    loader = DataLoader(Readable(folder), batch_size=None, num_workers=workers)
+    loader = DataLoader(Readable(pairs), batch_size=None, num_workers=workers)
     usable: list[int] = []
     skipped: list[str] = []
-    pixels = torch.zeros(len(folder.classes.names), dtype=torch.int64)
+    pixels = torch.zeros(len(pairs.counted), dtype=torch.int64)
     total = square = torch.zeros(())
     count = 0
-    for item in tqdm(loader, desc=f"features: {split}", total=len(folder), disable=None, unit="image"):
+    for item in tqdm(loader, desc=f"features: {split}", total=len(pairs), disable=None, unit="image"):
         if isinstance(item, ImageError):
             skipped.append(str(item))
             continue
         sample = cast(LabelledImage, item)
         usable.append(sample.position)
-        pixels += torch.bincount(sample.label[sample.label != IGNORE], minlength=len(pixels))
+        pixels += pairs.count(sample.label)
         features = cache.upsampler.reference(cache(split, [sample]))[0].flatten(1).double()
         total = total + features.sum(1)
         square = square + features.square().sum(1)
@@ -87,7 +87,7 @@ def survey(folder: SegmentationFolder, split: str, cache: SplitFeatures, workers
     if not usable:
         raise DatasetError(f"no readable pair in {split}: {skipped[0]}")
     if not pixels.any():
-        raise DatasetError(f"no labelled pixel in {split}: every label is ignored")
+        raise DatasetError(f"no labelled pixel in {split}: {pairs.nothing}")
     mean = total / count
     return Survey(usable, skipped, pixels, (mean, (square / count - mean.square()).clamp(min=0).sqrt()))
 

@@ -11,24 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from naf_hub import NafHubError
-from naf_hub.errors import ImageError
-from naf_hub.image_files import files_below, has_image_name
 from naf_hub.images import read_image, stored_values
 
+from .pairs import IGNORE, DatasetError, LabelledImage, Pairs, pair_files, require_same_shape, spread
 from .transforms import Geometry
 
-IGNORE = -1
 _UNKNOWN = -2
 _ID_LIMIT = 65_536  # ids come from 8- or 16-bit pictures
-_ASPECT_TOLERANCE = 0.02
 _FORM = '{"classes": [{"id": 0, "name": "sky"}, ...], "ignore_index": 255}'
-
-
-class DatasetError(NafHubError, ValueError):
-    """The data folder is not laid out as expected, or a label does not fit ``classes.json``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,22 +114,7 @@ def read_label(path: str | os.PathLike[str], classes: Classes) -> Tensor:
     return classes.index(torch.from_numpy(values.astype(np.int64)), path)
 
 
-@dataclasses.dataclass(frozen=True)
-class LabelledImage:
-    """One picture, ready for the backbone.
-
-    Attributes:
-        position: index in the folder.
-        image: (3, H, W) floats in [0, 1].
-        label: (h, w) int64 class indices, ``IGNORE`` where void.
-    """
-
-    position: int
-    image: Tensor
-    label: Tensor
-
-
-class SegmentationFolder(Dataset[LabelledImage]):
+class SegmentationFolder(Pairs):
     """The pairs of one split, sorted by name. ``images`` and ``labels`` match by name without suffix.
 
     Args:
@@ -162,24 +138,14 @@ class SegmentationFolder(Dataset[LabelledImage]):
         limit: int | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> None:
-        folder = Path(root) / split
-        for part in (folder / "images", folder / "labels"):
-            if not part.is_dir():
-                raise DatasetError(f"no folder {part}; expected {{train,val}}/{{images,labels}}/ in {root}")
-        left_out = () if out is None else (Path(out).resolve(),)
-        images = _by_stem(folder / "images", left_out)
-        labels = _by_stem(folder / "labels", left_out)
-        if not labels:
-            raise DatasetError(f"no label picture in {folder / 'labels'}")
-        for stem, label in labels.items():
-            if stem not in images:
-                raise DatasetError(f"{label}: no image of that name in {folder / 'images'}")
-        self.unlabelled = len(images.keys() - labels.keys())
-        self.pairs = [(images[stem], labels[stem]) for stem in sorted(labels)]
-        if limit is not None and limit < len(self.pairs):
-            self.pairs = [self.pairs[i * len(self.pairs) // limit] for i in range(limit)]
+        folder, layout = Path(root) / split, f"{{train,val}}/{{images,labels}}/ in {root}"
+        found, self.unlabelled = pair_files(folder / "images", folder / "labels", layout, out)
+        self.pairs = spread(found, limit)
+        self.files = [path for pair in self.pairs for path in pair]
         self.classes = classes
         self.geometry = geometry or Geometry()
+        self.counted = classes.names
+        self.facts = {"sizes of the pictures": str(self.geometry), "classes": list(classes.names)}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -193,41 +159,9 @@ class SegmentationFolder(Dataset[LabelledImage]):
         """
         image_path, label_path = self.pairs[position]
         image, label = read_image(image_path), read_label(label_path, self.classes)
-        skew = (image.shape[2] * label.shape[0]) / (image.shape[1] * label.shape[1])
-        if abs(skew - 1) > _ASPECT_TOLERANCE:
-            turned = (
-                " (one of them turned by its EXIF data?)" if tuple(label.shape) == image.shape[:0:-1] else ""
-            )
-            raise DatasetError(
-                f"{label_path}: label is {label.shape[0]}x{label.shape[1]}, its image {image_path} "
-                f"{image.shape[1]}x{image.shape[2]}: not the same shape{turned}; save both as they are viewed"
-            )
+        require_same_shape(image, label, image_path, label_path)
         return LabelledImage(position, *self.geometry.apply(image, label))
 
-
-class Readable(Dataset["LabelledImage | ImageError"]):
-    """A folder whose broken pictures come out as the error, so that a caller can count and skip them."""
-
-    def __init__(self, folder: SegmentationFolder) -> None:
-        self.folder = folder
-
-    def __len__(self) -> int:
-        return len(self.folder)
-
-    def __getitem__(self, position: int) -> LabelledImage | ImageError:
-        try:
-            return self.folder[position]
-        except ImageError as error:
-            return error
-
-
-def _by_stem(folder: Path, left_out: tuple[Path, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(files_below(folder, left_out)):
-        if not has_image_name(path):
-            continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
-            raise DatasetError(f"{path} and {found[stem]} have the same name; keep one")
-        found[stem] = path
-    return found
+    def count(self, label: Tensor) -> Tensor:
+        """Pixels of each class."""
+        return torch.bincount(label[label != IGNORE], minlength=len(self.counted))

@@ -18,8 +18,8 @@ from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.interrupts import leave_signals_to_parent
 
 from .features import SplitFeatures
-from .folders import IGNORE, LabelledImage, SegmentationFolder
 from .head import LinearHead, upsampled_scores
+from .pairs import IGNORE, LabelledImage, Pairs
 
 Pictures = tuple[list[int], bool]
 """Positions of the pictures of a batch, and whether they are mirrored."""
@@ -43,9 +43,9 @@ class Material(Protocol):
         ...
 
 
-def _load(folder: SegmentationFolder, order: list[list[int]], workers: int) -> DataLoader[LabelledImage]:
+def _load(pairs: Pairs, order: list[list[int]], workers: int) -> DataLoader[LabelledImage]:
     return DataLoader(
-        folder,
+        pairs,
         batch_sampler=order,
         collate_fn=list,
         num_workers=workers,
@@ -54,31 +54,28 @@ def _load(folder: SegmentationFolder, order: list[list[int]], workers: int) -> D
     )
 
 
-def _facts(upsampler: Upsampler, folder: SegmentationFolder, cache: SplitFeatures) -> dict[str, Any]:
+def _facts(upsampler: Upsampler, pairs: Pairs, cache: SplitFeatures) -> dict[str, Any]:
     return {
         "upsampler": fingerprint(upsampler),
         "backbone": fingerprint(cache.backbone),
         "use of --cache float16": cache.store.precision == "float16",
-        "list of pictures": describe_files(path for pair in folder.pairs for path in pair),
-        "sizes of the pictures": str(folder.geometry),
-        "classes": list(folder.classes.names),
+        "list of pictures": describe_files(pairs.files),
+        **pairs.facts,
     }
 
 
 class AllPixels:
     """The published protocol: scores of every pixel of the batch, upsampled anew at each step."""
 
-    def __init__(
-        self, upsampler: Upsampler, folder: SegmentationFolder, cache: SplitFeatures, workers: int
-    ) -> None:
-        self.upsampler, self.folder, self.cache, self.workers = upsampler, folder, cache, workers
-        self.facts = _facts(upsampler, folder, cache)
+    def __init__(self, upsampler: Upsampler, pairs: Pairs, cache: SplitFeatures, workers: int) -> None:
+        self.upsampler, self.pairs, self.cache, self.workers = upsampler, pairs, cache, workers
+        self.facts = _facts(upsampler, pairs, cache)
 
     def load(self, order: Sequence[Pictures], start: int) -> Iterator[tuple[list[LabelledImage], bool]]:
         """The pictures of each batch, and whether they are mirrored."""
         self._refill(order[:start])
         batches = order[start:]
-        loader = _load(self.folder, [positions for positions, _ in batches], self.workers)
+        loader = _load(self.pairs, [positions for positions, _ in batches], self.workers)
         for pictures, (_, flipped) in zip(loader, batches, strict=True):
             yield pictures, flipped  # pyright: ignore[reportReturnType]
 
@@ -96,7 +93,7 @@ class AllPixels:
             if flipped and not seen.issuperset(positions):
                 seen.update(positions)
                 groups.append(positions)
-        for pictures in _load(self.folder, groups, self.workers):
+        for pictures in _load(self.pairs, groups, self.workers):
             self.cache("train", pictures, True)  # pyright: ignore[reportArgumentType]
 
     def score(self, head: LinearHead, content: tuple[list[LabelledImage], bool]) -> tuple[Tensor, Tensor]:
@@ -132,7 +129,7 @@ class SampledPixels:
 
 def sample_pixels(
     upsampler: Upsampler,
-    folder: SegmentationFolder,
+    pairs: Pairs,
     positions: list[int],
     cache: SplitFeatures,
     count: int,
@@ -144,15 +141,15 @@ def sample_pixels(
 
     Args:
         upsampler, cache: give the features.
-        folder, positions: the pictures.
+        pairs, positions: the pictures.
         count: pixels a picture.
         seeds: each draws its own pixels.
         name: of what is probed, for the progress bar.
         workers: processes that read pictures.
     """
-    facts = _facts(upsampler, folder, cache)
+    facts = _facts(upsampler, pairs, cache)
     found = [SampledPixels(facts, cache.device) for _ in seeds]
-    loader = _load(folder, [[p] for p in positions], workers)
+    loader = _load(pairs, [[p] for p in positions], workers)
     for pictures in tqdm(loader, desc=f"upsample: {name}", disable=None, unit="image"):
         picture: LabelledImage = pictures[0]
         features = cache("train", pictures)

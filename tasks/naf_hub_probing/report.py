@@ -16,11 +16,11 @@ from naf_hub.atomic import atomic_file
 from naf_hub.reports import Metric, Report
 
 from .features import Survey
-from .folders import SegmentationFolder
 from .head import HeadWeights
 from .metrics import BANDS, Scores
+from .pairs import Pairs
 
-METRICS = (
+SEGMENTATION_METRICS = (
     Metric("miou", "%", True, 1, "mIoU"),
     *(Metric(f"miou_{width}px", "%", True, 1, f"within {width} px") for width in BANDS),
     Metric("pixel_accuracy", "%", True, 1, "pixel acc."),
@@ -29,37 +29,41 @@ METRICS = (
 )
 HEADS = {f"{epoch}.{part}" for epoch in ("last", "best") for part in ("weight", "bias")}
 
-SPREAD = Metric("miou_spread", "%", False, 2, "+-")
-"""Standard deviation of the mIoU over the seeds; a column where there are several."""
+
+def spread_of(metric: Metric) -> Metric:
+    """Standard deviation of a figure over the seeds; a column where there are several."""
+    return Metric(f"{metric.name}_spread", metric.unit, False, metric.digits + 1, "+-")
 
 
-def epoch_scores(epoch: int, scores: Scores, names: Sequence[str]) -> dict[str, Any]:
+def score_figures(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
+    """Percent of everything that is scored, and under ``iou`` of each class."""
     iou = scores.whole.iou()
     per_class = {name: None if v != v else 100 * v for name, v in zip(names, iou.tolist(), strict=True)}
     bands = {f"miou_{width}px": 100 * confusion.mean_iou() for width, confusion in scores.bands.items()}
     miou, accuracy = scores.whole.mean_iou(), scores.whole.accuracy()
-    return {"epoch": epoch, "miou": 100 * miou, **bands, "pixel_accuracy": 100 * accuracy, "iou": per_class}
+    return {"miou": 100 * miou, **bands, "pixel_accuracy": 100 * accuracy, "iou": per_class}
 
 
 def average(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """:func:`epoch_scores` of several seeds as their means; the IoU of a class over the seeds that have one."""
-    first = runs[0]
-    if len(runs) == 1:
-        return dict(first)
-    found = {key: statistics.fmean(run[key] for run in runs) for key in first if key not in ("epoch", "iou")}
-    per_class: dict[str, float | None] = {}
-    for name in first["iou"]:
-        known = [run["iou"][name] for run in runs if run["iou"][name] is not None]
-        per_class[name] = statistics.fmean(known) if known else None
-    return {"epoch": first["epoch"], **found, "iou": per_class}
+    """Figures of several seeds as their means, those under a name too; of a figure that some lack, the others' mean."""
+    found: dict[str, Any] = {}
+    for key, first in runs[0].items():
+        values = [run[key] for run in runs if run[key] is not None]
+        if isinstance(first, Mapping):
+            found[key] = average(values)
+        elif isinstance(first, int):
+            found[key] = first
+        else:
+            found[key] = statistics.fmean(values) if values else None
+    return found
 
 
-def split_counts(folder: SegmentationFolder, seen: Survey) -> dict[str, Any]:
+def split_counts(pairs: Pairs, seen: Survey) -> dict[str, Any]:
     return {
         "images": len(seen.usable),
         "skipped": seen.skipped,
-        "images_without_label": folder.unlabelled,
-        "pixels": dict(zip(folder.classes.names, seen.pixels.tolist(), strict=True)),
+        "images_without_label": pairs.unlabelled,
+        "pixels": dict(zip(pairs.counted, seen.pixels.tolist(), strict=True)),
     }
 
 

@@ -43,13 +43,13 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
 
 
 def resize_label(label: Tensor, size: Size | None) -> Tensor:
-    """Resize integer labels (H, W) by Pillow's nearest neighbour; ``None`` keeps their own size."""
+    """Resize labels (H, W), integers or floats, by Pillow's nearest neighbour; ``None`` keeps their own size."""
     if size is None:
         return label
     square = isinstance(size, int)
     resized, (top, left) = shorter_side(label.shape[0], label.shape[1], size) if square else (size, (0, 0))
     if resized != tuple(label.shape):
-        picture = Image.fromarray(label.numpy().astype(np.int32))
+        picture = Image.fromarray(label.numpy().astype(np.float32 if label.is_floating_point() else np.int32))
         picture = picture.resize((resized[1], resized[0]), Image.Resampling.NEAREST)
         label = torch.from_numpy(np.array(picture)).to(label.dtype)
     return label[top : top + size, left : left + size] if square else label
