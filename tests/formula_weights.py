@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 # By the last part of the name: the range of the values.
-RANGES = {"basis": (-3.0, 3.0)}
+RANGES = {"basis": (-3.0, 3.0), "biases": (-1.5, 1.5)}
+WIDE = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 VECTORS = {
     "gamma": (0.2, 0.8),
     "weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2), "running_mean": (-0.2, 0.2),
@@ -43,7 +44,7 @@ def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         if leaf in RANGES:
             low, high = RANGES[leaf]
         elif len(shape) > 1:
-            high = (3.0 if leaf == "in_proj_weight" else 1.5) / math.sqrt(math.prod(shape[1:]))
+            high = (3.0 if leaf in WIDE else 1.5) / math.sqrt(math.prod(shape[1:]))
             low = -high
         else:
             low, high = VECTORS[leaf]

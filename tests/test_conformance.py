@@ -19,6 +19,8 @@ SMALL: dict[str, dict[str, int]] = {
     "sapa": {"channels": 8},
     "dysample": {"channels": 8},
     "anyup": {"qk_dim": 32},
+    "jafar": {"channels": 8, "qk_dim": 32},
+    "loftup": {"channels": 8, "n_freqs": 4},
     "uplift": {"channels": 8, "dim": 24},
     "lift": {"channels": 8, "head_channels": 4},
     "featup_jbu": {"feat_dim": 8, "ratio": 4},
