@@ -44,11 +44,7 @@ def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         if leaf in RANGES:
             low, high = RANGES[leaf]
         elif len(shape) > 1:
-<<<<<<< HEAD
             high = (3.0 if leaf in WIDE else 1.5) / math.sqrt(math.prod(shape[1:]))
-=======
-            high = (3.0 if leaf.endswith("proj_weight") else 1.5) / math.sqrt(math.prod(shape[1:]))
->>>>>>> anything
             low = -high
         else:
             low, high = VECTORS[leaf]
