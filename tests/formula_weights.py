@@ -12,7 +12,10 @@ from torch import Tensor
 
 # By the last part of the name: the range of the values.
 RANGES = {"basis": (-3.0, 3.0)}
-VECTORS = {"weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2)}
+VECTORS = {
+    "weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2), "running_mean": (-0.2, 0.2),
+    "running_var": (0.5, 1.5), "num_batches_tracked": (1.0, 1.0),
+}  # fmt: skip
 
 
 def uniform(name: str, count: int) -> np.ndarray:

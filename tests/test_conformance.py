@@ -17,6 +17,8 @@ SMALL: dict[str, dict[str, int]] = {
     "sapa": {"channels": 8},
     "dysample": {"channels": 8},
     "anyup": {"qk_dim": 32},
+    "uplift": {"channels": 8, "dim": 24},
+    "lift": {"channels": 8, "head_channels": 4},
     "featup_jbu": {"feat_dim": 8, "ratio": 4},
     "featup_implicit": {"views": 4, "steps": 3, "batch": 2, "components": 4, "n_freqs": 3},
 }

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.parts.strip_layer import count_doublings
 from naf_hub.testing import check_upsampler
 from naf_hub.training.run import Run
 from naf_hub.training.settings import build
 from naf_hub_dynamic.carafe import CARAFE
-from naf_hub_dynamic.doubling import count_doublings
 from naf_hub_dynamic.dysample import DySample
 from naf_hub_dynamic.sapa import SAPA
 from naf_hub_reconstruction.config import TrainConfig, read_recipe
