@@ -14,7 +14,7 @@ from PIL import Image
 
 from .errors import ImageError
 from .images import URL
-from .made_with import is_result_picture
+from .made_with import is_restored_photo, is_result_picture
 
 log = logging.getLogger("naf_hub")
 
@@ -96,9 +96,15 @@ def find_images(
 
 
 def search_images(
-    paths: Iterable[str | os.PathLike[str]], *, without: Iterable[str | os.PathLike[str]] = ()
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    without: Iterable[str | os.PathLike[str]] = (),
+    restored: bool = True,
 ) -> Search:
-    """:func:`find_images` with the place of each file and what was left out, for the caller to tell."""
+    """:func:`find_images` with the place of each file and what was left out, for the caller to tell.
+
+    Photos that naf-hub restored are photos, too, unless ``restored`` says otherwise.
+    """
     search = Search()
     left_out = {Path(folder).resolve() for folder in without}
     for entry in paths:
@@ -112,7 +118,7 @@ def search_images(
             continue
         else:
             base, candidates = _matching(str(entry), left_out)
-        images = [p for p in candidates if _is_photo(p, search)]
+        images = [p for p in candidates if _is_photo(p, search, restored)]
         if not images:
             raise FileNotFoundError("; ".join(filter(None, [f"no image at {entry}", search.describe()])))
         for image in images:
@@ -120,14 +126,14 @@ def search_images(
     return search
 
 
-def _is_photo(path: Path, search: Search) -> bool:
+def _is_photo(path: Path, search: Search, restored: bool) -> bool:
     """Whether a file that was come across is a photo; if not, it is noted why."""
     if path.name.startswith("."):
         reason = "hidden files"
     elif not path.is_file():
         reason = "folders, links to nothing, pipes or devices"
     elif has_image_name(path):
-        if not is_result_picture(path):
+        if not is_result_picture(path) or (restored and is_restored_photo(path)):
             return True
         reason = "pictures that naf-hub made"
     elif path.suffix.lower() in UNREADABLE:

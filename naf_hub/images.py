@@ -28,6 +28,8 @@ WHITE_IS_ZERO = 0
 OVERSHOOT = 0.05
 # Grey of 2 and 4 bits is stretched to 8 by Pillow: the step from one value to the next.
 STEPS = {"L;2": 85, "L;4": 17}
+# Of 16-bit colours Pillow keeps the upper bytes, which PNGs store first; told that they come last, the lower ones.
+LOWER = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 # Bytes a pixel while a picture is decoded and made a tensor; small pictures are not worth asking for.
 DECODING = 32
 LARGE = 10_000_000
@@ -111,14 +113,18 @@ def max_pixels() -> int:
     return int(text)
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
+def open_image(path: str | os.PathLike[str], *, lower: bool = False) -> Image.Image:
     """Open and fully decode an image file.
+
+    Args:
+        path: of the file.
+        lower: of PNGs with 16-bit colours take the lower 8 bits, where else the upper ones are given.
 
     Raises:
         FileNotFoundError: no such file.
         ImageError: not an image, truncated, larger than :func:`max_pixels`, or no regular file.
     """
-    return decode_image(_read(path), str(path))
+    return _decode(_read(path), str(path), lower)[0]
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -148,7 +154,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _decode(data, name)[0]
 
 
-def _decode(data: bytes, name: str) -> tuple[Image.Image, int]:
+def _decode(data: bytes, name: str, lower: bool = False) -> tuple[Image.Image, int]:
     """See :func:`decode_image`; and the step that Pillow put between one value of grey and the next."""
     limit = max_pixels()
     try:
@@ -170,6 +176,8 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, int]:
                 width * height * DECODING, f"{name}: {width}x{height} pixels", "downscale it first"
             )
         raw = _raw_mode(picture)
+        if lower and raw in LOWER:
+            picture.tile = [(*tile[:3], LOWER[raw]) for tile in picture.tile]  # pyright: ignore
         picture.load()
         _mend(picture, raw)
     except UnidentifiedImageError as error:

@@ -23,6 +23,9 @@ KEY = "naf-hub"
 FORMAT = 1
 # Options on which results do not depend.
 WITHOUT_EFFECT = frozenset({"memory"})
+# The setting that says what a picture shows, where there is a choice.
+SHOWS = "shows"
+RESTORED, BEFORE_AFTER = "the photo, restored", "the photo before and after"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -75,15 +78,19 @@ def read_record(result: Path) -> dict[str, Any] | None:
 
 
 def _in_picture(path: Path) -> str:
-    # Pillow writes texts right behind the header, which has 33 bytes with the signature.
     with path.open("rb") as file:
-        start = file.read(41)
-        (length,) = struct.unpack(">I", start[33:37])
-        text = file.read(min(length, 1_000_000)) if start.startswith(_PNG) and start[37:] == b"tEXt" else b""
-    key, _, value = text.partition(b"\0")
-    if key.decode("latin-1") != KEY:
-        raise KeyError(KEY)
-    return value.decode("ascii")
+        if file.read(len(_PNG)) != _PNG:
+            raise ValueError(f"{path} is no PNG")
+        while True:
+            length, kind = struct.unpack(">I4s", file.read(8))
+            end = file.tell() + length + 4  # a checksum follows
+            if kind == b"tEXt":
+                key, _, value = file.read(min(length, 1_000_000)).partition(b"\0")
+                if key == KEY.encode():
+                    return value.decode("ascii")
+            if kind == b"IDAT":  # texts of ours stand before the pixels
+                raise KeyError(KEY)
+            file.seek(end)
 
 
 def _in_safetensors(path: Path) -> str:
@@ -97,8 +104,14 @@ def _beside_array(path: Path) -> str:
 
 
 def is_result_picture(path: Path) -> bool:
-    """Whether a file is a picture that naf-hub made of a photo."""
+    """Whether a file is a picture that naf-hub made of a photo, a restored photo or another."""
     return path.suffix.lower() == ".png" and read_record(path) is not None
+
+
+def is_restored_photo(path: Path) -> bool:
+    """Whether a file is a photo that naf-hub restored, so that it is a photo still."""
+    found = read_record(path)
+    return found is not None and found["settings"].get(SHOWS) == RESTORED
 
 
 def differences(found: Mapping[str, Any], settings: Mapping[str, Any], photo: Path, place: Path) -> list[str]:

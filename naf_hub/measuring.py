@@ -85,7 +85,7 @@ def make_features(model: Upsampler, image: Tensor, shape: tuple[int, int, int]) 
     channels, *grid = shape
     backbone = RandomBackbone(channels, (grid[0], grid[1]), (image.shape[-2], image.shape[-1]))
     with torch.no_grad():
-        return model.gather(image, backbone)
+        return model.gather_example(image, backbone)
 
 
 def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: int, device: str,

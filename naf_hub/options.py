@@ -160,6 +160,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 constructor_option = pairs_option(
     "--option", "options", "Set a constructor option of the upsampler, e.g. memory=512MiB; repeatable."
 )
+restorer_constructor_option = pairs_option(
+    "--restorer-option",
+    "options",
+    "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable.",
+)
 backbone_constructor_option = pairs_option(
     "--backbone-option", "backbone_options", "Set a constructor option of the backbone; repeatable."
 )
@@ -211,13 +216,17 @@ allow_changed_images_option = click.option(
 
 
 def restorer_option(
-    default: str | None = None, *, multiple: bool = False, text: str = "Use this registered restorer. "
+    default: str | None = None,
+    *,
+    multiple: bool = False,
+    required: bool = True,
+    text: str = "Use this registered restorer. ",
 ) -> Callable[[F], F]:
     """``--restorer NAME[=WEIGHTS]``; the command receives the text, see :func:`parse_restorers`."""
     return click.option(
         "--restorer", "restorers" if multiple else "restorer", multiple=multiple, default=default,
-        required=multiple and default is None, show_default=default is not None, metavar="NAME[=WEIGHTS]",
-        help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
+        required=required and multiple and default is None, show_default=default is not None,
+        metavar="NAME[=WEIGHTS]", help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
     )  # fmt: skip
 
 

@@ -11,16 +11,25 @@ import torch
 from torch import Tensor
 
 # By the last part of the name: the range of the values.
-RANGES = {"basis": (-3.0, 3.0)}
-VECTORS = {"weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2)}
+RANGES = {"basis": (-3.0, 3.0), "biases": (-1.5, 1.5)}
+WIDE = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+VECTORS = {
+    "gamma": (0.2, 0.8),
+    "weight": (0.6, 1.4), "bias": (-0.2, 0.2), "in_proj_bias": (-0.2, 0.2), "running_mean": (-0.2, 0.2),
+    "running_var": (0.5, 1.5), "num_batches_tracked": (1.0, 1.0),
+}  # fmt: skip
 
 
 def uniform(name: str, count: int) -> np.ndarray:
     """``count`` numbers in [0, 1) that depend on the name alone."""
-    x = (np.arange(count, dtype=np.uint64) * 2654435761 + zlib.crc32(name.encode())) & 0xFFFFFFFF
+    x = np.arange(count, dtype=np.uint32)  # which wraps, as the formula does
+    x *= np.uint32(2654435761)
+    x += np.uint32(zlib.crc32(name.encode()))
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
-    return (x ^ (x >> 16)).astype(np.float64) / 2**32
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    return x / 2**32
 
 
 def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -35,7 +44,7 @@ def formula_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         if leaf in RANGES:
             low, high = RANGES[leaf]
         elif len(shape) > 1:
-            high = (3.0 if leaf == "in_proj_weight" else 1.5) / math.sqrt(math.prod(shape[1:]))
+            high = (3.0 if leaf in WIDE else 1.5) / math.sqrt(math.prod(shape[1:]))
             low = -high
         else:
             low, high = VECTORS[leaf]

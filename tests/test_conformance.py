@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,11 +19,19 @@ SMALL: dict[str, dict[str, int]] = {
     "sapa": {"channels": 8},
     "dysample": {"channels": 8},
     "anyup": {"qk_dim": 32},
+    "jafar": {"channels": 8, "qk_dim": 32},
+    "loftup": {"channels": 8, "n_freqs": 4},
+    "uplift": {"channels": 8, "dim": 24},
+    "lift": {"channels": 8, "head_channels": 4},
     "featup_jbu": {"feat_dim": 8, "ratio": 4},
+    "featsharp": {"channels": 8, "resolution": 16},
+    "upsample_anything": {"steps": 2, "radius": 2},
+    "vit_up": {"channels": 8, "num_heads": 1, "depth": 2},
     "featup_implicit": {"views": 4, "steps": 3, "batch": 2, "components": 4, "n_freqs": 3},
 }
 # These unroll their windows, which takes long to trace.
-SMALL_GRAPHS: dict[str, dict[str, int]] = {
+SMALL_GRAPHS: dict[str, dict[str, Any]] = {
+    "featsharp": {"inputs": ("bilinear", "tiles")},
     "jbu": {"dim": 16, "radius": 2},
     "joint_bilateral_upsampling": {"radius": 1},
     "joint_bilateral": {"kernel_size": 3},

@@ -170,6 +170,20 @@ def test_evaluation_names_both_kinds_of_figures(trained):
     assert report["data"]["images"] == 2
 
 
+@pytest.mark.parametrize(
+    "noise", [["--sigma", "0.6"], ["--noise", "salt_and_pepper", "--probability", "0.6"]]
+)
+def test_noise_that_it_was_not_trained_on(trained, noise):
+    _, folder = trained
+    found = run(
+        "eval", "denoising", "--restorer", f"naf_denoiser={folder / 'run' / 'best'}", "--images",
+        str(folder / "others"), *noise, "--crop", "0", "--json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    noisy, restored = json.loads(found.output[found.output.index("{") :])["rows"]
+    assert restored["values"]["psnr"] > noisy["values"]["psnr"] + 2
+
+
 def test_whole_images_of_different_sizes(tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     Image.new("L", (9, 5), 100).save(tmp_path / "b.png")

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from naf_hub.parts.cell_windows import join_cells, products, split_cells, surround, weighted_sums
+from naf_hub.parts.strip_layer import StripLayer
 from naf_hub_dynamic.carafe import CARAFELayer
-from naf_hub_dynamic.cell_windows import join_cells, products, split_cells, surround, weighted_sums
 from naf_hub_dynamic.dysample import DySampleLayer
 from naf_hub_dynamic.sapa import SAPALayer
-from naf_hub_dynamic.strip_layer import StripLayer
 
 GOLDENS = Path(__file__).parent / "goldens" / "upsamplers"
 OUTPUT = 1e-5

@@ -9,21 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from formula_weights import formula_state
-from reconstruction_world import BACKBONE, TINY, draw_picture
+from reconstruction_world import BACKBONE, follow_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.parts.strip_layer import count_doublings
 from naf_hub.testing import check_upsampler
-from naf_hub.training.run import Run
-from naf_hub.training.settings import build
 from naf_hub_dynamic.carafe import CARAFE
-from naf_hub_dynamic.doubling import count_doublings
 from naf_hub_dynamic.dysample import DySample
 from naf_hub_dynamic.sapa import SAPA
-from naf_hub_reconstruction.config import TrainConfig, read_recipe
-from naf_hub_reconstruction.course import ReconstructionCourse
 
 GOLDENS = Path(__file__).parent / "goldens" / "upsamplers"
 OUTPUT = 1e-5
@@ -199,17 +195,9 @@ def test_bench_takes_the_channels_of_its_features():
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_train(name: str, tmp_path: Path, install_plugin):
     install_plugin("tiny-plugin", BACKBONE)
-    picture = draw_picture(tmp_path / "pictures" / "a.png", 7)
-    tiny = {key: value for key, value in TINY.items() if not key.startswith("upsampler")}
-    changes = {
-        "steps": 20, "batch": 1, "views": 1, "lr": 2e-2, "precision": "fp32", "images": [str(picture)], "down": [0.5],
-    }  # fmt: skip
-    course = ReconstructionCourse(build(TrainConfig, read_recipe(name), tiny, changes))
-    summary = Run(course, tmp_path / "run", progress=False).run()
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in log if line["event"] == "train"]
+    model, losses, weights = follow_recipe(name, tmp_path)
     # DySample starts as bilinear interpolation, which leaves it less to gain.
     assert sum(losses[-8:]) < (0.95 if name == "dysample" else 0.8) * sum(losses[:8])
-    loaded = naf_hub.load(name, weights=summary["weights"])
+    loaded = naf_hub.load(name, weights=weights)
     assert loaded.channels == 8
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), course.model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))

@@ -103,8 +103,8 @@ def test_controls_stand_beside_guided_upsamplers_only(bilinear):
 def test_an_upsampler_that_calls_itself_unguided_ignores_the_image(name):
     if naf_hub.info(name).learned:
         pytest.skip("learned ones are guided, and weights cost time")
-    few = {"views": 2, "steps": 2, "n_freqs": 2} if name == "featup_implicit" else {}
-    model = naf_hub.load(name, **few)
+    few = {"featup_implicit": {"views": 2, "steps": 2, "n_freqs": 2}, "upsample_anything": {"steps": 2}}
+    model = naf_hub.load(name, **few.get(name, {}))
     features, images = torch.randn(1, 4, 6, 6), torch.rand(2, 1, 3, 24, 24)
     same = torch.equal(model(images[0], features), model(images[1], features))
     assert same != model.guided

@@ -82,7 +82,8 @@ def test_new_code_runs(section, monkeypatch):
         for block in new:
             scope.pop("features", None)
             exec(block, scope)
-            assert scope.get("features", scope.get("joined")).shape[-2:] == (SIDE, SIDE)
+            made = scope["features"] if "features" in scope else scope["joined"]
+            assert made.shape[-2:] == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

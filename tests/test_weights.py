@@ -20,6 +20,7 @@ import naf_hub
 from naf_hub import registry
 from naf_hub.commands.main import cli
 from naf_hub.publishing.publishable import weights_folder
+from naf_hub.weights.checksums import LocalFile
 from naf_hub.weights.convert import convert
 from naf_hub.weights.files import read_state_dict, save_weights
 from naf_hub.weights.pickles import read_pickle
@@ -395,6 +396,13 @@ def test_a_git_lfs_pointer_is_named(tmp_path):
         name = "naf" if load is naf_hub.load else "timm:resnet10t"
         with pytest.raises(naf_hub.WeightsError, match=r"Git LFS pointer.*git lfs pull"):
             load(name, weights=tmp_path / "model.safetensors")
+
+
+def test_a_pickle_behind_an_address_of_the_hub_gets_the_hint(tmp_path, monkeypatch):
+    (tmp_path / "naf.pth").write_bytes(b"\x80\x02}q\x00.")
+    monkeypatch.setattr("naf_hub.weights.files.fetch", lambda *_, **__: LocalFile(tmp_path / "naf.pth"))
+    with pytest.raises(naf_hub.WeightsError, match=r"is a pickle.*; convert it first: naf-hub convert"):
+        naf_hub.load("naf", weights="hf://o/pth/naf.pth")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import time
 from collections.abc import Collection, Mapping
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from ..pipeline import FeaturePipeline
 
-# Bytes of a file name, less the longest ending.
-LONGEST_STEM = 255 - len(".safetensors")
 # The long side is at most so many times the short side that is asked for.
 LONGEST_RATIO = 4
 
@@ -76,29 +73,6 @@ def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int
 def is_bounded(height: int, width: int, size: str) -> bool:
     """Whether :func:`image_size` had to bound the longer side."""
     return size.isdigit() and max(height, width) > LONGEST_RATIO * min(height, width)
-
-
-def result_stem(place: Path) -> Path:
-    """Place of a photo's results, less their endings, by its own place alone.
-
-    ``a.jpg`` gives ``a``; every other name stays whole (``a.png``, ``a.JPG``, and ``a.png.jpg`` too), so that no two
-    photos of a folder have one result. Names that would get too long are cut, with a digest behind.
-    """
-    from ..image_files import UNREADABLE, image_suffixes
-
-    name = place.name
-    if place.suffix == ".jpg" and Path(place.stem).suffix.lower() not in image_suffixes() | UNREADABLE:
-        name = place.stem
-    return place.with_name(_writable(name))
-
-
-def _writable(name: str) -> str:
-    """A name that still fits the 255 bytes of a file name with the longest ending behind it."""
-    data = name.encode(errors="surrogateescape")
-    if len(data) <= LONGEST_STEM:
-        return name
-    digest = hashlib.sha256(data).hexdigest()[:8]
-    return f"{data[: LONGEST_STEM - 9].decode(errors='ignore')}-{digest}"
 
 
 def upsample_file(

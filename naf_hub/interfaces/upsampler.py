@@ -74,6 +74,11 @@ class Upsampler(nn.Module):
             return found[0]
         return {want.name: features for want, features in zip(self.wants, found, strict=True)}
 
+    def gather_example(self, image: Tensor, backbone: Backbone) -> Features:
+        """Features to time and check the method on, of a backbone that gives every map but has no weights. By default
+        what :meth:`gather` gives; a method that changes weights of its backbone there says what they look like."""
+        return self.gather(image, backbone)
+
     @property
     def gather_key(self) -> tuple[Any, ...]:
         """What decides the result of :meth:`gather` besides image and backbone: features are cached under it."""

@@ -57,7 +57,7 @@ class Subject:
         image = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed)).to(**kind)
         backbone = RandomBackbone(self.channels or c, (h, w), (height, width))
         with torch.no_grad():
-            return image, self.make().to(**kind).gather(image, backbone)
+            return image, self.make().to(**kind).gather_example(image, backbone)
 
 
 def assert_close(found: Tensor, wanted: Tensor, atol: float, promise: str) -> None:

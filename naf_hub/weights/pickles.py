@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 import zipfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar"})
+# Settings of OmegaConf, as empty classes of the same names: their content is not needed, nor is OmegaConf.
+OMEGACONF = [
+    type(name, (), {"__module__": module})
+    for module, name in (
+        ("omegaconf.dictconfig", "DictConfig"),
+        ("omegaconf.listconfig", "ListConfig"),
+        ("omegaconf.base", "ContainerMetadata"),
+        ("omegaconf.base", "Metadata"),
+        ("omegaconf.nodes", "AnyNode"),
+        ("typing", "Any"),
+    )
+]
 REFUSED = re.compile(r"(?:GLOBAL|class|type) ([\w.]+)")
 
 
@@ -138,7 +151,8 @@ def _inert() -> list[Any]:
     import numpy
 
     scalar, _ = numpy.float64(0).__reduce__()
-    return [argparse.Namespace, scalar, numpy.dtype, *{type(numpy.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+    numbers = [scalar, numpy.dtype, *{type(numpy.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+    return [argparse.Namespace, *numbers, defaultdict, dict, list, int, *OMEGACONF]
 
 
 def _tensors(data: dict[Any, Any]) -> dict[str, Tensor]:

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub import Promises
+from naf_hub.parts.cell_windows import BORDERS, clip, join_cells, surround, weighted_sums
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
+from naf_hub.parts.strip_layer import StripLayer
 
-from .cell_windows import BORDERS, clip, join_cells, surround, weighted_sums
 from .doubling import Doubling
-from .strip_layer import StripLayer
 
 
 class CARAFELayer(StripLayer):

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from naf_hub import Upsampler
 from naf_hub.parts.budget import parse_bytes, working_memory
-
-from .strip_layer import StripLayer, shrink
+from naf_hub.parts.strip_layer import StripLayer, count_doublings, shrink
 
 
 class Doubling(Upsampler):
@@ -74,11 +73,3 @@ class Doubling(Upsampler):
             size = output_size if step == steps else None
             features = self.layer(step).make(*self.maps(image, features), size=size, memory=memory)
         return features
-
-
-def count_doublings(grid: tuple[int, int], size: tuple[int, int]) -> int:
-    """How often a grid must be doubled to be no smaller than ``size`` on either axis."""
-    steps = 0
-    while grid[0] << steps < size[0] or grid[1] << steps < size[1]:
-        steps += 1
-    return steps

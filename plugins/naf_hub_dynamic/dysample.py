@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from naf_hub import Promises
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import without_autocast, working_dtype
+from naf_hub.parts.strip_layer import StripLayer
 
 from .doubling import Doubling
-from .strip_layer import StripLayer
 
 STYLES = ("lp", "pl")
 

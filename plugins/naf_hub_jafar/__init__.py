@@ -1,8 +1,10 @@
-"""AnyUp as a naf-hub plugin; the model itself is in :mod:`.anyup`."""
+"""AnyUp and JAFAR as a naf-hub plugin; the models themselves are in :mod:`.anyup` and :mod:`.jafar`."""
 
 from __future__ import annotations
 
 from naf_hub import UpsamplerRecord, Weights, hookimpl
+
+from .released_jafar import WEIGHTS as JAFAR_WEIGHTS
 
 RELEASES = "https://github.com/wimmerth/anyup/releases/download"
 WEIGHTS = {
@@ -34,5 +36,17 @@ def register_upsamplers(register):
             weights=WEIGHTS,
             trainable=True,
             state_dict_keys=("anyup",),
+        )
+    )
+    register(
+        UpsamplerRecord(
+            name="jafar",
+            summary="Attention of every pixel to all cells, made per backbone (JAFAR).",
+            target="naf_hub_jafar.jafar:JAFAR",
+            paper="https://arxiv.org/abs/2506.11136",
+            weights=JAFAR_WEIGHTS,
+            backbone_agnostic=False,
+            trainable=True,
+            state_dict_keys=("jafar",),
         )
     )

@@ -13,7 +13,7 @@ from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.budget import parse_bytes, working_memory
 
 from .averaged_attention import CrossDecoder
-from .residual_encoder import GROUPS, LearnedRotation, ReflectedConv, residual_encoder
+from .residual_encoder import GROUPS, LearnedRotation, ReflectedConv, pooled, residual_encoder
 from .unification import FeatureUnification
 from .visible_cells import WINDOWS
 
@@ -118,8 +118,8 @@ class AnyUp(ForeignWeights, Upsampler):
     ) -> tuple[Tensor, Tensor]:
         """What is read from a normalised image: queries (B, D, H, W), and the image's part of the keys (B, D, h, w)."""
         maps = self.rope(self.image_encoder(image.to(self.rope.freqs.dtype)))
-        keys = F.adaptive_avg_pool2d(self.key_encoder(maps), grid)
-        return _pooled(self.query_encoder(maps), output_size), keys
+        keys = pooled(self.key_encoder(maps), grid)
+        return pooled(self.query_encoder(maps), output_size), keys
 
     def keys(self, image_keys: Tensor, features: Tensor) -> Tensor:
         """Keys (B, D, h, w) of both."""
@@ -147,7 +147,3 @@ class AnyUp(ForeignWeights, Upsampler):
             own[f"{place}attention.in_proj_{kind}"] = torch.cat((*parts, torch.zeros_like(parts[0])))
             own[f"{place}attention.out_proj.{kind}"] = torch.zeros_like(getattr(unused, kind))
         return own
-
-
-def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)

@@ -1,4 +1,5 @@
-"""Attention whose heads are averaged before they meet the values, within windows (arXiv 2510.12764, section 3.3)."""
+"""Attention whose heads are averaged before they meet the values: JAFAR's to all cells (arXiv 2506.11136, section 3.2),
+AnyUp's within windows (arXiv 2510.12764, section 3.3)."""
 
 from __future__ import annotations
 
@@ -31,18 +32,27 @@ class CrossAttention(nn.Module):
     """Parameters of the attention, under the names of the published state.
 
     Its module is torch's own, of which only the projections of queries and keys act: the values are the features.
+
+    Args:
+        dim: channels D of queries and keys.
+        heads: divides ``dim``.
+        channels: of the features, where the state holds what was made for values and is never used; ``None``: none.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, channels: int | None = None) -> None:
         super().__init__()
         self.norm_q = RMSGain(dim)
         self.norm_k = RMSGain(dim)
-        self.attention = nn.MultiheadAttention(dim, heads)
+        if channels is not None:
+            self.norm_v = RMSGain(channels)
+        self.attention = nn.MultiheadAttention(dim, heads, vdim=channels)
 
     def _projected(self, x: Tensor, part: int) -> Tensor:
-        """(..., D) by the third of the projections that is the ``part``-th."""
-        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
-        return F.linear(x, *(p.chunk(3)[part].to(x.dtype) for p in (weight, bias)))
+        """(..., D) by the projection of queries (0) or keys (1)."""
+        fused = self.attention.in_proj_weight  # None where values have another width: there are three then
+        apart = (self.attention.q_proj_weight, self.attention.k_proj_weight)
+        weight = apart[part] if fused is None else fused.chunk(3)[part]
+        return F.linear(x, weight.to(x.dtype), self.attention.in_proj_bias.chunk(3)[part].to(x.dtype))
 
     def queries(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D), heads side by side."""
@@ -59,15 +69,23 @@ class CrossDecoder(nn.Module):
     Args:
         dim: channels of queries and keys.
         heads: divides ``dim``.
+        channels: see :class:`CrossAttention`.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, channels: int | None = None) -> None:
         super().__init__()
-        self.cross_attn = CrossAttention(dim, heads)
+        self.cross_attn = CrossAttention(dim, heads, channels)
         self.conv2d = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
 
     def forward(
-        self, queries: Tensor, keys: Tensor, features: Tensor, *, ratio: float, window: str, memory: int
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        features: Tensor,
+        *,
+        ratio: float = 0.0,
+        window: str = "cropped",
+        memory: int,
     ) -> Tensor:
         """Mean of ``features`` for each query.
 
@@ -75,13 +93,46 @@ class CrossDecoder(nn.Module):
             queries: (B, D, H, W).
             keys: (B, D, h, w).
             features: (B, C, h, w).
-            ratio, window: see :func:`~naf_hub_jafar.visible_cells.visible_runs`.
-            memory: bytes to keep to beside operands and result, as far as single tiles allow.
+            ratio, window: see :func:`~naf_hub_jafar.visible_cells.visible_runs`; by default all cells are seen.
+            memory: bytes to keep to beside operands and result, as far as single tiles allow; where all cells are
+                seen, another map of queries comes on top.
 
         Returns:
             (B, C, H, W) in the dtype of ``features``, computed in float32 or better.
         """
+        if ratio <= 0:
+            return _attend_everywhere(queries, keys, features, self, memory)
         return _attend(queries, keys, features, self, ratio, window, memory)
+
+
+@without_autocast
+def _attend_everywhere(
+    queries: Tensor, keys: Tensor, features: Tensor, decoder: CrossDecoder, memory: int
+) -> Tensor:
+    dtype = working_dtype(queries.dtype)
+    attention, heads = decoder.cross_attn, decoder.cross_attn.attention.num_heads
+    (batch, dim, height, width), (channels, cells) = queries.shape, features.flatten(2).shape[1:]
+    # Whole: strips would compute the rows at their seams twice.
+    queries = F.conv2d(queries.to(dtype), decoder.conv2d.weight.to(dtype), padding=1)
+    key_columns = attention.keys(keys.to(dtype).flatten(2).mT).unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)
+    values = features.to(dtype).flatten(2)
+
+    def piece(_: Range, rows: Range, cols: Range) -> Tensor:
+        part = queries[:, :, slice(*rows), slice(*cols)]
+        asked = attention.queries(part.flatten(2).mT).unflatten(-1, (heads, -1)).transpose(1, 2)
+        weights = (asked @ key_columns).softmax(-1).mean(1)
+        return (values @ weights.mT).unflatten(-1, part.shape[2:])
+
+    pixel = batch * (2 * heads * cells + cells + 3 * dim + channels) * dtype.itemsize
+    pixels = max(1, memory // pixel)
+    return assemble(
+        piece,
+        (batch, channels, height, width),
+        features,
+        (queries, keys, *decoder.parameters()),
+        rows=split(height, pixels // width),
+        cols=split(width, pixels),
+    )
 
 
 class _Axis:

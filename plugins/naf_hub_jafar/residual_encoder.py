@@ -55,6 +55,11 @@ def residual_encoder(first: nn.Module, width: int, outputs: int) -> nn.Sequentia
     return nn.Sequential(first, ResidualBlock(width, outputs), ResidualBlock(outputs, outputs))
 
 
+def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, D, H, W) averaged to a size, or repeated where that is larger."""
+    return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)
+
+
 class LearnedRotation(nn.Module):
     """Mix channel pairs of a map by learned angles that grow with position.
 

@@ -41,7 +41,7 @@ class LinearProbe(Task):
 
     settings: ClassVar[type[ProbeProtocol]]
     scores_epochs: ClassVar[bool]
-    metrics: tuple[Metric, ...]
+    metrics: ClassVar[tuple[Metric, ...]]
 
     @abc.abstractmethod
     def goal(self, data: str | os.PathLike[str], protocol: Any, out: str | os.PathLike[str] | None) -> Goal:

@@ -11,10 +11,10 @@ import click
 from naf_hub.options import (
     device_option,
     json_option,
-    pairs_option,
     parse_restorers,
     pick_device,
     report_options,
+    restorer_constructor_option,
     restorer_option,
     show_report,
     weights_option,
@@ -130,15 +130,11 @@ def train(
 
 
 @click.command("denoising", context_settings={"show_default": True})
-@restorer_option(multiple=True)
+@restorer_option(multiple=True, required=False)
 @weights_option(
     "--weights", "default", "Use these weights for learned restorers that are named without their own."
 )
-@pairs_option(
-    "--restorer-option",
-    "options",
-    "Set a constructor option of the restorer, e.g. memory=512MiB; repeatable.",
-)
+@restorer_constructor_option
 @noise_options
 @click.option(
     "--images", multiple=True, required=True, help="Evaluate on this image, folder or pattern; repeatable."
@@ -151,6 +147,11 @@ def train(
 )
 @click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
 @click.option("--seed", default=0, help="Draw the noise from this seed.")
+@click.option(
+    "--classical",
+    is_flag=True,
+    help="Compare a Gaussian blur, non-local means, total variation and wavelets, too; they are told SIGMA.",
+)
 @device_option
 @report_options
 def evaluate(
@@ -164,6 +165,8 @@ def evaluate(
     Gaussian windows that reach past borders.
     """
     given = noise_settings(noise, sigma, probability)
+    if not restorers and not protocol["classical"]:
+        raise click.UsageError("give --restorer, --classical or both")
     contenders = parse_restorers(restorers, weights, options)
 
     from .task import Denoising

@@ -60,12 +60,19 @@ class Noise:
 
     def add(self, clean: Tensor, *seeds: Any) -> Tensor:
         """A noisy copy of a batch (B, 3, H, W) on the CPU: a pure function of the seeds. One level a batch."""
-        generator = torch.Generator().manual_seed(_number(seeds))
-        level = self.low + (self.high - self.low) * float(torch.rand((), generator=generator))
+        generator, level = self._draw(seeds)
         if self.kind == "gaussian":
             return gaussian(clean, level, torch.randn(clean.shape, generator=generator, dtype=clean.dtype))
         which, value = (torch.rand(clean.shape, generator=generator, dtype=clean.dtype) for _ in range(2))
         return salt_and_pepper(clean, level, which, value)
+
+    def level_of(self, *seeds: Any) -> float:
+        """The level that :meth:`add` takes for these seeds."""
+        return self._draw(seeds)[1]
+
+    def _draw(self, seeds: tuple[Any, ...]) -> tuple[torch.Generator, float]:
+        generator = torch.Generator().manual_seed(_number(seeds))
+        return generator, self.low + (self.high - self.low) * float(torch.rand((), generator=generator))
 
 
 def parse_level(text: str) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from naf_hub.errors import ImageError
 from naf_hub.images import read_image
 from naf_hub.training.settings import build, require
 
+from .classical import apply, classical_methods
 from .likeness import paper_ssim, psnr, skimage_ssim
 from .noise import Kind, Noise
 
@@ -35,6 +37,7 @@ class Protocol:
         batch: images restored at a time, which share a level, and whose error the paper's PSNR takes together.
         limit: use so many images, evenly spread; 0 uses all.
         seed: of the noise.
+        classical: whether classical methods are compared, too; they are told the level, of Gaussian noise.
     """
 
     noise: Kind = "gaussian"
@@ -45,12 +48,15 @@ class Protocol:
     batch: int = 2
     limit: int = 0
     seed: int = 0
+    classical: bool = False
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, "batch", self.batch, "must be at least 1")
         for key in ("crop", "resize", "min_side", "limit"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
         require(len(self.level) in (1, 2), "level", self.level, "must be one number, or [low, high]")
+        if self.classical:
+            require(self.noise == "gaussian", "classical", True, "the methods are for gaussian noise")
         self.added_noise  # noqa: B018 (raises where the level makes no sense)
 
     @classmethod
@@ -98,7 +104,7 @@ def compare(
     skipped: dict[str, str] | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, dict[str, float | None]], int]:
-    """Figures of every model, and of the noisy images themselves under ``"noisy"``.
+    """Figures of every model, of the noisy images themselves under ``"noisy"``, and of the classical methods.
 
     Returns:
         By label: ``psnr`` and ``ssim`` as scikit-image defines them, mean over images (``ssim`` is ``None`` where no
@@ -106,17 +112,23 @@ def compare(
         And the number of images.
 
     Raises:
+        MissingExtraError: the protocol wants classical methods, and what they need is not installed.
         ImageError: no usable image.
     """
+    attempts: dict[str, Callable[[Tensor, float], Tensor]] = {NOISY: lambda noisy, _: noisy}
+    if protocol.classical:
+        attempts |= {label: partial(apply, method) for label, method in classical_methods().items()}
+    attempts |= {label: partial(_restore, model, device) for label, model in models.items()}
     totals: dict[str, dict[str, list[float]]] = {}
     skipped, count = {} if skipped is None else skipped, 0
     batches = clean_batches(files, protocol, skipped)
     # Noise is a function of the number of the batch: the same for all models, whatever else is compared.
     for number, clean in enumerate(tqdm(batches, disable=not progress, unit="batch", leave=False)):
-        noisy = protocol.added_noise.add(clean, protocol.seed, "evaluation", number)
+        seeds = (protocol.seed, "evaluation", number)
+        noisy, level = protocol.added_noise.add(clean, *seeds), protocol.added_noise.level_of(*seeds)
         count += len(clean)
-        for label, model in {NOISY: None, **models}.items():
-            restored = noisy if model is None else model(noisy.to(device)).float().cpu()
+        for label, attempt in attempts.items():
+            restored = attempt(noisy, level)
             found = totals.setdefault(label, {"psnr": [], "ssim": [], "paper_psnr": [], "paper_ssim": []})
             for one, target in zip(restored.split(1), clean.split(1), strict=True):
                 found["psnr"].append(psnr(one, target))
@@ -132,3 +144,7 @@ def compare(
         for label, found in totals.items()
     }
     return means, count
+
+
+def _restore(model: Any, device: Any, noisy: Tensor, _: float) -> Tensor:
+    return model(noisy.to(device)).float().cpu()

@@ -72,7 +72,7 @@ class Denoising(Task):
         """PSNR and SSIM of restorers on the same noisy images, and of the noisy images themselves.
 
         Args:
-            contenders: see :func:`naf_hub.contenders.load_contenders`.
+            contenders: see :func:`naf_hub.contenders.load_contenders`; with ``classical`` there may be none.
             data: clean images: files, folders or patterns, none of them trained on.
             protocol: settings of :class:`~naf_hub_restoration.noisy_comparison.Protocol`.
             backbone: must be ``None``; restorers stand alone.
@@ -86,6 +86,7 @@ class Denoising(Task):
         Raises:
             ImageError: no usable image.
             ValueError: a backbone, or a setting that does not exist or makes no sense.
+            MissingExtraError: ``classical`` without the extra ``eval``.
             UnknownNameError, WeightsError: see :func:`naf_hub.load_restorer`.
         """
         from .noisy_comparison import NOISY, Protocol, compare
@@ -96,10 +97,13 @@ class Denoising(Task):
         files = find_images([data] if isinstance(data, (str, os.PathLike)) else data)
         if chosen.limit and chosen.limit < len(files):
             files = [files[i * len(files) // chosen.limit] for i in range(chosen.limit)]
-        models = load_contenders(contenders, kind=RestorerRecord, device=device)
+        alone = chosen.classical and isinstance(contenders, Sequence) and not contenders
+        models = {} if alone else load_contenders(contenders, kind=RestorerRecord, device=device)
         skipped: dict[str, str] = {}
         figures, count = compare(models, files, chosen, device, skipped, progress)
         rows = [Row(NOISY, figures[NOISY], note="what the restorers are given")]
+        methods = [label for label in figures if label != NOISY and label not in models]
+        rows += [Row(label, figures[label], note="told the level of the noise") for label in methods]
         rows += [Row.of(label, model, figures[label]) for label, model in models.items()]
         return Report(
             self.name,

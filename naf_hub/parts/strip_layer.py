@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from naf_hub.parts.budget import working_memory
-from naf_hub.parts.pieces import Range, assemble, split
-from naf_hub.parts.precision import without_autocast, working_dtype
+from .budget import working_memory
+from .pieces import Range, assemble, split
+from .precision import without_autocast, working_dtype
 
 
 class StripLayer(nn.Module, abc.ABC):
@@ -91,8 +91,16 @@ class StripLayer(nn.Module, abc.ABC):
         )
 
 
+def count_doublings(grid: tuple[int, int], size: tuple[int, int]) -> int:
+    """How often a grid must be doubled to be no smaller than ``size`` on either axis."""
+    steps = 0
+    while grid[0] << steps < size[0] or grid[1] << steps < size[1]:
+        steps += 1
+    return steps
+
+
 def shrink(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with antialias, half-pixel centres; dtype as given."""
+    """Bilinear with antialias, half-pixel centres (enlarged, antialias changes nothing); dtype as given."""
     wide = features.to(working_dtype(features.dtype))
     return F.interpolate(wide, size, mode="bilinear", antialias=True).to(features.dtype)
 

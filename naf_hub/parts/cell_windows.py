@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub.parts.pieces import Range
-from naf_hub.parts.precision import without_autocast
+from .pieces import Range
+from .precision import without_autocast
 
 BORDERS = ("zeros", "replicate")
 

@@ -1,0 +1,201 @@
+"""Photos worked on one by one: where results lie, what is there already, and what is told."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from ..contenders import Contender, name_model
+from ..made_with import describe_model, differences, read_record, sidecar
+from ..memory import shortage
+from ..options import print_json
+from ..plugins import one_line
+
+if TYPE_CHECKING:
+    from ..image_files import Search
+
+log = logging.getLogger("naf_hub")
+
+# Bytes of a file name, less the longest ending.
+LONGEST_STEM = 255 - len(".safetensors")
+# So many failures are told one by one; the rest is counted, and in --json listed.
+TOLD = 10
+
+
+class ResultSettings(Protocol):
+    """What a command writes for each photo, and how."""
+
+    def of(self, target: Path) -> dict[str, Any]:
+        """Settings on which a file depends."""
+        ...
+
+    def outputs(self, stem: Path) -> list[Path]:
+        """What is written for one photo."""
+        ...
+
+
+class PhotoBatch:
+    """Photos worked on one by one: what is there already is kept, and a failure costs its photo alone.
+
+    Args:
+        make: writes results of a photo: called with the photo, the files to write and the place of the photo;
+            returns what is told of it, ``image`` and ``files`` among it.
+        found: the photos and the place of each.
+        out: folder of the results.
+        settings: of the results.
+        force: whether results of other settings, or of other photos, are made anew.
+    """
+
+    def __init__(self, make: Callable[[Path, list[Path], Path], dict[str, Any]], found: Search, out: Path,
+                 settings: ResultSettings, force: bool) -> None:  # fmt: skip
+        self.make, self.found, self.out, self.settings, self.force = make, found, out, settings, force
+        self.photos = found.images
+        self.real = {photo.resolve() for photo in self.photos}
+        self.written: dict[tuple[int, int], Path] = {}
+
+    def run(self, photo: Path) -> dict[str, Any]:
+        """Make what is missing of one photo; says ``kept`` if nothing was, ``error`` if it failed."""
+        stem = self.out / result_stem(self.photos[photo])
+        targets = self.settings.outputs(stem)
+        try:
+            missing = self._missing(photo, targets)
+            if not missing:
+                return {"image": str(photo), "kept": True, "files": [str(path) for path in targets]}
+            result = self.make(photo, missing, self.photos[photo])
+            for path in missing:
+                self.written[_identity(path)] = photo
+            return result
+        except Exception as error:  # of plugins and decoders, which may fail in any way
+            log.debug("%s", photo, exc_info=True)
+            expected = isinstance(error, (ValueError, OSError, RuntimeError, MemoryError))
+            message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
+            message = message if str(photo) in message else f"{photo}: {message}"
+            return {"image": str(photo), "error": message}
+
+    def _missing(self, photo: Path, targets: list[Path]) -> list[Path]:
+        """Those of a photo's results that are to be made.
+
+        Raises:
+            FileExistsError: a file is in the way, and why it stays.
+        """
+        missing = []
+        for path in targets:
+            if path.resolve() in self.real:
+                raise FileExistsError(f"{path} is one of the photos, which stay; choose another -o")
+            taken = [p for p in (path, sidecar(path)) if os.path.lexists(p)]
+            if not taken:
+                missing.append(path)
+                continue
+            # Also where the file system does not tell a.jpg from A.jpg.
+            other = self.written.get(_identity(path)) if path.exists() else None
+            if other is not None:
+                raise FileExistsError(
+                    f"{path} is the result of {other}; give the folder above both photos, as results mirror its "
+                    "folders, or another -o"
+                )
+            found = read_record(path)
+            if found is None:
+                raise FileExistsError(
+                    f"{taken[0]} exists and is no result of naf-hub; it stays: choose another -o"
+                )
+            different = differences(found, self.settings.of(path), photo, self.photos[photo])
+            if different and not self.force:
+                raise FileExistsError(
+                    f"{path} was made otherwise ({'; '.join(different)}): use --force to make it "
+                    "anew, or another -o"
+                )
+            if self.force or path not in taken:
+                missing.append(path)
+        return missing
+
+    def run_all(
+        self,
+        word: str,
+        describe: Callable[[dict[str, Any]], str],
+        remarks: Callable[[Sequence[dict[str, Any]]], list[str]] = lambda results: [],
+        as_json: bool = False,
+    ) -> int:
+        """Work on every photo, and tell as a command does: results on stdout, failures and counts on stderr.
+
+        Args:
+            word: what is done to photos, for the count: ``"upsampled"``.
+            describe: what is told of a result beside its photo and files.
+            remarks: what is told once, of all results.
+            as_json: print JSON instead.
+
+        Returns:
+            Exit status: 1 where any photo failed.
+        """
+        from tqdm import tqdm
+
+        results: list[dict[str, Any]] = []
+        failed = 0
+        quiet = len(self.photos) < 2 or as_json or not sys.stderr.isatty()
+        for photo in tqdm(self.photos, disable=quiet, unit="image"):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
+                result = self.run(photo)
+            results.append(result)
+            if "error" in result:
+                failed += 1
+                if failed <= TOLD:
+                    tqdm.write(f"naf-hub: skipped: {result['error']}", file=sys.stderr)
+            elif not as_json and "kept" not in result:
+                tqdm.write(f"{photo}: {describe(result)} -> {', '.join(result['files'])}")
+        kept = sum("kept" in result for result in results)
+        for line in [*remarks(results), *_counts(word, len(results), kept, failed)]:
+            click.echo(f"naf-hub: {line}", err=True)
+        if as_json:
+            for result in results:
+                result["files"] = [os.path.abspath(path) for path in result.get("files", [])]
+            left_out = {reason: len(paths) for reason, paths in self.found.left_out.items()}
+            print_json({"results": results, "failed": failed, "kept": kept, "left_out": left_out})
+        return 1 if failed else 0
+
+
+def _counts(word: str, total: int, kept: int, failed: int) -> list[str]:
+    lines = [f"{failed - TOLD} more failed; --json lists them all"] if failed > TOLD else []
+    if kept or failed:
+        lines.append(f"{total - kept - failed} of {total} images {word}, {kept} kept, {failed} failed")
+    return lines
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def describe_contender(made: Contender, model: Any) -> dict[str, Any]:
+    """Settings that a loaded contender is among, see :func:`~naf_hub.made_with.describe_model`."""
+    return describe_model(made.record.kind, model, name_model(model), made.options)
+
+
+def result_stem(place: Path) -> Path:
+    """Place of a photo's results, less their endings, by its own place alone.
+
+    ``a.jpg`` gives ``a``; every other name stays whole (``a.png``, ``a.JPG``, and ``a.png.jpg`` too), so that no two
+    photos of a folder have one result. Names that would get too long are cut, with a digest behind.
+    """
+    from ..image_files import UNREADABLE, image_suffixes
+
+    name = place.name
+    if place.suffix == ".jpg" and Path(place.stem).suffix.lower() not in image_suffixes() | UNREADABLE:
+        name = place.stem
+    return place.with_name(_writable(name))
+
+
+def _writable(name: str) -> str:
+    """A name that still fits the 255 bytes of a file name with the longest ending behind it."""
+    data = name.encode(errors="surrogateescape")
+    if len(data) <= LONGEST_STEM:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return f"{data[: LONGEST_STEM - 9].decode(errors='ignore')}-{digest}"
