@@ -168,7 +168,7 @@ def restore_file(
             layers.write(target, colour, made)
         else:
             _save(_compare(image, restored, model), target, made)
-    result = {
+    result: dict[str, Any] = {
         "image": str(source),
         "image_size": list(image.shape[1:]),
         "seconds": round(seconds, 3),
