@@ -269,7 +269,7 @@ def test_every_shipped_model_is_built_without_storage_first():
     for record in one_of_each.values():
         with torch.device("meta"):
             constructor = record.resolve()
-            known = {"channels": 8} if "channels" in inspect.signature(constructor).parameters else {}
+            known = {"channels": 384} if "channels" in inspect.signature(constructor).parameters else {}
             constructor(**record.options, **known)
 
 
