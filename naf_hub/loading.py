@@ -20,6 +20,7 @@ from .weights.blueprint import blueprint, check_counts
 from .weights.files import load_into, locate, read_state_dict
 from .weights.fill import stream_into
 from .weights.hub import CONFIG
+from .weights.terms import tell_terms
 
 WeightsLike = str | os.PathLike[str] | None
 
@@ -199,6 +200,7 @@ def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path 
             f"{record.kind} {record.name!r} has no default weights{named}; pass weights= (a path or "
             "hf://owner/repo), or weights=None for random initialisation"
         )
+    tell_terms(record, weights)
     return *locate(record, weights), f"{record.name} weights {os.fspath(weights or '')!r}"
 
 
