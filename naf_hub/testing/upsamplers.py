@@ -96,12 +96,18 @@ def gradients(subject: Subject) -> None:
 
 
 def gradient_agreement(subject: Subject) -> None:
-    """The result is the same with and without gradients enabled."""
+    """The result is the same with gradients, without them and in inference mode, which leaves nothing behind."""
     model = subject.make().requires_grad_(True)
     inputs = subject.inputs(1, SIZES[2])
+    with torch.inference_mode():
+        inference = model(*inputs).clone()
     with torch.no_grad():
         without = model(*inputs)
-    assert_close(model(*inputs).detach(), without, 2e-5, "with and without gradients")
+    output = model(*inputs)
+    assert_close(output.detach(), without, 2e-5, "with and without gradients")
+    assert_close(inference, without, 2e-5, "in inference mode and without gradients")
+    if output.requires_grad:
+        output.sum().backward()  # fails where a table was kept that inference mode made
 
 
 def copies(subject: Subject) -> None:

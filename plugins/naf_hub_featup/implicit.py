@@ -152,7 +152,9 @@ class Implicit(Upsampler):
     def _fit(self, image: Tensor, targets: Tensor, jitters: list[Jitter]) -> Tensor:
         """The fitted network's map (1, D, H, W) of a normalised image, without gradients."""
         devices = [image.device] if image.device.type == "cuda" else []
-        with torch.enable_grad(), torch.random.fork_rng(devices):
+        # The caller may have turned gradients off in either way; of inference mode only copies come out.
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+            image, targets = image.clone(), targets.clone()
             torch.manual_seed(self.seed)
             dim, (h, w), (height, width) = targets.shape[1], targets.shape[-2:], image.shape[-2:]
             parts = nn.ModuleDict(
