@@ -9,9 +9,9 @@ WEIGHTS = {
     "default": Weights(
         source="package://naf_hub_naf/weights/default",
         size=2654000,
-        sha256="c159e6368d96a75d946b1733a21c94ea68473c61f8a177ab42a2bcdc613a399c",
+        sha256="45d92398636194e9834b47f671428c315142589effe06dda891a1e1e9e56dff1",
         license="Apache-2.0",
-        summary="Trained by naf-hub on a CPU: two depths of MobileNetV1 on ImageNet pictures; see the card.",
+        summary="Trained by naf-hub on a CPU: teachers a ViT-S/14 and an EfficientNet-Lite0; see the card.",
     ),
     "official": Weights(
         source="https://github.com/valeoai/NAF/releases/download/model/naf_release.pth",
