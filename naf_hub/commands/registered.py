@@ -10,6 +10,7 @@ from .. import registry
 from ..errors import UnknownNameError
 from ..kinds import KINDS
 from ..options import print_json, print_table
+from ..records import Record
 
 
 @click.command("list")
@@ -27,9 +28,15 @@ def list_command(pattern: str | None, as_json: bool) -> None:
     for title, records in tables.items():
         if records:
             click.echo(f"{title}:")
-            print_table([(f"  {r.name}", ", ".join(r.weights) or "-", r.summary) for r in records])
+            print_table([(f"  {r.name}", _few_sets(r), r.summary) for r in records])
     if pattern is None and found.prefixes:
         click.echo("also: " + ", ".join(f"{p}:<model name>" for p in sorted(found.prefixes)))
+
+
+def _few_sets(record: Record) -> str:
+    """Names of a record's weights, of more than two the first and how many more: ``info`` shows them all."""
+    names = list(record.weights)
+    return ", ".join(names if len(names) <= 2 else [names[0], f"+{len(names) - 1}"]) or "-"
 
 
 @click.command("info")
