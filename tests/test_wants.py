@@ -76,8 +76,9 @@ class Fitted(Upsampler):
 
     def upsample(self, image, features, output_size):
         grid = features.shape[-2:]
-        with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
-            goal = features.detach()
+        off = torch.autocast(features.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), off:
+            goal = features.detach().clone()
             found = F.interpolate(goal, output_size, mode="bilinear").requires_grad_()
             for _ in range(3):
                 loss = (F.adaptive_avg_pool2d(found, grid) - goal).square().sum()
