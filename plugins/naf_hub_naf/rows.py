@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MAPS_ALIVE = 6
 
 
-class GuidanceRows:
+class StreamedGuidance:
     """Any rows of the guidance of one image, encoded when they are asked for.
 
     Args:
@@ -132,9 +132,9 @@ def stream_rows(
     numbers = memory // image.element_size()
     step = max(2, numbers // (_MAPS_ALIVE * model.dim * image.shape[-1]))
     branches = model.image_encoder.branches
-    guides = [GuidanceRows(branches, sample[None], output_size, step) for sample in image]
+    guides = [StreamedGuidance(branches, sample[None], output_size, step) for sample in image]
 
-    def queries(guide: GuidanceRows, start: int, stop: int) -> Tensor:
+    def queries(guide: StreamedGuidance, start: int, stop: int) -> Tensor:
         maps = guide(start, stop).permute(0, 2, 3, 1)
         rope = model.image_encoder.rope
         if rope is not None:
