@@ -167,14 +167,14 @@ def test_limit_and_unusable_images(pictures):
     [
         (["--upsampler", "bilinear"], 2, "--images"),
         (["--upsampler", "bilinear", "--images", "nowhere"], 1, "no image at nowhere"),
-        (["--upsampler", "bilineer", "--images", "."], 2, "bilinear"),
-        (["--upsampler", "naf=nowhere", "--images", "."], 1, "nowhere"),
-        (["--upsampler", "bilinear=foo", "--images", "."], 2, "no weights to choose"),
-        (["--upsampler", "bilinear", "--images", ".", "--device", "cuda:99"], 1, "cuda:99 is not there"),
+        (["--upsampler", "bilineer", "--images", "pictures"], 2, "bilinear"),
+        (["--upsampler", "naf=nowhere", "--images", "pictures"], 1, "nowhere"),
+        (["--upsampler", "bilinear=foo", "--images", "pictures"], 2, "no weights to choose"),
+        (["--upsampler", "bilinear", "--images", "pictures", "--device", "cuda:99"], 1, "cuda:99 is not there"),
     ],
 )
 def test_bad_usage(pictures, arguments, status, message):
-    result = evaluate(*arguments)
+    result = evaluate(*(str(pictures) if argument == "pictures" else argument for argument in arguments))
     assert result.exit_code == status
     assert message in result.stderr
     assert "Traceback" not in result.output

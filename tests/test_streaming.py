@@ -54,7 +54,7 @@ def test_sharded_weights_load_alike_streamed_or_not(sharded):
 
 def peak_of_loading(name: str, weights: Path, options: dict[str, int], dtype: str | None = None) -> int:
     """Bytes that loading takes at most, in a process that has imported all and loaded a small one before."""
-    small = {} if name == NAME else {**options, "depth": 1}
+    small = {**options, "depth": 1}
     code = (
         "import sys, timm, torch, naf_hub\n"
         "from naf_hub.measuring import PeakMemory\n"
@@ -73,7 +73,8 @@ def peak_of_loading(name: str, weights: Path, options: dict[str, int], dtype: st
 def test_peak_memory_stays_near_the_weights(sharded, dtype, size):
     folder, parameters = sharded
     weights = size * parameters
-    assert 0.9 * weights < peak_of_loading(NAME, folder, TWIN, dtype) < 1.3 * weights
+    # Below the weights, as memory that the small one gave back may be used again: an eighth of them, in float32.
+    assert 0.6 * weights < peak_of_loading(NAME, folder, TWIN, dtype) < 1.3 * weights
 
 
 # The same depth and width for the others, which have key names, and some shapes, of their own.
