@@ -11,16 +11,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from naf_hub import NafHubError
-from naf_hub.errors import ImageError
+from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import files_below, has_image_name
 
 IGNORE = -1
 _ASPECT_TOLERANCE = 0.02
-
-
-class DatasetError(NafHubError, ValueError):
-    """The data folder is not laid out as expected, or a label does not fit what is said of it."""
 
 
 @dataclasses.dataclass(frozen=True)
