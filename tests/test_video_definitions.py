@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naf_hub_video.mask_scores import (
@@ -27,7 +28,7 @@ from naf_hub_video.video_protocol import VideoProtocol
 
 def read(path):
     with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+        return load_file(path), file.metadata()
 
 
 @pytest.mark.parametrize("memory", [None, 40_000])
@@ -61,7 +62,10 @@ def test_a_sequence_is_the_published_one(goldens):
 
 def test_scores_are_the_official_ones_and_those_of_the_script(goldens):
     golden, _ = read(goldens / "video_metrics.safetensors")
-    pairs = {n: list(zip(golden["pred"][n].bool().numpy(), golden["gt"][n].bool().numpy(), strict=True)) for n in (0, 1)}
+    pairs = {
+        n: list(zip(golden["pred"][n].bool().numpy(), golden["gt"][n].bool().numpy(), strict=True))
+        for n in (0, 1)
+    }
     for n, own in pairs.items():
         found = {
             "J": [region_similarity(a, b) for a, b in own],
@@ -73,7 +77,9 @@ def test_scores_are_the_official_ones_and_those_of_the_script(goldens):
             np.testing.assert_allclose(summarise(values), golden[f"stats_{key}_{n}"], atol=1e-9)
     for frame in (0, 3):
         truth = pairs[0][frame][1]
-        np.testing.assert_array_equal(official_boundary(truth), golden[f"boundary_official_gt0_{frame}"].bool())
+        np.testing.assert_array_equal(
+            official_boundary(truth), golden[f"boundary_official_gt0_{frame}"].bool()
+        )
         np.testing.assert_array_equal(script_boundary(truth), golden[f"boundary_naf_gt0_{frame}"].bool())
 
 
@@ -81,7 +87,9 @@ def drawn(shapes, size):
     y, x = np.mgrid[: size[0], : size[1]]
     mask = np.zeros(size, dtype=bool)
     for kind, a, b, c, d in shapes:
-        mask |= (y - a) ** 2 + (x - b) ** 2 <= c**2 if kind == "disk" else (y >= a) & (y < b) & (x >= c) & (x < d)
+        mask |= (
+            (y - a) ** 2 + (x - b) ** 2 <= c**2 if kind == "disk" else (y >= a) & (y < b) & (x >= c) & (x < d)
+        )
     return mask
 
 
@@ -96,7 +104,7 @@ def test_the_tolerance_is_a_disc_at_full_size(goldens):
 
 
 def test_the_ends_are_not_scored_and_objects_weigh_alike():
-    """One video of an object that is always found, one of two that never are; wrong first and last frames are nothing."""
+    """One video of an object that is always found, one of two that never are; the ends of the first are wrong."""
     truth = np.zeros((5, 20, 20), dtype=np.uint8)
     truth[:, 4:12, 4:12] = 1
     found = truth.copy()
@@ -145,11 +153,18 @@ def test_no_matrix_of_all_cells_is_ever_made():
     with Largest() as seen:
         tiled = carry_labels(features[0], features[1:], labels, protocol, memory=1_000_000)
     assert 10_000 < seen.elements <= 250_000
-    torch.testing.assert_close(tiled, carry_labels(features[0], features[1:], labels, protocol), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        tiled, carry_labels(features[0], features[1:], labels, protocol), atol=1e-5, rtol=0
+    )
 
 
 def test_tiles_fit_the_budget_whatever_the_grid():
-    for height, width, radius, frames in [(64, 64, 24, 8), (960, 1708, 24, 8), (28, 28, 0, 8), (300, 20, 200, 2)]:
+    for height, width, radius, frames in [
+        (64, 64, 24, 8),
+        (960, 1708, 24, 8),
+        (28, 28, 0, 8),
+        (300, 20, 200, 2),
+    ]:
         side = tile_side(height, width, radius, frames, 2**26)
         near = [length if not radius else min(length, side + 2 * radius) for length in (height, width)]
         assert side >= 1
@@ -168,18 +183,25 @@ def test_equals_of_the_smallest_that_stays_stay_too():
 def test_a_square_that_moves_is_followed_to_the_cell():
     """Features tell the square and its inner places from what surrounds it: the mask moves with it, if near enough."""
     generator = torch.Generator().manual_seed(0)
-    background, square = torch.randn(16, 1, 1, generator=generator), torch.randn(16, 6, 6, generator=generator)
+    background, square = (
+        torch.randn(16, 1, 1, generator=generator),
+        torch.randn(16, 6, 6, generator=generator),
+    )
     frames, truth = [], np.zeros((6, 48, 48), dtype=np.uint8)
     for number in range(6):
         frame = background.repeat(1, 24, 24)
         frame[:, 4 + number : 10 + number, 3 + 2 * number : 9 + 2 * number] = square
         frames.append(frame)
         truth[number, 2 * (4 + number) : 2 * (10 + number), 2 * (3 + 2 * number) : 2 * (9 + 2 * number)] = 1
-    propagation = Propagation(frames[0], first_labels(truth[0], (24, 24)), VideoProtocol(topk=1, radius=4, context=2))
+    propagation = Propagation(
+        frames[0], first_labels(truth[0], (24, 24)), VideoProtocol(topk=1, radius=4, context=2)
+    )
     found = [mask_of(propagation.step(frame), 4, 2, (48, 48)) for frame in frames[1:]]
     for mask, true in zip(found, truth[1:], strict=True):
         np.testing.assert_array_equal(mask, true)
-    lost = Propagation(frames[0], first_labels(truth[0], (24, 24)), VideoProtocol(topk=1, radius=1, context=2))
+    lost = Propagation(
+        frames[0], first_labels(truth[0], (24, 24)), VideoProtocol(topk=1, radius=1, context=2)
+    )
     for frame in frames[1:]:
         mask = mask_of(lost.step(frame), 4, 2, (48, 48))
     assert region_similarity(mask == 1, truth[-1] == 1) < 0.5, "what moves faster than the radius is lost"

@@ -131,7 +131,7 @@ class VideoSegmentation(Task):
             data={"path": os.fspath(data), "videos": [v.name for v in videos], "frames": frames, "objects": objects,
                   "lost": lost},
             environment=describe_environment(device),
-            heading=f"{name}: {len(videos)} videos, {objects} objects, {frames} frames",
+            heading=f"{name}: {len(videos)} video(s), {objects} object(s), {frames} frames",
         )  # fmt: skip
 
 
