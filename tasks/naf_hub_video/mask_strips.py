@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +42,16 @@ def shown_frames(count: int) -> list[int]:
     return sorted({0, *np.linspace(1, count - 2, SHOWN - 1).round().astype(int).tolist()})
 
 
-def draw_strips(video: Video, strips: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+def draw_strips(video: Video, strips: Mapping[str, np.ndarray], path: Path) -> None:
     """Write a PNG with a row for each strip.
 
     Args:
         video: its frames.
-        strips: by caption, masks (H, W) of :func:`shown_frames`.
+        strips: by caption, masks (n, H, W) of :func:`shown_frames`.
         path: of the picture.
     """
     numbers = shown_frames(len(video.frames))
-    size = next(iter(strips.values()))[0].shape
+    size = next(iter(strips.values())).shape[1:]
     frames = [photo(video.read_frame(number, (size[0], size[1]))) for number in numbers]
     height = max(1, round(WIDTH * size[0] / size[1]))
     rows: list[Image.Image] = []

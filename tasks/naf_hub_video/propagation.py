@@ -88,10 +88,9 @@ def carry_labels(
             affinity.masked_fill_(far, 0)
         keep_largest(affinity, protocol.topk)
         affinity /= affinity.sum((0, 2), keepdim=True)
-        found = sum(
-            a @ s[:, near_rows, near_columns].flatten(1).T for a, s in zip(affinity, labels, strict=True)
-        )
-        assert isinstance(found, Tensor)
+        found = torch.zeros(cells.shape[0], len(result), dtype=result.dtype, device=result.device)
+        for weights, earlier in zip(affinity, labels, strict=True):
+            found += weights @ earlier[:, near_rows, near_columns].flatten(1).T
         result[:, rows, columns] = found.T.reshape(-1, rows.stop - top, columns.stop - left)
     return result
 
