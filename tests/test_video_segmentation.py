@@ -18,6 +18,7 @@ from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.reports import Report
 from naf_hub_video.davis import Video, find_videos
+from naf_hub_video.mask_strips import overlaid
 from naf_hub_video.video_segmentation import VideoSegmentation
 
 SIZE = (64, 96)
@@ -213,6 +214,17 @@ def test_what_is_wrong_with_the_data_is_one_line(data):
     wrong(DatasetError, "two has 2 frames; at least 3 are needed")
     shutil.rmtree(data / "Annotations")
     wrong(DatasetError, r"no folder .*Annotations/480p; expected .* https://davischallenge.org")
+
+
+def test_a_mask_is_tinted_and_outlined():
+    mask = np.zeros((20, 30), dtype=np.uint8)
+    mask[6:14, 8:14], mask[6:14, 14:22] = 1, 2
+    drawn = np.asarray(overlaid(Image.new("RGB", (30, 20), (100, 100, 100)), mask))
+    assert (drawn[0, 0] == 100).all()
+    assert (drawn[10, 11] == [185, 45, 45]).all()
+    assert (drawn[10, 18] == [45, 185, 45]).all()
+    assert (drawn[10, 7:9] == 255).all(), "where the object begins"
+    assert (drawn[10, 13:15] == 255).all(), "and where two meet"
 
 
 def test_a_file_that_is_not_ours_stays(data, tmp_path):

@@ -82,7 +82,7 @@ def region_similarity(found: np.ndarray, truth: np.ndarray) -> float:
 
 def official_boundary(mask: np.ndarray) -> np.ndarray:
     """Pixels that differ from their right, lower or lower right neighbour, as far as there is one; never the corner."""
-    edge = np.zeros_like(mask)
+    edge = np.zeros(mask.shape, dtype=bool)
     edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edge[:-1] |= mask[:-1] != mask[1:]
     edge[:-1, :-1] |= mask[:-1, :-1] != mask[1:, 1:]
