@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ class Classes:
     names: tuple[str, ...]
     table: Tensor
     allowed: str
+
+    @classmethod
+    def of(cls, scored: Mapping[int, str], void: Collection[int] = ()) -> Classes:
+        """Classes of the names by id, in their order; ids of ``void`` are not scored."""
+        table = torch.full((max(*scored, *void, 0) + 2,), _UNKNOWN, dtype=torch.int64)
+        for index, number in enumerate(scored):
+            table[number] = index
+        for number in void:
+            table[number] = IGNORE
+        allowed = f"ids {', '.join(map(str, scored))}"
+        if void:
+            allowed += f" and {', '.join(map(str, sorted(void)))} (ignored)"
+        return cls(tuple(scored.values()), table, allowed)
 
     def index(self, ids: Tensor, file: str | os.PathLike[str]) -> Tensor:
         """Class indices (int64, ``IGNORE`` where void) of label ids.
@@ -82,15 +96,7 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
         raise DatasetError(f"{path}: a class name appears twice")
     if len(scored) < 2:
         raise DatasetError(f"{path}: needs at least two classes that are not ignored")
-    table = torch.full((max(ids + sorted(void)) + 2,), _UNKNOWN, dtype=torch.int64)
-    for index, (number, _) in enumerate(scored):
-        table[number] = index
-    for number in void:
-        table[number] = IGNORE
-    allowed = f"ids {', '.join(str(number) for number, _ in scored)}"
-    if void:
-        allowed += f" and {', '.join(map(str, sorted(void)))} (ignored)"
-    return Classes(tuple(name for _, name in scored), table, allowed)
+    return Classes.of(dict(scored), void)
 
 
 def _check_id(value: Any) -> int:

@@ -72,7 +72,7 @@ def _find(source: str, what: str) -> tuple[Path, Path, dict[str, Any]]:
             raise WeightsError(
                 f"{what}: no file {folder / name}; give hf://owner/repo or a folder with {CONFIG} and {FILE}"
             )
-    return folder / CONFIG, folder / FILE, {"clip": source}
+    return folder / CONFIG, folder / FILE, {"clip": folder.resolve().name}
 
 
 def _require_plain(model: Any, what: str) -> None:

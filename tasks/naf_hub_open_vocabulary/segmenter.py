@@ -19,6 +19,8 @@ from .sliding import SlidingWindow, working_size
 from .vocabulary import Vocabulary
 from .vocabulary_protocol import VocabularyProtocol
 
+PIXELS_A_CELL = 4
+
 
 @dataclasses.dataclass
 class View:
@@ -60,6 +62,7 @@ class Segmenter:
         self.device = torch.device(device)
         self.queries = clip.encode_queries(vocabulary.queries)
         self.threshold = vocabulary.threshold if protocol.threshold is None else protocol.threshold
+        self.scale = protocol.scale or max(1, round(backbone.patch_size / PIXELS_A_CELL))
         self.store = FeatureStore("float32", device=self.device)
 
     @torch.no_grad()
@@ -103,7 +106,7 @@ class Segmenter:
         if upsampler is not None:
             gathered = self.store.gather(upsampler, self.backbone, [crop[0]], [number])
             h, w = self.backbone.grid(crop.shape[-2], crop.shape[-1])
-            features = upsampler(crop, gathered, (self.protocol.scale * h, self.protocol.scale * w))
+            features = upsampler(crop, gathered, (self.scale * h, self.scale * w))
         cells = self.clip.finish(*view.trunks[number], features, self.protocol.beta, self.protocol.gamma)
         cosines = torch.einsum("qe,behw->bqhw", self.queries, F.normalize(cells, dim=1))
         return F.interpolate(cosines, crop.shape[-2:], mode="bilinear")

@@ -31,7 +31,8 @@ class VocabularyProtocol:
         preset: name in :data:`PRESETS`, for what of the next three is ``None``.
         short_side, crop, stride: pixels.
         long_side: the picture's long side is at most so many pixels.
-        scale: features are upsampled so many times (NAF paper, section B.2: 4).
+        scale: features are upsampled so many times; ``None`` makes a cell of about every 4 pixels: 4 times for
+            patches of 14 and 16, as published (NAF paper, section B.2).
         beta, gamma: of the proxy attention.
         temperature: what cosines are multiplied by before the softmax over queries.
         threshold: below it a pixel is the first class; ``None`` takes the vocabulary's.
@@ -45,7 +46,7 @@ class VocabularyProtocol:
     crop: int | None = None
     stride: int | None = None
     long_side: int = 2048
-    scale: int = 4
+    scale: int | None = None
     beta: float = 1.2
     gamma: float = 3.0
     temperature: float = 40.0
@@ -73,8 +74,9 @@ class VocabularyProtocol:
         )
         chosen = dataclasses.replace(chosen, short_side=short, crop=crop, stride=stride)
         for name in ("short_side", "crop", "stride", "long_side", "scale", "gamma", "temperature"):
-            if not getattr(chosen, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(chosen, name)}")
+            value = getattr(chosen, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if stride > crop:
             raise ValueError(
                 f"stride {stride} is larger than crop {crop}: pixels between windows would be left out"
