@@ -76,7 +76,7 @@ def _find(source: str, what: str) -> tuple[Path, Path, dict[str, Any]]:
 
 
 def _require_plain(model: Any, what: str) -> None:
-    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip import CLIPTextCfg
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
     visual = model.visual
@@ -86,7 +86,7 @@ def _require_plain(model: Any, what: str) -> None:
         isinstance(block, ResidualAttentionBlock) and isinstance(block.ls_1, nn.Identity) for block in blocks
     ):
         raise WeightsError(f"{what}: its image side is no plain transformer such as ViT-B-16; choose another")
-    if model.text_pool_type != "argmax" or model.vocab_size != SimpleTokenizer().vocab_size:
+    if model.text_pool_type != "argmax" or model.vocab_size != CLIPTextCfg.vocab_size:
         raise WeightsError(f"{what}: its text side does not read CLIP's own tokens; choose another")
 
 

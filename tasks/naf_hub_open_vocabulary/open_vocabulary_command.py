@@ -22,7 +22,7 @@ from naf_hub.options import (
     upsampler_weights_option,
 )
 
-from .vocabulary_options import check_vocabulary, clip_option, preset_option, threshold_option
+from .vocabulary_options import check_vocabulary, clip_option, threshold_option, window_options
 
 
 @click.command("open-vocabulary")
@@ -39,12 +39,7 @@ from .vocabulary_options import check_vocabulary, clip_option, preset_option, th
                    "or words with commas between classes and semicolons between synonyms; default are those of the "
                    "data.")  # fmt: skip
 @clip_option
-@preset_option
-@click.option("--short-side", type=click.IntRange(min=1), help="Bring the short side to so many pixels.")
-@click.option("--crop", type=click.IntRange(min=1), help="Cut windows of so many pixels.")
-@click.option("--stride", type=click.IntRange(min=1), help="Cut a window every so many pixels.")
-@click.option("--scale", type=click.IntRange(min=1),
-              help="Upsample the features so many times; default is 4 for patches of 14 and 16 pixels.")  # fmt: skip
+@window_options
 @click.option("--beta", default=1.2, show_default=True,
               help="Take so many times the mean similarity as none.")  # fmt: skip
 @click.option("--gamma", default=3.0, show_default=True, help="Sharpen the attention by this factor.")

@@ -23,7 +23,7 @@ from naf_hub.options import (
     upsampler_weights_option,
 )
 
-from .vocabulary_options import check_vocabulary, clip_option, preset_option, threshold_option
+from .vocabulary_options import check_vocabulary, clip_option, threshold_option, window_options
 
 
 @click.command("segment")
@@ -39,7 +39,7 @@ from .vocabulary_options import check_vocabulary, clip_option, preset_option, th
 @constructor_option
 @backbone_constructor_option
 @clip_option
-@preset_option
+@window_options
 @threshold_option
 @device_option
 @click.option("--force", is_flag=True, help="Make anew what naf-hub wrote before; other files stay.")
