@@ -17,14 +17,17 @@ from PIL import Image
 from reconstruction_world import BACKBONE, draw_picture
 from safetensors.torch import save_file
 
+import naf_hub
 from naf_hub import WeightsError
 from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, MissingExtraError
 from naf_hub.image_files import find_images
+from naf_hub.images import read_image
 from naf_hub.reports import Report
 from naf_hub_open_vocabulary.benchmark import VOC_NAMES, Benchmark
 from naf_hub_open_vocabulary.clip import CONFIG, FILE, load_clip
 from naf_hub_open_vocabulary.open_vocabulary import OpenVocabulary
+from naf_hub_open_vocabulary.segmenter import Segmenter
 from naf_hub_open_vocabulary.vocabulary import VOCABULARIES, Vocabulary
 from naf_hub_open_vocabulary.vocabulary_protocol import VocabularyProtocol
 
@@ -215,6 +218,16 @@ def test_data_sets(tmp_path, photos, clip):
     Image.new("L", (80, 72), 20).save(voc / "SegmentationClass" / "0.png")
     assert Benchmark.open(voc).classes.index(torch.tensor([0, 20, 255]), "").tolist() == [0, 20, -1]
     assert Benchmark.open(voc, "voc20").classes.index(torch.tensor([0, 20, 255]), "").tolist() == [-1, 19, -1]
+
+
+def test_views_do_not_share_features(photos, clip):
+    backbone, upsampler = naf_hub.load_backbone("tiny_backbone"), naf_hub.load("bilinear")
+    protocol = VocabularyProtocol.read(SMALL)
+    segmenter = Segmenter(load_clip(str(clip)), backbone, Vocabulary.parse("cat,sofa"), protocol)
+    first, second = (segmenter.look(read_image(photo)) for photo in photos)
+    segmenter.score(second, upsampler)
+    alone = segmenter.score(segmenter.look(read_image(photos[0])), upsampler)
+    torch.testing.assert_close(segmenter.score(first, upsampler), alone)
 
 
 def test_texts_are_read_as_open_clip_reads_them(clip):

@@ -31,12 +31,14 @@ class View:
         windows: where they lie.
         crops: (1, 3, H, W) each, in [0, 1].
         trunks: see :meth:`naf_hub_open_vocabulary.clip.Clip.trunk`.
+        store: keeps what upsamplers gather of the crops.
     """
 
     size: tuple[int, int]
     windows: SlidingWindow
     crops: list[Tensor]
     trunks: list[tuple[Tensor, tuple[int, int]]]
+    store: FeatureStore
 
 
 class Segmenter:
@@ -63,7 +65,6 @@ class Segmenter:
         self.queries = clip.encode_queries(vocabulary.queries)
         self.threshold = vocabulary.threshold if protocol.threshold is None else protocol.threshold
         self.scale = protocol.scale or max(1, round(backbone.patch_size / PIXELS_A_CELL))
-        self.store = FeatureStore("float32", device=self.device)
 
     @torch.no_grad()
     def look(self, image: Tensor) -> View:
@@ -79,15 +80,15 @@ class Segmenter:
         windows = SlidingWindow(size, chosen.crop, chosen.stride, multiple)
         # Around the picture is what CLIP's normalisation makes zero, as published.
         crops = windows.cut(small, self.clip.normalize.mean.flatten())
-        self.store.clear()
-        return View((height, width), windows, crops, [self.clip.trunk(crop) for crop in crops])
+        trunks = [self.clip.trunk(crop) for crop in crops]
+        return View((height, width), windows, crops, trunks, FeatureStore("float32", device=self.device))
 
     @torch.no_grad()
     def score(self, view: View, upsampler: Upsampler | None) -> Tensor:
         """(Q, h, w) cosines of the picture with each query, at the size that windows are cut from.
 
         Args:
-            view: of the picture that was looked at last.
+            view: see :meth:`look`.
             upsampler: of the backbone's features; ``None`` leaves CLIP alone, without a backbone.
         """
         return view.windows.join(self._window(view, number, upsampler) for number in range(len(view.crops)))[
@@ -104,7 +105,7 @@ class Segmenter:
     def _window(self, view: View, number: int, upsampler: Upsampler | None) -> Tensor:
         crop, features = view.crops[number], None
         if upsampler is not None:
-            gathered = self.store.gather(upsampler, self.backbone, [crop[0]], [number])
+            gathered = view.store.gather(upsampler, self.backbone, [crop[0]], [number])
             h, w = self.backbone.grid(crop.shape[-2], crop.shape[-1])
             features = upsampler(crop, gathered, (self.scale * h, self.scale * w))
         cells = self.clip.finish(*view.trunks[number], features, self.protocol.beta, self.protocol.gamma)
