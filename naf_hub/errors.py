@@ -24,7 +24,7 @@ class ImageError(NafHubError, ValueError):
 
 
 class DatasetError(NafHubError, ValueError):
-    """A data folder is not laid out as expected, or a label does not fit what is said of it."""
+    """A data set is not laid out as expected, or its parts do not fit each other; the message names folder or file."""
 
 
 class NotEnoughMemoryError(NafHubError, MemoryError):
