@@ -137,6 +137,13 @@ def test_paddings_are_as_recorded():
         assert padding(height, width, 56) == tuple(sides)
 
 
+def test_windows_hold_the_pixels_as_they_are():
+    image, fill = torch.rand(1, 3, 9, 12), torch.tensor([0.4, 0.5, 0.6])
+    (crop,) = SlidingWindow((9, 12), 16, 8, 8).cut(image, fill)
+    assert torch.equal(crop[:, :, 3:12, 2:14], image)
+    assert torch.equal(crop[0, :, 2, 2], fill)
+
+
 def test_pictures_keep_their_aspect():
     assert working_size(375, 500, 336, 2048) == (336, 448)
     assert working_size(100, 2000, 336, 2048) == (102, 2048)

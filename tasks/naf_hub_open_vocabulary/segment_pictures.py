@@ -53,7 +53,7 @@ def palette(count: int) -> list[tuple[int, int, int]]:
 
 def write_class_map(path: Path, labels: Tensor, made: str) -> None:
     """Write labels (H, W) as an 8-bit PNG with a palette, whose values are the numbers of the classes."""
-    picture = Image.fromarray(labels.numpy().astype(np.uint8), "P")
+    picture = Image.fromarray(labels.numpy().astype(np.uint8))
     picture.putpalette([part for colour in palette(MOST_CLASSES) for part in colour])
     _save(path, picture, made)
 

@@ -141,6 +141,8 @@ def predict(
         labels.masked_fill_(score > best, owners[query])
         best = torch.maximum(best, score)
     if threshold > 0:
-        total = sum((temperature * (enlarged(query) - best)).exp() for query in range(len(owners)))
-        labels.masked_fill_(1 / torch.as_tensor(total) < threshold, 0)
+        total = torch.zeros_like(best)
+        for query in range(len(owners)):
+            total += (temperature * (enlarged(query) - best)).exp()
+        labels.masked_fill_(1 / total < threshold, 0)
     return labels.cpu()

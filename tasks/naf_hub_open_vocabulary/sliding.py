@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Box = tuple[int, int, int, int]
@@ -48,9 +47,13 @@ class SlidingWindow:
     def cut(self, image: Tensor, fill: Tensor) -> list[Tensor]:
         """The padded windows (1, 3, H, W) of a picture (1, 3, h, w); ``fill`` (3,) is the colour around it."""
         crops = []
-        for (top, bottom, left, right), around in zip(self.boxes, self.paddings, strict=True):
-            shifted = image[:, :, top:bottom, left:right] - fill.view(1, 3, 1, 1)
-            crops.append(F.pad(shifted, around) + fill.view(1, 3, 1, 1))
+        for (top, bottom, left, right), (before, after, above, below) in zip(
+            self.boxes, self.paddings, strict=True
+        ):
+            height, width = bottom - top, right - left
+            crop = fill.view(1, 3, 1, 1).repeat(1, 1, above + height + below, before + width + after)
+            crop[:, :, above : above + height, before : before + width] = image[:, :, top:bottom, left:right]
+            crops.append(crop)
         return crops
 
     def join(self, maps: Iterable[Tensor]) -> Tensor:
