@@ -103,7 +103,19 @@ def eval_group() -> None:
 
 
 def _add_commands() -> None:
-    from . import bench, convert, demo, denoise, export, new_plugin, pin, publish, registered, upsample
+    from . import (
+        bench,
+        compare,
+        convert,
+        demo,
+        denoise,
+        export,
+        new_plugin,
+        pin,
+        publish,
+        registered,
+        upsample,
+    )
 
     for command in (
         registered.list_command,
@@ -111,6 +123,7 @@ def _add_commands() -> None:
         registered.plugins_command,
         upsample.upsample_command,
         denoise.denoise_command,
+        compare.compare_command,
         bench.bench_command,
         demo.demo_command,
         convert.convert_command,
