@@ -110,7 +110,7 @@ def query_window(
     Args:
         model: in eval mode.
         image: (1, 3, H_img, W_img) or (3, H_img, W_img), RGB in [0, 1].
-        features: (1, D, h, w); or just (h, w), since logits and weights do not depend on the features, which then are 0.
+        features: (1, D, h, w); or just (h, w), since logits and weights do not depend on them: values then are 0.
         at: row and column in the output.
         output_size: an int (square) or (H, W); default the image's size.
 
@@ -121,7 +121,7 @@ def query_window(
         ValueError: several images, features that do not fit, or a pixel outside the output.
     """
     image = as_batch(image)
-    check_image(image)
+    check_image(image, model.takes_any_range)
     if isinstance(features, Tensor):
         check_features(features, image)
     else:

@@ -5,8 +5,8 @@ pixels q' of the cell, of
 
     (G_p . G_q') cos(dPhi) - (G_p x G_q') sin(dPhi),    dPhi = Phi(q') - Phi(p),
 
-a wave whose amplitude is ``|G_p| |G_q'|``. Keys are means of rotated queries, so that the products of rotated pairs give
-it exactly.
+a wave whose amplitude is ``|G_p| |G_q'|``. Keys are means of rotated queries, so that the products of rotated pairs
+give it exactly.
 """
 
 from __future__ import annotations
