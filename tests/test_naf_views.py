@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from naf_reference import golden, released_state
+from PIL import Image
 
+from naf_hub.commands.main import cli
 from naf_hub_naf.model import NAF
 from naf_hub_naf.query_window import query_window
 from naf_hub_naf.spectrum import pair_maps, rotation, spectrum
@@ -109,3 +117,97 @@ def test_models_without_a_spectrum_say_so(options, word):
 def test_bad_queries_are_told(images, at, word):
     with pytest.raises(ValueError, match=word):
         query_window(small(), torch.rand(images, 3, 27, 30), (9, 10), at)
+
+
+@pytest.fixture(scope="module")
+def looked_at():
+    pytest.importorskip("matplotlib")
+    model = small()
+    image = torch.rand(3, 27, 30)
+    return model, image, query_window(model, image, torch.randn(1, 8, 9, 10), (0, 20))
+
+
+@pytest.mark.parametrize("view", ["window", "spectrum", "distance", "pair"])
+def test_figures_say_what_they_show(looked_at, view):
+    from naf_hub_naf.window_figures import FIGURES
+
+    figure = FIGURES[view](*looked_at)
+    drawn = [axes for axes in figure.get_axes() if axes.axison and axes.has_data()]
+    assert len(drawn) >= 6
+    for axes in drawn:
+        assert axes.get_title()
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    maps = [axes for axes in drawn if axes.images and "cells" in axes.get_xlabel()]
+    assert maps
+    for axes in maps:
+        (bar,) = axes.child_axes
+        assert bar.get_ylabel()
+
+
+def test_the_window_is_drawn_as_it_is(looked_at):
+    from naf_hub_naf.window_figures import window_figure
+
+    window = looked_at[2]
+    panels = {axes.get_title(): axes for axes in window_figure(*looked_at).get_axes()}
+    (title,) = [title for title in panels if title.startswith("weights, head 2")]
+    shown = panels[title].images[0]
+    assert np.allclose(
+        shown.get_array(), window.weights[2].numpy(), atol=1e-6
+    )  # at a whole ratio slots are cells
+    assert shown.get_extent() == [4 - 0.5, 8 + 0.5, 4 + 0.5, 0 - 0.5]
+    logits = panels["logits, mean of heads"].images[0].get_array()
+    assert np.allclose(logits, window.logits.mean(0).numpy(), atol=1e-6)
+
+
+def photo(folder: Path) -> Path:
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(folder / "photo.png")
+    return folder / "photo.png"
+
+
+def attention(*arguments: object):
+    return CliRunner().invoke(cli, ["attention", *map(str, arguments)])
+
+
+def test_the_command_writes_figures_and_never_over_others(tmp_path):
+    pytest.importorskip("matplotlib")
+    asked = [photo(tmp_path), "--at", "59,0", "-o", tmp_path / "views", "--size", "80", "--view", "window"]
+    result = attention(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["row"], found["column"], found["size"]) == (1, 119, [80, 120])
+    assert [Path(file).name for file in found["files"]] == ["photo_x59_y0_window.png"]
+    assert len(found["heads"]) == 4
+    assert 0 < found["heads"][0]["entropy"] < 81
+    before = Path(found["files"][0]).read_bytes()
+    again = attention(*asked)
+    assert again.exit_code == 1
+    assert "--force" in again.stderr
+    assert Path(found["files"][0]).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["--at", "60,0"], 1, "x goes from 0 to 59 and y from 0 to 39"),
+        (["--at", "5"], 1, "is not x,y"),
+        (["--at", "5,5", "--upsampler", "bilinear"], 2, "of NAF alone"),
+        (["--at", "5,5", "--upsampler", "naf_denoiser"], 2, "naf_denoiser"),
+        (["--at", "5,5", "--size", "big"], 1, "is not N, HxW"),
+    ],
+)
+def test_what_has_no_attention_is_one_line(tmp_path, arguments, status, word):
+    result = attention(photo(tmp_path), "-o", tmp_path / "views", *arguments)
+    assert result.exit_code == status
+    assert word in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "views").exists()
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = attention(photo(tmp_path), "--at", "5,5", "-o", tmp_path / "views")
+    assert result.exit_code == 1
+    assert result.stderr == "naf-hub: figures of attention need matplotlib: pip install 'naf-hub[eval]'\n"

@@ -71,13 +71,14 @@ def attention_command(
     from naf_hub.atomic import atomic_file
     from naf_hub.images import read_image
 
+    from .cell_maps import require_matplotlib
     from .query_window import query_window
-    from .window_figures import FIGURES, require_matplotlib
+    from .window_figures import FIGURES
 
-    require_matplotlib()
     image = read_image(photo)[None]
     original = (image.shape[-2], image.shape[-1])
     point_in(place, original, original)
+    require_matplotlib()
     folder = Path(out)
     stem = f"{Path(photo).stem}_x{place[0]}_y{place[1]}"
     targets = {view: folder / f"{stem}_{view}.png" for view in dict.fromkeys(views)}

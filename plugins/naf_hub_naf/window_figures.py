@@ -5,14 +5,22 @@ Each function returns a ``matplotlib.figure.Figure``; nothing is shown or kept e
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from naf_hub.errors import MissingExtraError
-
+from .cell_maps import (
+    AMOUNT,
+    CELLS,
+    PIXELS,
+    CellMaps,
+    draw_frame,
+    draw_heat,
+    draw_mark,
+    draw_photo,
+    new_figure,
+)
 from .model import NAF
 from .query_window import QueryWindow
 from .spectrum import Rotation, Spectrum, pair_maps, rotation, spectrum
@@ -21,106 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIGNED, AMOUNT = "RdBu_r", "viridis"
-MARK = {"marker": "+", "color": "black", "markersize": 13, "markeredgewidth": 3.5, "linestyle": "none"}
-MARK_INSIDE = MARK | {"color": "white", "markersize": 11, "markeredgewidth": 1.5}
 MOST = 0.99  # share of the pixels whose products colours still tell apart
-CELLS = ("column of cells", "row of cells")
-PIXELS = ("column of pixels", "row of pixels")
-
-
-def require_matplotlib() -> None:
-    """Require that figures can be drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "figures of attention need matplotlib: pip install 'naf-hub[eval]'"
-        ) from error
-
-
-def _figure(title: str, width: float, height: float) -> Figure:
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), dpi=100, layout="constrained")
-    figure.suptitle(title, fontsize=14)
-    return figure
-
-
-class _Cells:
-    """Maps of slots as maps of the cells that the window spans, and where the pixel is among these."""
-
-    def __init__(self, window: QueryWindow) -> None:
-        self.window = window
-        (top, bottom), (left, right) = (
-            (int(slots.min()), int(slots.max())) for slots in (window.rows, window.columns)
-        )
-        self.inside = (slice(top, bottom + 1), slice(left, right + 1))
-        self.extent = (left - 0.5, right + 0.5, bottom + 0.5, top - 0.5)
-        row, column = (
-            (n + 0.5) * cells / size - 0.5
-            for n, cells, size in zip(window.at, window.grid, window.size, strict=True)
-        )
-        self.query = (column, row)
-
-    def of_slots(self, values: Tensor) -> Tensor:
-        """(k_y, k_x), the same in every slot of a cell, on cells; NaN in a cell that fills no slot."""
-        found = values.new_full(self.window.grid, math.nan)
-        found[self.window.rows[:, None], self.window.columns] = values
-        return found[self.inside]
-
-    def of_grid(self, values: Tensor) -> Tensor:
-        """The part of (h, w)."""
-        return values[self.inside]
-
-    def draw(self, axes: Axes, values: Tensor, title: str, unit: str, **style: Any) -> None:
-        """A map of these cells, with the pixel marked."""
-        _heat(axes, values, title, unit, CELLS, extent=self.extent, **style)
-        _mark(axes, self.query)
-
-
-def _heat(axes: Axes, values: Tensor, title: str, unit: str, places: tuple[str, str], **style: Any) -> None:
-    shown = axes.imshow(values.float().cpu().numpy(), **{"cmap": SIGNED, "interpolation": "nearest", **style})
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(places[0])
-    axes.set_ylabel(places[1])
-    figure = axes.figure
-    bar = figure.colorbar(shown, ax=axes, shrink=0.85)
-    bar.set_label(unit)
-
-
-def _mark(axes: Axes, query: tuple[float, float]) -> None:
-    axes.plot(*query, **MARK)
-    axes.plot(*query, **MARK_INSIDE)
-
-
-def _frame(axes: Axes, window: QueryWindow, scale: tuple[float, float] = (1.0, 1.0)) -> None:
-    """The window as a dashed rectangle, in pixels divided by ``scale`` (rows, columns)."""
-    from matplotlib.patches import Rectangle
-
-    rows, columns = window.pixels()
-    y, x = rows.start / scale[0] - 0.5, columns.start / scale[1] - 0.5
-    height, width = (rows.stop - rows.start) / scale[0], (columns.stop - columns.start) / scale[1]
-    for colour, style, line in (("black", "-", 3.0), ("white", "--", 1.6)):
-        axes.add_patch(
-            Rectangle((x, y), width, height, fill=False, edgecolor=colour, linestyle=style, linewidth=line)
-        )
-
-
-def _photo(axes: Axes, image: Tensor, window: QueryWindow, title: str) -> None:
-    """The image (3, H, W) with the pixel and its window; axes in pixels of the output."""
-    height, width = window.size
-    axes.imshow(image.movedim(0, -1).float().cpu().numpy(), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(PIXELS[0])
-    axes.set_ylabel(PIXELS[1])
-    _frame(axes, window)
-    _mark(axes, (window.at[1], window.at[0]))
 
 
 def window_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = "NAF") -> Figure:
@@ -130,9 +39,9 @@ def window_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = "N
         image: (3, H, W), RGB in [0, 1].
         name: of the model, for titles.
     """
-    heads, cells = len(window.weights), _Cells(window)
+    heads, cells = len(window.weights), CellMaps(window)
     across = max(4, heads)
-    figure = _figure(_title(name, window), 3.5 * across, 9.6)
+    figure = new_figure(_title(name, window), 3.5 * across, 9.2)
     grid = figure.subplots(3, across)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -142,9 +51,9 @@ def window_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = "N
         return grid[row, column]
 
     weights = window.on_grid()
-    _photo(place(0, 0), image, window, "photo, pixel and window")
+    draw_photo(place(0, 0), image, window, "photo, pixel and window")
     close = place(0, 1)
-    _photo(close, image, window, "window, brighter: more weight")
+    draw_photo(close, image, window, "window, brighter: more weight")
     rows, columns = window.pixels()
     mean = cells.of_grid(weights.mean(0)).float().cpu().numpy()
     sides = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
@@ -170,8 +79,8 @@ def spectrum_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = 
     Raises:
         ValueError: the model has no spectrum, see :func:`naf_hub_naf.spectrum.rotary_of`.
     """
-    found, cells = spectrum(model, window), _Cells(window)
-    figure = _figure(f"Spectrum. {_title(name, window)}", 14, 9.6)
+    found, cells = spectrum(model, window), CellMaps(window)
+    figure = new_figure(f"Spectrum. {_title(name, window)}", 14, 9.6)
     above, middle, below = figure.subfigures(3, 1, height_ratios=[1.1, 1, 1])
     axes = above.subplots(1, 3)
     for axis, word in enumerate(("vertical waves", "horizontal waves")):
@@ -185,8 +94,8 @@ def spectrum_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = 
         for axes, many in zip((middle, below)[row].subplots(1, len(kept)), kept, strict=True):
             word = ("logits", "weights")[row]
             values = cells.of_slots(draw(found.up_to(many)).mean(0))
-            title = f"{word}, {many} lowest of {count}" if many < count else f"{word}, all {count}"
-            cells.draw(axes, values, title, word[:-1], **style)
+            title = f"{many} lowest of {count}" if many < count else f"all {count}"
+            cells.draw(axes, values, title, f"{word[:-1]}, mean of heads", **style)
     return figure
 
 
@@ -201,6 +110,8 @@ def _amplitudes(axes: Axes, found: Spectrum, axis: int, word: str) -> None:
         axes.plot(lengths, values, "o-", markersize=3, linewidth=1, label=f"head {head}")
     axes.plot(lengths, amplitudes.mean(0), color="black", linewidth=2.2, label="mean")
     axes.set_xscale("log")
+    axes.set_xticks(lengths[::3].tolist(), [f"{length:.0f}" for length in lengths[::3].tolist()])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_title(f"amplitude by wavelength, {word}", fontsize=11)
     axes.set_xlabel("wavelength (cells)")
@@ -218,9 +129,9 @@ def _error(axes: Axes, found: Spectrum, window: QueryWindow) -> None:
     for head, values in enumerate(apart.T.float().cpu()):
         axes.plot(range(count + 1), values, "o-", markersize=3, linewidth=1, label=f"head {head}")
     axes.set_ylim(bottom=0)
-    axes.set_title("weight that lies elsewhere", fontsize=11)
+    axes.set_title(f"weights of the lowest frequencies against all {count}", fontsize=11)
     axes.set_xlabel("lowest frequencies added up")
-    axes.set_ylabel("share of the weight")
+    axes.set_ylabel("share of the weight that lies elsewhere")
     axes.legend(fontsize=8)
 
 
@@ -230,28 +141,28 @@ def distance_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = 
     Raises:
         ValueError: the model has no rotary encoding, see :func:`naf_hub_naf.spectrum.rotary_of`.
     """
-    turns, cells = rotation(model, window), _Cells(window)
-    figure = _figure(f"Place and distance. {_title(name, window)}", 14, 9.6)
+    turns, cells = rotation(model, window), CellMaps(window)
+    figure = new_figure(f"Place and distance. {_title(name, window)}", 14, 9.6)
     above, middle, below = figure.subfigures(3, 1)
     count = len(turns.cos_x)
     style = {"vmin": -1, "vmax": 1}
-    one = count // 2
+    shortest = 0
     for axes, (title, values) in zip(
         above.subplots(1, 4),
         (
             ("mean cosine of all channels", turns.mean_cos()),
             ("mean sine of all channels", turns.mean_sin()),
-            (f"cosine, row channel {one}", turns.cos_y[one][:, None].expand_as(window.logits[0])),
-            (f"sine, row channel {one}", turns.sin_y[one][:, None].expand_as(window.logits[0])),
+            ("cosine, shortest vertical wave", turns.cos_y[shortest][:, None].expand_as(window.logits[0])),
+            ("sine, shortest vertical wave", turns.sin_y[shortest][:, None].expand_as(window.logits[0])),
         ),
         strict=True,
     ):
         cells.draw(axes, cells.of_slots(values), title, "cos or sin of phase", **style)
     lengths = model.image_encoder.rope.periods * window.grid[1] / 2  # pyright: ignore
-    chosen = [round(n * (count - 1) / 3) for n in range(4)]
+    chosen = [0, count // 8, count // 4, count // 2]  # the rest hardly changes over a window
     for axes, channel in zip(middle.subplots(1, 4), chosen, strict=True):
         values = turns.cos_x[channel].expand_as(window.logits[0])
-        title = f"wavelet, {float(lengths[channel]):.0f} cells long"
+        title = f"horizontal wave of {float(lengths[channel]):.0f} cells"
         cells.draw(axes, cells.of_slots(values), title, "cosine of phase", **style)
     left, right = below.subplots(1, 2)
     _decay(left, window)
@@ -301,10 +212,10 @@ def pair_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = "NAF
     length = float(found.wavelengths[axis, frequency])
     word = ("vertical", "horizontal")[axis]
     where = f"head {head}, {word} wave of {length:.1f} cells"
-    figure = _figure(f"The pair of channels that varies most: {where}. {_title(name, window)}", 14, 7)
+    figure = new_figure(f"{_title(name, window)}\nThe pair of channels that varies most: {where}", 14, 7)
     grid = figure.subplots(2, 3)
-    _photo(grid[0, 0], image, window, "photo, pixel and window")
-    cells = _Cells(window)
+    draw_photo(grid[0, 0], image, window, "photo, pixel and window")
+    cells = CellMaps(window)
     contribution = cells.of_slots(found.contributions[head, group, axis, frequency])
     cells.draw(grid[1, 0], contribution, "what it adds to the logits", "logit")
     scale = tuple(side / n for side, n in zip(window.size, window.grid, strict=True))
@@ -314,12 +225,12 @@ def pair_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = "NAF
         sizes = fine.abs().flatten().float().sort().values
         most = float(sizes[int(MOST * (len(sizes) - 1))])
         style = {"vmin": -most, "vmax": most}
-        _heat(grid[row, 1], fine, f"{title}, every pixel", title, PIXELS, **style)
-        _frame(grid[row, 1], window)
-        _mark(grid[row, 1], (window.at[1], window.at[0]))
-        _heat(grid[row, 2], coarse, f"{title}, mean of cells", title, CELLS, **style)
-        _frame(grid[row, 2], window, scale)
-        _mark(grid[row, 2], cells.query)
+        draw_heat(grid[row, 1], fine, f"{title}, every pixel", title, PIXELS, **style)
+        draw_frame(grid[row, 1], window)
+        draw_mark(grid[row, 1], (window.at[1], window.at[0]))
+        draw_heat(grid[row, 2], coarse, f"{title}, mean of cells", title, CELLS, **style)
+        draw_frame(grid[row, 2], window, scale)
+        draw_mark(grid[row, 2], cells.query)
     return figure
 
 
