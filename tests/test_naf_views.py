@@ -172,12 +172,12 @@ def attention(*arguments: object):
 
 def test_the_command_writes_figures_and_never_over_others(tmp_path):
     pytest.importorskip("matplotlib")
-    asked = [photo(tmp_path), "--at", "59,0", "-o", tmp_path / "views", "--size", "80", "--view", "window"]
+    asked = [photo(tmp_path), "--at", "59,0", "-o", tmp_path / "views", "--size", "32", "--view", "pair"]
     result = attention(*asked, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert (found["row"], found["column"], found["size"]) == (1, 119, [80, 120])
-    assert [Path(file).name for file in found["files"]] == ["photo_x59_y0_window.png"]
+    assert (found["row"], found["column"], found["size"]) == (0, 47, [32, 48])
+    assert [Path(file).name for file in found["files"]] == ["photo_x59_y0_pair.png"]
     assert len(found["heads"]) == 4
     assert 0 < found["heads"][0]["entropy"] < 81
     before = Path(found["files"][0]).read_bytes()
