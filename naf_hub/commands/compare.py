@@ -103,11 +103,11 @@ def compare_command(
     sides = image_size(*original, size, getattr(model, "patch_size", 1))
     image = resized(image, sides).to(where)
     store = FeatureStore("float32", device=where)
-    view = View(image, model, store, where)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "image resized from")
-        view.low = store.gather(Upsampler(), model, [image[0]], ["photo"])  # pyright: ignore
-        view.basis = PcaBasis.fit(view.low[0])
+        low = store.gather(Upsampler(), model, [image[0]], ["photo"])
+        assert isinstance(low, torch.Tensor)
+        view = View(image, model, store, low, PcaBasis.fit(low[0]), where)
         shown: list[Shown] = []
         quiet = len(contenders) < 2 or as_json or not sys.stderr.isatty()
         for contender in tqdm(contenders, disable=quiet, unit="upsampler"):
@@ -117,26 +117,23 @@ def compare_command(
                 tqdm.write(f"naf-hub: left out: {shown[-1].label}: {shown[-1].error}", file=sys.stderr)
     drawn = [one for one in shown if one.picture is not None]
     if drawn:
-        cells = f"{view.low.shape[-2]}x{view.low.shape[-1]}"
-        title = f"{name_model(model)}, nearest: {cells} cells"
+        title = f"{name_model(model)}, nearest: {low.shape[-2]}x{low.shape[-1]} cells"
         part = None if box is None else box_in(box, original, sides)
-        _write(
-            target, _sheet(image[0], (title, view.basis.picture(view.low[0])), drawn, part, columns, panel)
-        )
-    _report(target if drawn else None, list(sides), list(view.low.shape[1:]), shown, as_json)
+        _write(target, _sheet(image[0], (title, view.basis.picture(low[0])), drawn, part, columns, panel))
+    _report(target if drawn else None, list(sides), list(low.shape[1:]), shown, as_json)
     return 0 if len(drawn) == len(shown) else 1
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class View:
     """A photo (1, 3, H, W) and what a backbone makes of it: features (1, C, h, w) and the basis of their colours."""
 
     image: Tensor
     backbone: nn.Module
     store: FeatureStore
+    low: Tensor
+    basis: PcaBasis
     device: str
-    low: Any = None
-    basis: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +166,7 @@ def _show(contender: Contender, view: View) -> Shown:
     import torch
 
     from ..memory import needed_memory, require_memory
+    from ..picture import PcaBasis
     from ..pipeline import FeaturePipeline
 
     upsampler = contender.load(view.backbone, view.device)
@@ -179,7 +177,7 @@ def _show(contender: Contender, view: View) -> Shown:
     own = upsampler.reference(gathered)
     close = SAME_SPACE * float(view.low.abs().max())
     apart = own.shape != view.low.shape or not torch.allclose(own, view.low, rtol=0, atol=close)
-    basis: PcaBasis = type(view.basis).fit(own[0]) if apart else view.basis
+    basis = PcaBasis.fit(own[0]) if apart else view.basis
     return Shown(contender.label, basis.picture(upsampler(view.image, gathered)[0]), apart)
 
 
