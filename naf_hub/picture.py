@@ -118,8 +118,8 @@ def side_by_side(
     height, width = size
     columns = min(columns or len(panels), len(panels))
     across = (width + GAP) * columns - GAP
-    font = ImageFont.load_default(size=max(FONT, across // SHEET_OF_FONT))
-    line = round(font.size * 1.3)
+    letters = max(FONT, across // SHEET_OF_FONT)
+    font, line = ImageFont.load_default(size=letters), round(letters * 1.3)
     captions = [_wrapped(caption, font, width - 6) for caption, _ in panels]
     rows = range(0, len(panels), columns)
     heads = [max(map(len, captions[start : start + columns])) * line + 5 for start in rows]
