@@ -95,7 +95,7 @@ def spectrum_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = 
             word = ("logits", "weights")[row]
             values = cells.of_slots(draw(found.up_to(many)).mean(0))
             title = f"{many} lowest of {count}" if many < count else f"all {count}"
-            cells.draw(axes, values, title, f"{word[:-1]}, mean of heads", **style)
+            cells.draw(axes, values, title, f"mean {word[:-1]}", **style)
     return figure
 
 
@@ -131,7 +131,7 @@ def _error(axes: Axes, found: Spectrum, window: QueryWindow) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title(f"weights of the lowest frequencies against all {count}", fontsize=11)
     axes.set_xlabel("lowest frequencies added up")
-    axes.set_ylabel("share of the weight that lies elsewhere")
+    axes.set_ylabel("share that lies elsewhere")
     axes.legend(fontsize=8)
 
 
