@@ -218,7 +218,7 @@ def pair_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = "NAF
     cells = CellMaps(window)
     contribution = cells.of_slots(found.contributions[head, group, axis, frequency])
     cells.draw(grid[1, 0], contribution, "what it adds to the logits", "logit")
-    scale = tuple(side / n for side, n in zip(window.size, window.grid, strict=True))
+    scale = window.size[0] / window.grid[0], window.size[1] / window.grid[1]
     for row, (title, fine, coarse) in enumerate(
         (("dot product", maps.dot, maps.dot_cells), ("cross product", maps.cross, maps.cross_cells))
     ):
