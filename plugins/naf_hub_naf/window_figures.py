@@ -81,7 +81,7 @@ def spectrum_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = 
     """
     found, cells = spectrum(model, window), CellMaps(window)
     figure = new_figure(f"Spectrum. {_title(name, window)}", 14, 9.6)
-    above, middle, below = figure.subfigures(3, 1, height_ratios=[1.1, 1, 1])
+    above, middle, below = figure.subfigures(3, 1, squeeze=False, height_ratios=[1.1, 1, 1])[:, 0]
     axes = above.subplots(1, 3)
     for axis, word in enumerate(("vertical waves", "horizontal waves")):
         _amplitudes(axes[axis], found, axis, word)
@@ -143,7 +143,7 @@ def distance_figure(model: NAF, image: Tensor, window: QueryWindow, name: str = 
     """
     turns, cells = rotation(model, window), CellMaps(window)
     figure = new_figure(f"Place and distance. {_title(name, window)}", 14, 9.6)
-    above, middle, below = figure.subfigures(3, 1)
+    above, middle, below = figure.subfigures(3, 1, squeeze=False)[:, 0]
     count = len(turns.cos_x)
     style = {"vmin": -1, "vmax": 1}
     shortest = 0
