@@ -103,13 +103,26 @@ def eval_group() -> None:
 
 
 def _add_commands() -> None:
-    from . import bench, convert, demo, denoise, export, new_plugin, pin, publish, registered, upsample
+    from . import (
+        bench,
+        convert,
+        demo,
+        denoise,
+        export,
+        extract,
+        new_plugin,
+        pin,
+        publish,
+        registered,
+        upsample,
+    )
 
     for command in (
         registered.list_command,
         registered.info_command,
         registered.plugins_command,
         upsample.upsample_command,
+        extract.extract_command,
         denoise.denoise_command,
         bench.bench_command,
         demo.demo_command,
