@@ -229,7 +229,8 @@ def _writing(
         place = found.images[photo]
         if shards.has(photo, place):
             return {"image": str(photo), "kept": True}
-        shards.add(describe_photo(photo, place), photo_tensors(model, photo, size, dtype))
+        tensors = photo_tensors(model, photo, size, dtype)
+        shards.add(describe_photo(photo, place), tensors)
         return {"image": str(photo)}
 
     try:
@@ -259,8 +260,8 @@ def _stopped_by_full_disk(
 def _write_file(
     target: Path, model: nn.Module, photo: Path, place: Path, settings: Mapping[str, Any]
 ) -> None:
-    made = record(settings, describe_photo(photo, place))
     tensors = photo_tensors(model, photo, settings["size"], settings["dtype"])
+    made = record(settings, describe_photo(photo, place))
     with atomic_file(target) as temporary, open(temporary, "r+b", buffering=0) as file:
         writer = SafetensorsWriter(file, 1000 + 2 * len(made), settings["dtype"])
         writer.add(tensors)

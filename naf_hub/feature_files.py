@@ -275,4 +275,4 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureFolder:
                 other = other.path if isinstance(other, FeatureFile) else other
                 raise FeatureFileError(f"{other} and {path} are both of {name}; open a folder that holds one")
             files[name] = file
-    return FeatureFolder(files, damaged)
+    return FeatureFolder(dict(sorted(files.items())), damaged)

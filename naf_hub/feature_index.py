@@ -46,6 +46,19 @@ def read_index(folder: Path) -> dict[str, Shard]:
         return {}
 
 
+def require_own_index(folder: Path) -> None:
+    """Require that what has the name of the index is one.
+
+    Raises:
+        FileExistsError: it is none, and stays.
+    """
+    path = folder / INDEX
+    if path.exists() and not read_index(folder):
+        raise FileExistsError(
+            f"{path} exists and is no index of naf-hub; it stays: move it, or choose another -o"
+        )
+
+
 def write_index(folder: Path, shards: Mapping[str, Shard], settings: Mapping[str, Any]) -> None:
     """Write the index: ``weight_map``, the file of each tensor, and ``metadata``, sizes and settings.
 

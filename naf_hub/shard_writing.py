@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .atomic import atomic_file
 from .feature_files import FeatureFile, FeatureFileError
-from .feature_index import Shard, read_index, write_index
+from .feature_index import INDEX, Shard, require_own_index, write_index
 from .made_with import KEY, differences, is_beginning, read_record, shard_record
 from .parts.budget import parse_bytes
 from .safetensors_writer import ENTRY, SafetensorsWriter, bytes_of
@@ -74,14 +74,18 @@ class ShardFolder:
         photos: what each is called, of those to come.
         share: of this process.
 
+    Raises:
+        FileExistsError: a file that is no index of ours has the name of one.
+
     Attributes:
-        damaged: shards that cannot be read, each with the reason; their photos are made anew, and those of this
-            share's name are replaced.
+        damaged: shards that cannot be read, each with the reason; their photos are made anew, and new shards take
+            their names.
     """
 
     def __init__(self, out: Path, limit: ShardLimit, settings: Mapping[str, Any], dtype: str,
                  photos: Iterable[Path], share: Share) -> None:  # fmt: skip
         self.out, self.limit, self.settings, self.dtype, self.share = out, limit, settings, dtype, share
+        require_own_index(out)
         names = [place.as_posix() for place in photos]
         self.room_each = max((_room(name) for name in names), default=0)
         self.there: dict[str, dict[str, Any]] = {}
@@ -161,20 +165,15 @@ class ShardFolder:
         Raises:
             OSError: it cannot be written.
         """
-        before = read_index(self.out)
         shards: dict[str, Shard] = {}
         for path, _ in shard_records(self.out):
-            size, known = path.stat().st_size, before.get(path.name)
-            if known is not None and known.bytes == size and path not in self.damaged:
-                shards[path.name] = known
-                continue
             with contextlib.suppress(FeatureFileError):
                 names = [
                     f"{kind}/{file.photo}"
                     for file in FeatureFile.open_all(path)
                     for kind in ["features"] * file.upsampled + ["low_res"] * (file.low_res_shape is not None)
                 ]
-                shards[path.name] = Shard(size, tuple(names))
+                shards[path.name] = Shard(path.stat().st_size, tuple(names))
         if shards:
             write_index(self.out, shards, self.settings)
 
@@ -198,12 +197,15 @@ class ShardFolder:
             self._open = stack.pop_all()
 
     def _free_path(self) -> Path:
-        """The first name of this share that nothing whole has."""
+        """A name for a shard: of a damaged one that falls to this share, else the first of its own that is free."""
+        for path in sorted(self.damaged)[self.share.number - 1 :: self.share.of][:1]:
+            del self.damaged[path]
+            (self.out / INDEX).unlink(missing_ok=True)  # it may take the new one for the old
+            return path
         number = 0
         while True:
             path = self.out / f"features-{self.share.number}of{self.share.of}-{number:05d}.safetensors"
-            if not path.exists() or path in self.damaged or is_beginning(path):
-                self.damaged.pop(path, None)
+            if not path.exists() or is_beginning(path):
                 return path
             number += 1
 
