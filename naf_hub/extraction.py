@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .atomic import atomic_file
 from .contenders import name_model
 from .errors import NafHubError
+from .feature_files import is_whole
 from .image_files import Search, search_images
 from .made_with import KEY, describe_model, describe_photo, read_record, record, setting_differences
 from .photo_batch import NO_ROOM, PhotoBatch, attempt
@@ -123,7 +125,8 @@ def extract_features(
     require_like(out, settings, shards_of is not None)
     mine = Search(share.pick(found.images))
     done = Extraction()
-    with _writing(model, mine, out, settings, share, shards_of, done) as work:
+    with _writing(model, mine, out, settings, share, shards_of, done) as work, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "image resized from")  # the shapes say it
         for photo in tqdm(mine.images, disable=not (progress and sys.stderr.isatty()), unit="image"):
             result = work(photo)
             if "error" in result:
@@ -238,7 +241,7 @@ def _writing(
     finally:  # also when interrupted: what is computed is kept
         shards.finish()
         shards.write_index()
-        done.damaged = shards.damaged
+        done.damaged = {path: why for path, why in shards.damaged.items() if not is_whole(path)}
 
 
 def _stopped_by_full_disk(

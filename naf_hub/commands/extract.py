@@ -135,7 +135,7 @@ class _Telling:
 
 
 def _report(done: Extraction, found: Search, share: Share, out: str, as_json: bool) -> None:
-    for reason in done.damaged.values():
+    for reason in [] if share.launched else done.damaged.values():  # others may replace them yet
         click.echo(f"naf-hub: {reason}; its images were made anew, remove it", err=True)
     if as_json:
         failed = [{"image": str(photo), "error": error} for photo, error in done.failures.items()]
