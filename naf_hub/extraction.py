@@ -141,14 +141,14 @@ def extract_features(
 
 def describe_models(model: FeaturePipeline | nn.Module) -> dict[str, Any]:
     """What results say of a model that was made without constructor options; names, and digests of the weights."""
-    backbone = getattr(model, "backbone", model)
-    upsampler = model.upsampler if backbone is not model else None
-    of_upsampler = (
-        {"upsampler": NO_UPSAMPLER}
-        if upsampler is None
-        else describe_model("upsampler", upsampler, name_model(upsampler))
-    )
-    return of_upsampler | describe_model("backbone", backbone, name_model(backbone))
+    from .pipeline import FeaturePipeline
+
+    if not isinstance(model, FeaturePipeline):
+        return {"upsampler": NO_UPSAMPLER} | describe_model("backbone", model, name_model(model))
+    parts = {"upsampler": model.upsampler, "backbone": model.backbone}
+    return {
+        k: v for word, part in parts.items() for k, v in describe_model(word, part, name_model(part)).items()
+    }
 
 
 def require_writable(out: Path) -> None:
@@ -205,7 +205,10 @@ def _search(images: Any, out: Path) -> Search:
     if isinstance(images, Search):
         return images
     entries = [images] if isinstance(images, (str, os.PathLike)) else images
-    return search_images(entries, without=[out])
+    found = search_images(entries, without=[out])
+    if found.left_out:
+        log.warning("%s", found.describe())
+    return found
 
 
 @contextlib.contextmanager

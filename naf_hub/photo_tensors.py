@@ -30,11 +30,13 @@ def photo_tensors(model: FeaturePipeline | nn.Module, photo: Path, size: str, dt
     from .checks import tell_once
     from .interfaces import Upsampler
     from .memory import free_memory, memory_of_strips, needed_memory, require_memory
+    from .pipeline import FeaturePipeline
 
-    backbone = getattr(model, "backbone", model)
+    backbone, upsampler = (
+        (model.backbone, model.upsampler) if isinstance(model, FeaturePipeline) else (model, None)
+    )
     image, wanted = read_for(backbone, photo, size)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
-    upsampler = model.upsampler if backbone is not model else None
     by_rows = upsampler is None or type(upsampler).upsample_rows is not Upsampler.upsample_rows
     whole = upsampler is not None and needed_memory(model, wanted) <= free_memory(str(device))
     needed = memory_of_strips(wanted) if by_rows and not whole else needed_memory(model, wanted)
