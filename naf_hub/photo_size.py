@@ -47,7 +47,8 @@ def read_for(backbone: nn.Module, source: Path, size: str) -> tuple[Tensor, tupl
     from .images import read_image
 
     image = read_image(source)[None]
-    return image, image_size(*image.shape[-2:], size, getattr(backbone, "patch_size", 1))
+    height, width = image.shape[-2:]
+    return image, image_size(height, width, size, getattr(backbone, "patch_size", 1))
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -32,29 +32,32 @@ def photo_tensors(model: FeaturePipeline | nn.Module, photo: Path, size: str, dt
     from .memory import free_memory, memory_of_strips, needed_memory, require_memory
     from .pipeline import FeaturePipeline
 
-    backbone, upsampler = (
-        (model.backbone, model.upsampler) if isinstance(model, FeaturePipeline) else (model, None)
-    )
+    pipeline = model if isinstance(model, FeaturePipeline) else None
+    backbone = model if pipeline is None else pipeline.backbone
     image, wanted = read_for(backbone, photo, size)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
-    by_rows = upsampler is None or type(upsampler).upsample_rows is not Upsampler.upsample_rows
-    whole = upsampler is not None and needed_memory(model, wanted) <= free_memory(str(device))
-    needed = memory_of_strips(wanted) if by_rows and not whole else needed_memory(model, wanted)
-    require_memory(needed, f"{photo}: {wanted[0]}x{wanted[1]} pixels of features", "give a smaller --size",
-                   str(device))  # fmt: skip
+    needed = memory_of_strips(wanted) if pipeline is None else needed_memory(pipeline, wanted)
+    whole = needed <= free_memory(str(device))
+    if pipeline is not None and not whole:
+        by_rows = type(pipeline.upsampler).upsample_rows is not Upsampler.upsample_rows
+        needed = memory_of_strips(wanted) if by_rows else needed
+    what = f"{photo}: {wanted[0]}x{wanted[1]} pixels of features"
+    require_memory(needed, what, "give a smaller --size", str(device))
     with torch.no_grad(), tell_once():
         image = resize(image, wanted).to(device)
-        if upsampler is None:
-            low = backbone(image)
-            return {"low_res": (_as_dtype([low], dtype), tuple(low.shape))}
+        if pipeline is None:
+            return {"low_res": _in_one(backbone(image), dtype)}
+        upsampler = pipeline.upsampler
         gathered = upsampler.gather(image, backbone)
         low = upsampler.reference(gathered)
         strips = [upsampler(image, gathered)] if whole else upsampler.stream(image, gathered)
-        shape = (1, low.shape[1], *wanted)
-        return {
-            "features": (_as_dtype(strips, dtype), shape),
-            "low_res": (_as_dtype([low], dtype), tuple(low.shape)),
-        }
+        features = (_as_dtype(strips, dtype), (1, low.shape[1], *wanted))
+        return {"features": features, "low_res": _in_one(low, dtype)}
+
+
+def _in_one(features: Tensor, dtype: str) -> tuple[Iterator[Tensor], tuple[int, int, int, int]]:
+    _, channels, height, width = features.shape
+    return _as_dtype([features], dtype), (1, channels, height, width)
 
 
 def _as_dtype(strips: Iterable[Tensor], dtype: str) -> Iterator[Tensor]:
