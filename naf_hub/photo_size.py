@@ -1,12 +1,13 @@
-"""Sizes that photos are brought to, and places in them as users write them."""
+"""Sizes that photos are brought to before their features are computed, and places in them as users write them."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # The long side is at most so many times the short side that is asked for.
 LONGEST_RATIO = 4
@@ -17,11 +18,6 @@ def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int
 
     One number is the shorter side: the other follows the aspect ratio and both are rounded to the patch. The longer
     side is at most :data:`LONGEST_RATIO` times that number; then the shorter one follows.
-
-    Args:
-        height, width: of the photo, in pixels.
-        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``.
-        patch: of the backbone, in pixels.
 
     Raises:
         ValueError: not a size.
@@ -42,11 +38,24 @@ def is_bounded(height: int, width: int, size: str) -> bool:
     return size.isdigit() and max(height, width) > LONGEST_RATIO * min(height, width)
 
 
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image (B, 3, H, W) brought to ``size`` (H, W): bilinear, antialiased, in [0, 1]."""
+def read_for(backbone: nn.Module, source: Path, size: str) -> tuple[Tensor, tuple[int, int]]:
+    """A photo (1, 3, H, W) as it is, and the (H, W) it is to be brought to.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    from .images import read_image
+
+    image = read_image(source)[None]
+    height, width = image.shape[-2:]
+    return image, image_size(height, width, size, getattr(backbone, "patch_size", 1))
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A photo (1, 3, H, W) brought to ``size``, antialiased; unchanged where it has that size."""
     import torch.nn.functional as F
 
-    if image.shape[-2:] == size:
+    if size == tuple(image.shape[-2:]):
         return image
     return F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
 

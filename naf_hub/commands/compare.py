@@ -28,7 +28,7 @@ from ..options import (
     upsampler_option,
     upsampler_weights_option,
 )
-from ..photo_size import box_in, image_size, parse_pixels, resized
+from ..photo_size import box_in, image_size, parse_pixels, resize
 from ..plugins import one_line
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def compare_command(
     where = pick_device(device)
     model = behind.load(device=where)
     sides = image_size(*original, size, getattr(model, "patch_size", 1))
-    image = resized(image, sides).to(where)
+    image = resize(image, sides).to(where)
     store = FeatureStore("float32", device=where)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "image resized from")

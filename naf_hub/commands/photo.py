@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contenders import name_model
 from ..made_with import KEY, describe_photo, record, sidecar
-from ..photo_size import image_size, is_bounded, resized
+from ..photo_size import is_bounded, read_for, resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,17 +69,15 @@ def upsample_file(
     """
     import torch
 
-    from ..images import read_image
     from ..memory import needed_memory, require_memory
 
-    image = read_image(source)[None]
+    image, size = read_for(model.backbone, source, settings.size)
     made_of = describe_photo(source, place or Path(source.name))
     height, width = image.shape[-2:]
-    size = image_size(height, width, settings.size, getattr(model.backbone, "patch_size", 1))
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
     what = f"{source}: {size[0]}x{size[1]} pixels of features"
     require_memory(needed_memory(model, size), what, "give a smaller --size", str(device))
-    image = resized(image, size)
+    image = resize(image, size)
     start = time.perf_counter()
     with torch.no_grad():
         image = image.to(device)

@@ -24,7 +24,7 @@ from naf_hub.options import (
     upsampler_option,
     upsampler_weights_option,
 )
-from naf_hub.photo_size import image_size, parse_pixels, point_in, resized
+from naf_hub.photo_size import image_size, parse_pixels, point_in, resize
 
 if TYPE_CHECKING:
     from .query_window import QueryWindow
@@ -92,7 +92,7 @@ def attention_command(
     model = behind.load(device=where)
     naf = chosen.load(model, where)
     sides = image_size(*original, size, getattr(model, "patch_size", 1))
-    image = resized(image, sides).to(where)
+    image = resize(image, sides).to(where)
     with torch.no_grad():
         features = naf.gather(image, model)
     window = query_window(naf, image, features, point_in(place, original, sides))
