@@ -14,7 +14,7 @@ def first_labels(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
 
     K is 1 plus the largest number that is left there: an object too small for the grid has no channel.
     """
-    small = np.asarray(Image.fromarray(mask).resize(grid[::-1], Image.Resampling.NEAREST))
+    small = np.asarray(Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.NEAREST))
     return F.one_hot(torch.from_numpy(small.astype(np.int64))).permute(2, 0, 1).float()
 
 
@@ -32,4 +32,4 @@ def mask_of(labels: Tensor, patch: int, factor: int, size: tuple[int, int]) -> n
     # A channel that is the same everywhere has no span and stays as it is.
     spanned = torch.where(high > low, (wide - low) / (high - low), wide)
     mask = spanned.argmax(0).to(torch.uint8).cpu().numpy()
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
