@@ -103,7 +103,20 @@ def eval_group() -> None:
 
 
 def _add_commands() -> None:
-    from . import bench, convert, demo, denoise, export, new_plugin, pin, publish, registered, upsample
+    from . import (
+        bench,
+        completion,
+        convert,
+        demo,
+        denoise,
+        export,
+        new_plugin,
+        pin,
+        publish,
+        registered,
+        upsample,
+        verbosity,
+    )
 
     for command in (
         registered.list_command,
@@ -118,6 +131,7 @@ def _add_commands() -> None:
         new_plugin.new_plugin_command,
         pin.pin_command,
         publish.publish_command,
+        completion.completion_command,
     ):
         cli.add_command(command)
     for plugin, add in registry.plugin_hooks():
@@ -128,6 +142,7 @@ def _add_commands() -> None:
         except (Exception, SystemExit) as error:  # a plugin's commands must not take the others down
             _warn(plugin, f"failed: {one_line(error)}")
         _keep(cli, before, plugin)
+    verbosity.add_verbosity(cli)
 
 
 def _commands_of(group: click.Group) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from naf_hub.options import (
     restorer_constructor_option,
     restorer_option,
     show_report,
+    threads_option,
+    use_threads,
     weights_option,
 )
 
@@ -77,12 +79,13 @@ def noise_settings(noise: str | None, sigma: str | None, probability: str | None
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
+@threads_option
 @json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
     out: str, recipe: str | None, assignments: tuple[str, ...], resume: bool, tensorboard: bool, device: str,
-    as_json: bool, images: tuple[str, ...], more_images: tuple[str, ...], held_out: tuple[str, ...],
-    restorer: str | None, noise: str | None, sigma: str | None, probability: str | None,
+    threads: int | None, as_json: bool, images: tuple[str, ...], more_images: tuple[str, ...],
+    held_out: tuple[str, ...], restorer: str | None, noise: str | None, sigma: str | None, probability: str | None,
 ) -> None:  # fmt: skip
     """Train a restorer to take noise away.
 
@@ -90,6 +93,7 @@ def train(
     saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
     accelerate launch -m naf_hub train denoising ...
     """
+    use_threads(threads)
     given = noise_settings(noise, sigma, probability)
 
     from pathlib import Path
@@ -153,17 +157,19 @@ def train(
     help="Compare a Gaussian blur, non-local means, total variation and wavelets, too; they are told SIGMA.",
 )
 @device_option
+@threads_option
 @report_options
 def evaluate(
     restorers: tuple[str, ...], weights: str | None, options: dict[str, Any], images: tuple[str, ...],
-    noise: str | None, sigma: str | None, probability: str | None, device: str, format_: str, as_json: bool,
-    save: str | None, **protocol: Any,
+    noise: str | None, sigma: str | None, probability: str | None, device: str, threads: int | None, format_: str,
+    as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """PSNR and SSIM of restored images, as scikit-image defines them and as the paper's code does.
 
     scikit-image takes one image at a time. The paper's code takes the error of a batch together, and its SSIM has
     Gaussian windows that reach past borders.
     """
+    use_threads(threads)
     given = noise_settings(noise, sigma, probability)
     if not restorers and not protocol["classical"]:
         raise click.UsageError("give --restorer, --classical or both")
