@@ -122,8 +122,8 @@ device_option = click.option(
     help="Compute on this device: auto (the GPU where there is one), cpu, cuda, cuda:1 or mps.",
 )  # fmt: skip
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), metavar="N",
-    help="Compute with so many CPU threads.  [default: torch's choice, a thread a core]",
+    "--threads", type=click.IntRange(1), metavar="N", show_default="a thread a core",
+    help="Compute with so many CPU threads.",
 )  # fmt: skip
 
 
@@ -206,6 +206,19 @@ allow_changed_images_option = click.option(
     "--allow-changed-images", is_flag=True,
     help="Go on with a run although pictures were replaced under their names since.",
 )  # fmt: skip
+
+
+def continuation_options(command: F) -> F:
+    """``--resume``, ``--extend`` and ``--allow-changed-images``, as :class:`naf_hub.training.run.Run` takes them."""
+    for option in (
+        allow_changed_images_option,
+        click.option("--extend", is_flag=True,
+                     help="Resume with more steps than the run was started with; rates from there on are those of "
+                          "the longer run."),
+        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def restorer_option(

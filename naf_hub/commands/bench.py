@@ -59,7 +59,8 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
     default=None,
     type=click.IntRange(1),
     metavar="N",
-    help="Guide by a square image of so many pixels.  [default: as large as the output]",
+    show_default="the output's size",
+    help="Guide by a square image of so many pixels.",
 )
 @click.option(
     "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Time so many calls of each."

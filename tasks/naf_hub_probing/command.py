@@ -24,8 +24,8 @@ from .probe_options import hint_at_time, model_options, probe_options, tell_skip
 @click.option(
     "--data", required=True, type=click.Path(), help="Read this folder with train/, val/ and classes.json."
 )
-@size_option("448", "Bring pictures to this size, of N the centre N x N", native=None)
-@size_option(None, "Bring labels and output to this size, not to the pictures' (of HxW: not leave the labels' own)",
+@size_option("448", "Bring pictures to this size, and for N cut the centre N x N", native=None)
+@size_option(None, "Bring labels and output to this size, else to N x N, or to the labels' own with --size HxW",
              native=None, name="--label-size")  # fmt: skip
 @probe_options
 def segmentation(

@@ -28,7 +28,7 @@ from .probe_options import hint_at_time, model_options, probe_options, tell_skip
     "--unit", default=0.001, metavar="METRES", help="Take one step of the depth pictures for so many metres."
 )
 @click.option("--max-depth", default=10.0, metavar="METRES", help="Leave out depths beyond.")
-@size_option("448", "Bring pictures to this size, of N the centre N x N", native=None)
+@size_option("448", "Bring pictures to this size, and for N cut the centre N x N", native=None)
 @click.option("--read-out", type=click.Choice(["linear", "softmax", "sigmoid", "regression"]), default="linear",
               help="Weigh 256 depths so, or take a single output.")  # fmt: skip
 @click.option(
