@@ -13,7 +13,12 @@ from pathlib import Path
 CORE = "naf_hub"
 COMMANDS = f"{CORE}.commands"
 # Distributions whose import package is called otherwise.
-DISTRIBUTIONS = {"PIL": "pillow", "pywt": "pywavelets", "skimage": "scikit-image"}
+DISTRIBUTIONS = {
+    "open_clip": "open-clip-torch",
+    "PIL": "pillow",
+    "pywt": "pywavelets",
+    "skimage": "scikit-image",
+}
 VAGUE = {"common", "helper", "helpers", "misc", "stuff", "tools", "util", "utils"}
 
 
