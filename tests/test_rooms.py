@@ -21,6 +21,7 @@ from import_rules import (
     vague_modules,
 )
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import naf_hub
 
@@ -68,7 +69,7 @@ def listed() -> dict[str, dict[str, str]]:
 
 def declared(*lists: list[str]) -> set[str]:
     """Names of distributions in lists of requirements."""
-    return {Requirement(line).name.lower() for requirements in lists for line in requirements}
+    return {canonicalize_name(Requirement(line).name) for requirements in lists for line in requirements}
 
 
 def undeclared(tree: Tree) -> set[str]:
