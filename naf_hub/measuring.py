@@ -88,14 +88,15 @@ def make_features(model: Upsampler, image: Tensor, shape: tuple[int, int, int]) 
         return model.gather_example(image, backbone)
 
 
-def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: int, device: str,
-            image_side: int | None = None) -> dict[str, Any]:  # fmt: skip
+def measure(model: Upsampler, shape: tuple[int, int, int], size: tuple[int, int], repeats: int, device: str,
+            image_size: tuple[int, int]) -> dict[str, Any]:  # fmt: skip
     """Forward time, peak memory and the ratio to the floor of one upsampler.
 
     Args:
         shape: features (C, h, w); random, seeded, batch 1; see :func:`make_features`.
-        size: output side in pixels; the image has ``image_side`` (default the same).
+        size: (H, W) of the output.
         repeats: timed calls; model and floor take turns, so that a noisy machine disturbs both alike.
+        image_size: (H, W) of the image.
 
     Returns:
         Seconds (median and least), ``peak_bytes`` of the first call, and the floor's label, seconds and ratio
@@ -104,14 +105,13 @@ def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: i
     import torch
 
     torch.manual_seed(0)
-    side = image_side or size
-    image = torch.rand(1, 3, side, side, device=device)
+    image = torch.rand(1, 3, *image_size, device=device)
     features = make_features(model, image, shape)
     with torch.no_grad():
         # The first call, with nothing cached by the allocator, is the one whose memory is honest.
         with PeakMemory(device) as peak:
             model(image, features, size)
-        floor = model.bench_floor(image, features, (size, size))
+        floor = model.bench_floor(image, features, size)
         seconds: list[float] = []
         floor_seconds: list[float] = []
         if floor:

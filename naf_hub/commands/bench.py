@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from ..image_sizes import ImageSize, square
 from ..measuring import measure
+from ..name_completion import complete_upsamplers
 from ..options import (
     backbone_option,
     constructor_option,
@@ -16,7 +18,10 @@ from ..options import (
     pick_device,
     report_options,
     show_report,
+    size_option,
+    threads_option,
     upsampler_weights_option,
+    use_threads,
 )
 from ..reports import Metric, Report, Row, describe_environment
 
@@ -38,7 +43,9 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
 
 
 @click.command("bench")
-@click.argument("upsamplers", nargs=-1, required=True, metavar="NAME[=WEIGHTS]...")
+@click.argument(
+    "upsamplers", nargs=-1, required=True, metavar="NAME[=WEIGHTS]...", shell_complete=complete_upsamplers
+)
 @click.option(
     "--features",
     default="384,28,28",
@@ -46,30 +53,20 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
     callback=_shape,
     help="Time features of this shape, C,h,w.",
 )
-@click.option(
-    "--size",
-    default=448,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Upsample to a square of so many pixels.",
-)
+@size_option("448", "Upsample to this size, a square for N", native=None)
 @click.option(
     "--image",
     default=None,
     type=click.IntRange(1),
-    help="Guide by a square image of so many pixels; default as large as the output.",
+    metavar="N",
+    show_default="the output's size",
+    help="Guide by a square image of so many pixels.",
 )
 @click.option(
     "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Time so many calls of each."
 )
-@click.option(
-    "--threads",
-    default=2,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Compute with so many CPU threads.",
-)
 @device_option
+@threads_option
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]),
               help="Autocast to this type where it is not float32.")  # fmt: skip
 @upsampler_weights_option("none")
@@ -79,9 +76,9 @@ def _shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int,
 @constructor_option
 @report_options
 def bench_command(
-    upsamplers: tuple[str, ...], features: tuple[int, int, int], size: int, image: int | None, repeats: int,
-    threads: int, device: str, dtype: str, weights: str | None, backbone: str | None, options: dict[str, Any],
-    format_: str, as_json: bool, save: str | None,
+    upsamplers: tuple[str, ...], features: tuple[int, int, int], size: ImageSize, image: int | None,
+    repeats: int, threads: int | None, device: str, dtype: str, weights: str | None, backbone: str | None,
+    options: dict[str, Any], format_: str, as_json: bool, save: str | None,
 ) -> None:  # fmt: skip
     """Time upsamplers on random features: forward seconds, peak memory, ratio to the method's own floor.
 
@@ -95,7 +92,10 @@ def bench_command(
     import torch
 
     where = pick_device(device)
-    torch.set_num_threads(threads)
+    use_threads(threads)
+    output = square(size)
+    assert output is not None  # native is refused
+    guide = (image, image) if image else output
     rows: list[Row] = []
     for name, contender in zip(upsamplers, contenders, strict=True):
         model = contender.load(made_for or features[0], where)
@@ -105,14 +105,19 @@ def bench_command(
             else torch.autocast(torch.device(where).type, getattr(torch, dtype))
         )
         with cast:
-            rows.append(_row(name, model, measure(model, features, size, repeats, where, image), made_for))
+            rows.append(_row(name, model, measure(model, features, output, repeats, where, guide), made_for))
         del model
-    protocol = {"features": features, "size": size, "image": image or size, "threads": threads, "device": where,
-                "dtype": dtype, "repeats": repeats, "options": options}  # fmt: skip
+    protocol = {"features": features, "size": _short(output), "image": _short(guide),
+                "threads": torch.get_num_threads(), "device": where, "dtype": dtype,
+                "repeats": repeats, "options": options}  # fmt: skip
     report = Report(
         "bench", VERSION, protocol, METRICS, tuple(rows), seeds=(0,), environment=describe_environment(where)
     )
     show_report(report, format_, as_json, save)
+
+
+def _short(size: tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else size
 
 
 def _row(name: str, model: Any, found: dict[str, Any], backbone: str | None) -> Row:
