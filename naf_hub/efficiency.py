@@ -15,33 +15,38 @@ class Setting:
 
     Attributes:
         channels, cells: of the features, (channels, *cells).
-        size: side of the output in pixels.
-        image: side of the guidance image; ``None`` follows the output.
-        batch, threads: examples at once, and CPU threads.
+        size: (H, W) of the output in pixels.
+        image: side of the square guidance image; ``None`` follows the output.
+        batch, threads: examples at once, and CPU threads (``None``: torch's own number).
     """
 
     channels: int
     cells: tuple[int, int]
-    size: int
+    size: tuple[int, int]
     image: int | None
     batch: int = 1
-    threads: int = 1
+    threads: int | None = None
+
+    @property
+    def guide(self) -> tuple[int, int]:
+        """(H, W) of the guidance image."""
+        return self.size if self.image is None else (self.image, self.image)
 
     def vary(self, factor: str, value: int) -> Setting:
         """The setting with one factor changed.
 
-        ``ratio`` is output side over the cells of the longer axis and changes the size; ``cells`` changes the grid to a
+        ``ratio`` is output over cells and changes the size; ``cells`` changes the grid to a
         square one and the size with it, at the same ratio.
 
         Raises:
             ValueError: no such factor.
         """
         if factor == "ratio":
-            return dataclasses.replace(self, size=value * max(self.cells))
+            return dataclasses.replace(self, size=(value * self.cells[0], value * self.cells[1]))
         if factor == "cells":
-            return dataclasses.replace(
-                self, cells=(value, value), size=max(1, round(self.size / max(self.cells) * value))
-            )
+            ratios = [side / cells for side, cells in zip(self.size, self.cells, strict=True)]
+            size = (max(1, round(ratios[0] * value)), max(1, round(ratios[1] * value)))
+            return dataclasses.replace(self, cells=(value, value), size=size)
         if factor not in FACTORS:
             raise ValueError(f"no factor {factor!r} to sweep; there are: {', '.join(FACTORS)}")
         return dataclasses.replace(self, **{factor: value})

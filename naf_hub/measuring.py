@@ -102,10 +102,10 @@ def make_features(model: Upsampler, image: Tensor, shape: tuple[int, int, int]) 
 def measure(
     model: Upsampler,
     shape: tuple[int, int, int],
-    size: int,
+    size: tuple[int, int],
     repeats: int,
     device: str,
-    image_side: int | None = None,
+    image_size: tuple[int, int] | None = None,
     *,
     batch: int = 1,
     warmup: int = 0,
@@ -117,7 +117,7 @@ def measure(
 
     Args:
         shape: features (C, h, w); random, seeded; see :func:`make_features`.
-        size: output side in pixels; the image has ``image_side`` (default the same).
+        size: (H, W) of the output; the image has ``image_size`` (default the same).
         repeats: timed calls; model and floor take turns, so that a noisy machine disturbs both alike.
         batch: how many examples at once.
         warmup: further calls before the timed ones; one, whose memory is measured, comes first anyway.
@@ -133,8 +133,7 @@ def measure(
     import torch
 
     torch.manual_seed(0)
-    side = image_side or size
-    image = torch.rand(batch, 3, side, side, device=device)
+    image = torch.rand(batch, 3, *(image_size or size), device=device)
     features = make_features(model, image, shape)
 
     def forward() -> Any:
@@ -146,7 +145,7 @@ def measure(
         with PeakMemory(device) as peak:
             forward()
         result["peak_bytes"] = peak.bytes
-        floor = model.bench_floor(image, features, (size, size))
+        floor = model.bench_floor(image, features, size)
         call = forward if prepare is None else prepare(forward)
         for _ in range(warmup):
             call()
@@ -174,7 +173,7 @@ def measure(
     if flops:
         from .flops import flops_of
 
-        found = flops_of(model, image, features, (size, size))
+        found = flops_of(model, image, features, size)
         result |= {"gflops_paper": found.paper / 1e9, "gflops_full": found.full / 1e9}
     return result
 

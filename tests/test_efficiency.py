@@ -59,13 +59,13 @@ def test_fused_attention_is_no_product_of_the_paper():
 
 
 def test_sweeps_change_one_factor():
-    start = Setting(384, (28, 28), 448, None, threads=2)
+    start = Setting(384, (28, 28), (448, 448), None, threads=2)
     found = dict(sweep(start, [parse_sweep("ratio=2,32"), parse_sweep("cells=14")]))
-    assert found["ratio=2"] == Setting(384, (28, 28), 56, None, threads=2)
-    assert found["ratio=32"].size == 896
-    assert found["cells=14"] == Setting(384, (14, 14), 224, None, threads=2)
+    assert found["ratio=2"] == Setting(384, (28, 28), (56, 56), None, threads=2)
+    assert found["ratio=32"].size == (896, 896)
+    assert found["cells=14"] == Setting(384, (14, 14), (224, 224), None, threads=2)
     assert sweep(start, []) == [("", start)]
-    assert start.vary("image", 112).image == 112
+    assert start.vary("image", 112).guide == (112, 112)
 
 
 @pytest.mark.parametrize("text", ["ratio", "ratio=", "ratio=2,x", "ratio=0", "colour=3"])
@@ -139,7 +139,7 @@ def test_a_step_of_training_leaves_the_model_as_it_was():
     from naf_hub.measuring import measure
 
     model = naf_hub.load("naf", weights=None, dim=32)
-    measure(model, (4, 3, 3), 12, 1, "cpu", backward=True)
+    measure(model, (4, 3, 3), (12, 12), 1, "cpu", backward=True)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 

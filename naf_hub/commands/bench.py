@@ -11,8 +11,10 @@ import click
 from ..contenders import Contender
 from ..efficiency import FACTORS, Setting, fitting, largest_ratio, parse_sweep, sweep
 from ..escapes import one_line
+from ..image_sizes import ImageSize, square
 from ..measuring import PeakMemory, make_features, measure
 from ..memory import shortage
+from ..name_completion import complete_upsamplers
 from ..options import (
     backbone_option,
     constructor_option,
@@ -22,7 +24,10 @@ from ..options import (
     pick_device,
     report_options,
     show_report,
+    size_option,
+    threads_option,
     upsampler_weights_option,
+    use_threads,
 )
 from ..parts.budget import parse_bytes
 from ..reports import Metric, Report, Row, describe_environment
@@ -68,11 +73,13 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 
 
 @click.command("bench", context_settings={"show_default": True})
-@click.argument("upsamplers", nargs=-1, required=True, metavar="NAME[=WEIGHTS]...")
+@click.argument(
+    "upsamplers", nargs=-1, required=True, metavar="NAME[=WEIGHTS]...", shell_complete=complete_upsamplers
+)
 @click.option("--features", default="384,28,28", callback=_shape, help="Time features of this shape, C,h,w.")
-@click.option("--size", default=448, type=click.IntRange(1), help="Upsample to a square of so many pixels.")
-@click.option("--image", default=None, type=click.IntRange(1),
-              help="Guide by a square image of so many pixels; default as large as the output.")  # fmt: skip
+@size_option("448", "Upsample to this size, a square for N", native=None)
+@click.option("--image", default=None, type=click.IntRange(1), metavar="N", show_default="the output's size",
+              help="Guide by a square image of so many pixels.")  # fmt: skip
 @click.option("--batch", default=1, type=click.IntRange(1), help="Upsample so many examples at once.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="FACTOR=N,N,...", callback=_checked(parse_sweep),
               help=f"Time each of these, all else as set; FACTOR: {', '.join(FACTORS)}; repeatable.")  # fmt: skip
@@ -84,8 +91,8 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 @click.option("--flops", is_flag=True, help="Count operations, too.")
 @click.option("--largest-ratio", "limit", metavar="BYTES", callback=_checked(parse_bytes), default=None,
               help="Find the largest ratio of output to cells that keeps to this memory, e.g. 2GiB.")  # fmt: skip
-@click.option("--threads", default=2, type=click.IntRange(1), help="Compute with so many CPU threads.")
 @device_option
+@threads_option
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
               help="Autocast to bfloat16 or float16, or let CUDA multiply float32 as TF32.")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Time the model through torch.compile.")
@@ -98,9 +105,9 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 @constructor_option
 @report_options
 def bench_command(
-    upsamplers: tuple[str, ...], features: tuple[int, int, int], size: int, image: int | None, batch: int,
+    upsamplers: tuple[str, ...], features: tuple[int, int, int], size: ImageSize, image: int | None, batch: int,
     sweeps: tuple[tuple[str, tuple[int, ...]], ...], repeats: int, warmup: int, backward: bool, flops: bool,
-    limit: int | None, threads: int, device: str, dtype: str, compiled: bool, cuda_graph: bool, plot: str | None,
+    limit: int | None, threads: int | None, device: str, dtype: str, compiled: bool, cuda_graph: bool, plot: str | None,
     weights: str | None, backbone: str | None, options: dict[str, Any], format_: str, as_json: bool,
     save: str | None,
 ) -> None:  # fmt: skip
@@ -116,7 +123,10 @@ def bench_command(
     where = pick_device(device)
     if cuda_graph and not where.startswith("cuda"):
         raise click.UsageError("--cuda-graph needs a CUDA device")
-    start = Setting(features[0], (features[1], features[2]), size, image, batch, threads)
+    use_threads(threads)
+    output = square(size)
+    assert output is not None  # native is refused
+    start = Setting(features[0], (features[1], features[2]), output, image, batch, threads)
     chosen = {"repeats": repeats, "warmup": warmup, "backward": backward, "flops": flops}
     rows: list[Row] = []
     for name, contender in zip(upsamplers, contenders, strict=True):
@@ -132,9 +142,11 @@ def bench_command(
         *(FLOPS if flops else ()),
         *(LARGEST if limit else ()),
     )
-    protocol = {"features": features, "size": size, "image": image or "as the output", "batch": batch,
-                "threads": threads, "device": where, "dtype": dtype, "compile": compiled, "cuda_graph": cuda_graph,
-                "sweep": dict(sweeps), "memory_limit": limit, "options": options, **chosen}  # fmt: skip
+    from torch import get_num_threads
+
+    protocol = {"features": features, "size": _short(output), "image": image or "as the output", "batch": batch,
+                "threads": get_num_threads(), "device": where, "dtype": dtype, "compile": compiled,
+                "cuda_graph": cuda_graph, "sweep": dict(sweeps), "memory_limit": limit, "options": options, **chosen}  # fmt: skip
     report = Report(
         "bench", VERSION, protocol, metrics, tuple(rows), seeds=(0,), environment=describe_environment(where)
     )
@@ -143,6 +155,10 @@ def bench_command(
         from ..efficiency_plot import plot_sweeps
 
         click.echo(f"wrote {plot_sweeps(report, plot)}", err=True)
+
+
+def _short(size: tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else size
 
 
 def _swept(what: str) -> dict[str, Any]:
@@ -157,7 +173,7 @@ def _try(
     """Figures of one setting, or under ``failed`` why there are none."""
     import torch
 
-    torch.set_num_threads(setting.threads)
+    use_threads(setting.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     kind = torch.device(device).type
     half = dtype in ("bfloat16", "float16")
@@ -168,7 +184,7 @@ def _try(
             model.compile()
         with cast:
             found = measure(
-                model, (setting.channels, *setting.cells), setting.size, device=device, image_side=setting.image,
+                model, (setting.channels, *setting.cells), setting.size, device=device, image_size=setting.guide,
                 batch=setting.batch, prepare=captured if cuda_graph else None, **chosen,
             )  # fmt: skip
             if limit:
@@ -184,8 +200,8 @@ def _largest(model: Any, setting: Setting, device: str, limit: int) -> int:
 
     @torch.no_grad()
     def call(ratio: int) -> None:
-        size = ratio * max(setting.cells)
-        image = torch.rand(setting.batch, 3, size, size, device=device)
+        size = setting.vary("ratio", ratio).size
+        image = torch.rand(setting.batch, 3, *size, device=device)
         model(image, make_features(model, image, (setting.channels, *setting.cells)), size)
 
     def peak_of(run: Callable[[], Any]) -> int:
