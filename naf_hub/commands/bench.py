@@ -146,7 +146,8 @@ def bench_command(
 
     protocol = {"features": features, "size": _short(output), "image": image or "as the output", "batch": batch,
                 "threads": get_num_threads(), "device": where, "dtype": dtype, "compile": compiled,
-                "cuda_graph": cuda_graph, "sweep": dict(sweeps), "memory_limit": limit, "options": options, **chosen}  # fmt: skip
+                "cuda_graph": cuda_graph, "sweep": dict(sweeps), "memory_limit": limit, "options": options,
+                **chosen}  # fmt: skip
     report = Report(
         "bench", VERSION, protocol, metrics, tuple(rows), seeds=(0,), environment=describe_environment(where)
     )
