@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from naf_hub.options import (
+    continuation_options,
     device_option,
     json_option,
     parse_restorers,
@@ -74,14 +75,15 @@ def noise_settings(noise: str | None, sigma: str | None, probability: str | None
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
+@continuation_options
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
 @json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
-    out: str, recipe: str | None, assignments: tuple[str, ...], resume: bool, tensorboard: bool, device: str,
-    as_json: bool, images: tuple[str, ...], more_images: tuple[str, ...], held_out: tuple[str, ...],
+    out: str, recipe: str | None, assignments: tuple[str, ...], resume: bool, extend: bool,
+    allow_changed_images: bool, tensorboard: bool, device: str, as_json: bool,
+    images: tuple[str, ...], more_images: tuple[str, ...], held_out: tuple[str, ...],
     restorer: str | None, noise: str | None, sigma: str | None, probability: str | None,
 ) -> None:  # fmt: skip
     """Train a restorer to take noise away.
@@ -113,7 +115,15 @@ def train(
     config = build(TrainConfig, layer, given, parse_set(assignments))
     # Of several processes each has a GPU of its own, which accelerate knows.
     where = None if device == "auto" else pick_device(device)
-    run = Run(DenoisingCourse(config), out, resume=resume, device=where, tensorboard=tensorboard)
+    run = Run(
+        DenoisingCourse(config),
+        out,
+        resume=resume,
+        extend=extend,
+        allow_changed_images=allow_changed_images,
+        device=where,
+        tensorboard=tensorboard,
+    )
     summary = run.run()
     if not run.main:
         return
