@@ -32,7 +32,12 @@ from naf_hub.options import (
 @backbone_constructor_option
 @click.option("--data", required=True, type=click.Path(), help="Read SPair-71k in this folder.")
 @click.option("--size", default=448, type=click.IntRange(min=1), help="Side of the squares and of the maps.")
-@click.option("--limit", default=0, help="Use so many pairs of each category, evenly spread; 0 uses all.")
+@click.option(
+    "--limit",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Use so many pairs of each category, evenly spread; 0 uses all.",
+)
 @control_option
 @device_option
 @report_options
