@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import naf_hub
 from naf_hub.commands.main import cli
-from naf_hub.errors import ImageError
+from naf_hub.errors import DatasetError, ImageError
 from naf_hub.reports import Report
 from naf_hub_correspondence import matching
 from naf_hub_correspondence.geometric import GeometricCorrespondence, HomographyProtocol, WarpedPair
@@ -25,7 +25,6 @@ from naf_hub_correspondence.homographies import centres, draw_homography, lie_in
 from naf_hub_correspondence.matching import find_nearest, surest
 from naf_hub_correspondence.pck import LIMITS, Tally, correct_plus, distances
 from naf_hub_correspondence.semantic import GRID, SemanticCorrespondence
-from naf_hub_correspondence.spair import SPairError
 from naf_hub_correspondence.squares import Square
 
 COLOURS = {0: (220, 30, 30), 1: (30, 220, 30), 2: (30, 30, 220), 3: (220, 220, 30)}
@@ -242,13 +241,13 @@ def hide_points(root: Path) -> None:
 )
 def test_what_is_wrong_with_the_data_is_one_line(spair, damage, message):
     damage(spair)
-    with pytest.raises(SPairError, match=message) as caught:
+    with pytest.raises(DatasetError, match=message) as caught:
         SemanticCorrespondence().evaluate("bilinear", spair, {"size": 32}, backbone="tiny_backbone")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_layout_says_what_is_expected_and_where_to_get_it(tmp_path):
-    with pytest.raises(SPairError, match=r"no folder .*JPEGImages; expected .*http.*eval homography"):
+    with pytest.raises(DatasetError, match=r"no folder .*JPEGImages; expected .*http.*eval homography"):
         SemanticCorrespondence().evaluate("bilinear", tmp_path, backbone="pico")
     for task in (SemanticCorrespondence(), GeometricCorrespondence()):
         with pytest.raises(ValueError, match="give backbone="):

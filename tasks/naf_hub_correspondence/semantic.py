@@ -15,13 +15,14 @@ from tqdm import tqdm
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
+from naf_hub.errors import DatasetError
 from naf_hub.images import read_image
 from naf_hub.reports import Report, Row, describe_environment
 from naf_hub.store import FeatureStore, maps_in
 
 from .matching import find_nearest
 from .pck import LIMITS, Tally, correct_plus, distances, metrics
-from .spair import Annotated, SPairError, find_pairs, read_annotation, read_pair
+from .spair import Annotated, find_pairs, read_annotation, read_pair
 from .squares import Square
 
 GRID = "backbone's grid"
@@ -86,7 +87,7 @@ class SemanticCorrespondence(Task):
             The row :data:`GRID` matches the backbone's own cells.
 
         Raises:
-            SPairError: the folder is not as expected, or a file of it is wrong; it is named.
+            DatasetError: the folder is not as expected, or a file of it is wrong; it is named.
             ImageError: a photo cannot be read.
             TypeError, ValueError: no backbone, or a setting that does not exist or makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
@@ -120,7 +121,7 @@ class SemanticCorrespondence(Task):
                         tallies[label].add(category, source, target, found)
                         bar.update()
         if not any(tally.plain[LIMITS[0]].pictures for tally in tallies.values()):
-            raise SPairError(f"no pair in {root} has a keypoint that both photos show")
+            raise DatasetError(f"no pair in {root} has a keypoint that both photos show")
         return Report(
             self.name,
             self.version,
@@ -194,7 +195,7 @@ class _Photos:
         image = read_image(photo.path)
         if image.shape[-2:] != photo.size:
             sizes = ["x".join(map(str, shape)) for shape in (image.shape[-2:], photo.size)]
-            raise SPairError(f"{photo.path} is {sizes[0]} pixels, its annotation says {sizes[1]}")
+            raise DatasetError(f"{photo.path} is {sizes[0]} pixels, its annotation says {sizes[1]}")
         image = Square(*photo.size).pad(image, self.size)[None].to(self.device)
         features = self.store.gather(model, self.backbone, [image[0]], [name])
         return image, features, maps_in(features)[0].shape[-1] if isinstance(model, _Unchanged) else self.size

@@ -11,17 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from naf_hub import NafHubError
+from naf_hub.errors import DatasetError
 
 ARCHIVE = "http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz"
 LAYOUT = (
     "DATA/JPEGImages/CATEGORY/*.jpg, DATA/ImageAnnotation/CATEGORY/*.json and "
     f"DATA/PairAnnotation/test/*:CATEGORY.json, as in {ARCHIVE}"
 )
-
-
-class SPairError(NafHubError, ValueError):
-    """The folder is not laid out as SPair-71k is, or a file of it does not say what it should."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +45,18 @@ def find_pairs(root: Path) -> dict[str, list[Path]]:
     """Files of the test pairs by category, each sorted by name.
 
     Raises:
-        SPairError: a folder is missing or holds no pair.
+        DatasetError: a folder is missing or holds no pair.
     """
     for part in ("JPEGImages", "ImageAnnotation", "PairAnnotation/test"):
         if not (root / part).is_dir():
-            raise SPairError(
+            raise DatasetError(
                 f"no folder {root / part}; expected {LAYOUT}. Without it: naf-hub eval homography"
             )
     found: dict[str, list[Path]] = {}
     for path in sorted((root / "PairAnnotation" / "test").glob("*:*.json")):
         found.setdefault(path.stem.rpartition(":")[2], []).append(path)
     if not found:
-        raise SPairError(f"no pair in {root / 'PairAnnotation' / 'test'}; expected {LAYOUT}")
+        raise DatasetError(f"no pair in {root / 'PairAnnotation' / 'test'}; expected {LAYOUT}")
     return dict(sorted(found.items()))
 
 
@@ -68,13 +64,13 @@ def read_pair(path: Path) -> tuple[str, str]:
     """Names of the source photo and the target photo of a pair; its own copies of keypoints are not used.
 
     Raises:
-        SPairError: unreadable, or without them.
+        DatasetError: unreadable, or without them.
     """
     data = _read(path)
     try:
         return str(data["src_imname"]), str(data["trg_imname"])
     except KeyError as error:
-        raise SPairError(f"{path}: no {error} in it; the pair files of {ARCHIVE} have one") from error
+        raise DatasetError(f"{path}: no {error} in it; the pair files of {ARCHIVE} have one") from error
 
 
 def read_annotation(root: Path, category: str, name: str) -> Annotated:
@@ -86,19 +82,19 @@ def read_annotation(root: Path, category: str, name: str) -> Annotated:
         name: of the photo's file.
 
     Raises:
-        SPairError: the annotation or the photo is missing, or the annotation is no such thing.
+        DatasetError: the annotation or the photo is missing, or the annotation is no such thing.
     """
     path = (root / "ImageAnnotation" / category / name).with_suffix(".json")
     photo = root / "JPEGImages" / category / name
     if not photo.is_file():
-        raise SPairError(f"no photo {photo}; expected {LAYOUT}")
+        raise DatasetError(f"no photo {photo}; expected {LAYOUT}")
     data = _read(path)
     try:
         points = {int(n): (float(p[0]), float(p[1])) for n, p in data["kps"].items() if p is not None}
         left, top, right, bottom = (float(value) for value in data["bndbox"])
         size = int(data["image_height"]), int(data["image_width"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise SPairError(
+        raise DatasetError(
             f"{path}: needs kps, bndbox, image_width and image_height as in {ARCHIVE} ({error!r})"
         ) from error
     return Annotated(photo, size, points, max(right - left, bottom - top))
@@ -108,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SPairError(f"{path} cannot be read ({error}); expected {LAYOUT}") from error
+        raise DatasetError(f"{path} cannot be read ({error}); expected {LAYOUT}") from error
     if not isinstance(data, dict):
-        raise SPairError(f"{path} holds no JSON object; expected {LAYOUT}")
+        raise DatasetError(f"{path} holds no JSON object; expected {LAYOUT}")
     return data
