@@ -34,6 +34,8 @@ class Upsampler(nn.Module):
         wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
         origin: record and weights, where it was loaded by name.
         guided: whether the image has any influence on the output.
+        learns_to_gather: whether :meth:`gather` has parameters that training learns. It is then called with gradients,
+            for each step anew; :meth:`reference` must take the backbone's last map alone, too.
         takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
     """
 
@@ -42,6 +44,7 @@ class Upsampler(nn.Module):
     wants: tuple[Want, ...] = (Want(),)
     origin: Origin | None = None
     guided: bool = True
+    learns_to_gather: bool = False
     takes_any_range: bool = False
 
     def gather(self, image: Tensor, backbone: nn.Module) -> Features:
