@@ -20,7 +20,7 @@ from naf_hub_reconstruction.course import ReconstructionCourse
 
 TRANSFORMER = {
     "backbone": "timm:vit_tiny_patch16_224",
-    "backbone_options": {"embed_dim": 16, "num_heads": 1, "depth": 2, "patch_size": 8, "class_token": False},
+    "backbone_options": {"embed_dim": 16, "num_heads": 1, "depth": 2, "patch_size": 8},
 }
 # The smallest of each: options, what else is set, and what the loss must fall to.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
@@ -37,6 +37,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "sapa": ({}, {}, 0.9),
     # It starts as bilinear interpolation, which leaves it less to gain.
     "dysample": ({}, {}, 0.99),
+    "featsharp": ({"resolution": 32, "window": 3}, {"down": [1.0], "lr": 5e-3}, 0.9),
     "vit_up": (
         {"channels": 16, "num_heads": 1, "depth": 2, "patch": 8, "hidden_size": 32, "query_size": 64, "rank": 2},
         {**TRANSFORMER, "lr": 5e-3},
@@ -139,11 +140,12 @@ def test_a_run_from_before_losses_were_settings_goes_on(picture: Path, tmp_path:
     [
         ({"loss": "huber"}, False, "terms: mse, l1, cosine"),
         ({"levels": 1, "pooled": 0.5}, False, "neither pooled"),
+        ({"pooled": 0.5, "upsampler": "featsharp", "down": [1.0]}, False, "and featsharp takes more"),
         ({"levels": 4}, False, "levels = 4: the smallest input of crop = 64 holds no patch"),
         ({"levels": 1, "views": 1}, True, "levels to 0"),
         ({"loss": "mse+0.1*blurred", "upsampler": "vit_up", **TRANSFORMER}, False, "a plain map, and vit_up"),
         ({"loss": "mse+0.1*blurred", "upsampler": "lift", **TRANSFORMER}, False, "a plain map, and lift"),
-        ({"views": 1, "upsampler": "vit_up", **TRANSFORMER}, True, "--cache-features cannot be used"),
+        ({"views": 1, "upsampler": "vit_up", **TRANSFORMER}, True, "leave --cache-features out"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, cache, message, picture: Path, tmp_path: Path):

@@ -35,7 +35,7 @@ class Upsampler(nn.Module):
         origin: record and weights, where it was loaded by name.
         guided: whether the image has any influence on the output.
         learns_to_gather: whether :meth:`gather` has parameters that training learns. It is then called with gradients,
-            for each step anew; :meth:`reference` must take the backbone's last map alone, too.
+            for each step anew.
         takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
     """
 
@@ -51,7 +51,8 @@ class Upsampler(nn.Module):
         """What :meth:`forward` takes as features, from a backbone: by default the maps in :attr:`wants`.
 
         This is the only place where an upsampler meets a backbone. A method that needs more than maps of the
-        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`.
+        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`. :meth:`reference` must then take
+        the last map alone, too, which training compares the output with.
 
         Args:
             image: (B, 3, H, W), RGB in [0, 1]; may have another size than the image that guides later.

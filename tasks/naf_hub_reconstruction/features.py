@@ -84,8 +84,12 @@ class Teacher:
         return each_map(Tensor.float, found)
 
     def target(self, images: Tensor) -> Tensor:
-        """Features (B, C, h, w) of images, in the space of the output."""
-        if not self.upsampler.learns_to_gather:
+        """Features (B, C, h, w) of images, in the space of the output.
+
+        Of an upsampler that gathers more than maps of the whole image, those of the backbone's last map: what is
+        gathered may have another grid, and its passes would be for nothing.
+        """
+        if takes_maps(self.upsampler):
             return self.upsampler.reference(self.features(images))
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.upsampler.reference(self.backbone(images).float())
@@ -170,7 +174,7 @@ class Teacher:
         image = crop.image[None].to(self.device)
         whole = self._halve(self.features(image), crop)
         maps = {
-            "target": self.upsampler.reference(each_map(lambda found: found[None].float(), whole))[0].half()
+            "target": self._cached_target(image, whole).half()
         }
         if not isinstance(whole, Tensor):  # of one map, the target is all there is
             maps |= _pack(WHOLE, whole)
@@ -182,6 +186,12 @@ class Teacher:
         self.cache.store(crop.path, crop.item, {**maps, "image": pixels}, inputs)
         return {**maps, **inputs[sizes.input], "image": pixels}
 
+    def _cached_target(self, image: Tensor, whole: Features) -> Tensor:
+        """The target (C, h, w) of one crop whose maps were rounded; of maps that give none, that of the crop."""
+        if not takes_maps(self.upsampler):
+            return self.target(image)[0]
+        return self.upsampler.reference(each_map(lambda found: found[None].float(), whole))[0]
+
     def _halve(self, features: Features, crop: Crop) -> Features:
         found = each_map(lambda one: one[0].half().cpu(), features)
         if not all(torch.isfinite(one).all() for one in maps_in(found)):
@@ -189,6 +199,11 @@ class Teacher:
                 f"{crop.path}: features leave the range of float16; train without --cache-features"
             )
         return found
+
+
+def takes_maps(upsampler: Upsampler) -> bool:
+    """Whether it gathers maps of the whole image and nothing else."""
+    return upsampler.gather_key == (upsampler.wants,)
 
 
 def cut(maps: Tensor, items: Sequence[Item]) -> Tensor:

@@ -23,7 +23,7 @@ from naf_hub.wants import Want
 from .cache import CropFeatures
 from .config import TrainConfig
 from .evaluate import Pair, held_out_pairs
-from .features import Teacher
+from .features import Teacher, takes_maps
 from .losses import CHANGES, Objective
 from .plan import Plan
 
@@ -146,12 +146,11 @@ def prepare_teachers(
 def _check_gathering(config: TrainConfig, upsampler: Upsampler, cached: bool) -> None:
     """Raise a :class:`ConfigError` where settings do not go with what the upsampler gathers of a backbone."""
     name = config.upsampler
-    if upsampler.learns_to_gather and (cached or config.pooled):
-        what = "--cache-features" if cached else "pooled"
-        raise ConfigError(f"{name} learns what it reads of the backbone, so that {what} cannot be used with it")
-    if Objective(config.loss).upsamples_target and (
-        upsampler.learns_to_gather or upsampler.gather_key != ((Want(),),)
-    ):
+    if upsampler.learns_to_gather and cached:
+        raise ConfigError(f"{name} learns what it reads of the backbone: leave --cache-features out")
+    if config.pooled and not takes_maps(upsampler):
+        raise ConfigError(f"pooled = {config.pooled}: averages maps of the whole image, and {name} takes more")
+    if Objective(config.loss).upsamples_target and upsampler.gather_key != ((Want(),),):
         raise ConfigError(
             f"loss = {config.loss!r}: {' and '.join(CHANGES)} upsample the target, a plain map, and {name} takes more"
         )
