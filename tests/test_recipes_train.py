@@ -17,6 +17,7 @@ from naf_hub.training.run import Run
 from naf_hub.training.settings import ConfigError, build
 from naf_hub_reconstruction.config import TrainConfig, read_recipe
 from naf_hub_reconstruction.course import ReconstructionCourse
+from naf_hub_reconstruction.preparation import freeze_idle
 
 TRANSFORMER = {
     "backbone": "timm:vit_tiny_patch16_224",
@@ -100,6 +101,22 @@ def test_adapters_learn_and_held_out_features_follow_them(picture: Path, tmp_pat
     after = run.model.adapters.state_dict()
     assert all(not torch.equal(before[key], after[key]) for key in before if key.endswith("lora_A"))
     assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in frozen.items())
+
+
+@pytest.mark.parametrize("name", ["jafar", "vit_up"])
+def test_what_a_method_never_uses_keeps_no_process_waiting(name: str, picture: Path, tmp_path: Path):
+    options, more, _ = CASES[name]
+    changes = {**more, "upsampler": name, "upsampler_options": options, "steps": 2, "batch": 1}
+    run = prepare_run(picture, tmp_path / "run", **changes)
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    freeze_idle(run.model, next(iter(run.course.teachers.values())).backbone)
+    assert run.model.training
+    assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
+    run.run()
+    parameters = dict(run.model.named_parameters())
+    assert {key for key, p in parameters.items() if p.requires_grad} == {
+        key for key, p in parameters.items() if p.grad is not None
+    } < set(parameters)
 
 
 def test_levels_are_pictures_of_half_the_side_each_guided_by_itself(picture: Path, tmp_path: Path):

@@ -24,6 +24,7 @@ from .losses import Objective
 from .plan import Steps
 from .preparation import (
     cropping_of,
+    freeze_idle,
     held_out_files,
     load_backbones,
     prepare_model,
@@ -69,7 +70,10 @@ class ReconstructionCourse:
         self.files = find_training_images(settings.images, self.out)
         self.held_out = held_out_files(settings, self.files, self.out)
         backbones = load_backbones(settings)
-        upsampler = prepare_model(settings, device, next(iter(backbones.values())))
+        first = next(iter(backbones.values()))
+        upsampler = prepare_model(settings, device, first)
+        if share.processes > 1:
+            freeze_idle(upsampler, first.to(device))
         self.teachers, self.plan, self.facts = prepare_teachers(
             settings, self.files, device, self.cache_features, upsampler, backbones
         )

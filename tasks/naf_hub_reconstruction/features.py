@@ -173,9 +173,7 @@ class Teacher:
         # One crop at a time: a batch would round differently with its neighbours.
         image = crop.image[None].to(self.device)
         whole = self._halve(self.features(image), crop)
-        maps = {
-            "target": self._cached_target(image, whole).half()
-        }
+        maps = {"target": self._cached_target(image, whole).half()}
         if not isinstance(whole, Tensor):  # of one map, the target is all there is
             maps |= _pack(WHOLE, whole)
         inputs = {

@@ -113,7 +113,9 @@ def parse_loss(text: str) -> tuple[Term, ...]:
     for part in text.split("+"):
         weight, times, name = part.rpartition("*")
         if name.strip() not in TERMS:
-            raise ConfigError(f"loss = {text!r}: there is no term {name.strip()!r}; terms: {', '.join(TERMS)}")
+            raise ConfigError(
+                f"loss = {text!r}: there is no term {name.strip()!r}; terms: {', '.join(TERMS)}"
+            )
         try:
             factor = float(weight) if times else 1.0
         except ValueError:

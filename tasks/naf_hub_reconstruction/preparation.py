@@ -149,7 +149,9 @@ def _check_gathering(config: TrainConfig, upsampler: Upsampler, cached: bool) ->
     if upsampler.learns_to_gather and cached:
         raise ConfigError(f"{name} learns what it reads of the backbone: leave --cache-features out")
     if config.pooled and not takes_maps(upsampler):
-        raise ConfigError(f"pooled = {config.pooled}: averages maps of the whole image, and {name} takes more")
+        raise ConfigError(
+            f"pooled = {config.pooled}: averages maps of the whole image, and {name} takes more"
+        )
     if Objective(config.loss).upsamples_target and upsampler.gather_key != ((Want(),),):
         raise ConfigError(
             f"loss = {config.loss!r}: {' and '.join(CHANGES)} upsample the target, a plain map, and {name} takes more"
@@ -175,3 +177,19 @@ def prepare_model(config: TrainConfig, device: torch.device, backbone: Backbone)
     model.requires_grad_(True)  # load() freezes
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+
+
+def freeze_idle(model: Upsampler, backbone: Backbone) -> None:
+    """Take parameters that the method carries and never uses out of training: processes that share gradients would
+    wait for theirs. The method is tried once, on noise."""
+    training = model.training
+    device = next(model.parameters()).device
+    side = 4 * backbone.patch_size
+    image = torch.rand(1, 3, side, side, device=device)
+    features = model.eval().gather(image, backbone)
+    grid = model.reference(features).shape[-2:]
+    model(image, features, (16 * grid[0], 16 * grid[1])).sum().backward()  # far enough for layers of later steps
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    model.train(training)
