@@ -23,6 +23,10 @@ class ImageError(NafHubError, ValueError):
     """An image file cannot be read or is no image."""
 
 
+class DatasetError(NafHubError, ValueError):
+    """A data set is not laid out as expected, or its parts do not fit each other; the message names folder or file."""
+
+
 class NotEnoughMemoryError(NafHubError, MemoryError):
     """Something will not fit into memory; the message says how much it needs and how much is free."""
 

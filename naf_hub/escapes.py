@@ -10,6 +10,8 @@ from typing import Any
 MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<>|~"}
 ADDRESS = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]+", re.ASCII)
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+# How a path begins that says where on a machine things lie.
+PLACE = re.compile(r"/|~|\\\\|[A-Za-z]:[/\\]|\.\.[/\\]")
 
 
 def one_line(text: str) -> str:
@@ -55,6 +57,30 @@ def _escaped(character: str) -> str:
         return character
     point = 0xFFFD if 0xD800 <= ord(character) < 0xE000 else ord(character)
     return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def portable(value: Any) -> Any:
+    """A setting, or a list or table of them, that does not say where on this machine things lie.
+
+    Of paths that are absolute or lead out of the working folder, the weights in ``NAME=PATH`` too, the last name stays,
+    with what is a pattern behind it: ``/data/mine/photos/*.jpg`` becomes ``photos/*.jpg``.
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    name, _, path = value.partition("=")
+    if PLACE.match(value):
+        return _last_name(value)
+    return f"{name}={_last_name(path)}" if PLACE.match(path) else value
+
+
+def _last_name(path: str) -> str:
+    names = [name for name in re.split(r"[/\\]", path) if name]
+    patterns = (number for number, name in enumerate(names) if set("*?[") & set(name))
+    return "/".join(names[max(0, next(patterns, len(names)) - 1) :])
 
 
 def toml_table(settings: Mapping[str, Any]) -> str:

@@ -215,6 +215,19 @@ allow_changed_images_option = click.option(
 )  # fmt: skip
 
 
+def continuation_options(command: F) -> F:
+    """``--resume``, ``--extend`` and ``--allow-changed-images``, as :class:`naf_hub.training.run.Run` takes them."""
+    for option in (
+        allow_changed_images_option,
+        click.option("--extend", is_flag=True,
+                     help="Resume with more steps than the run was started with; rates from there on are those of "
+                          "the longer run."),
+        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def restorer_option(
     default: str | None = None,
     *,

@@ -60,8 +60,9 @@ class Row:
     Attributes:
         label: unique in its report.
         values: figures by name of the metric; ``None`` where there is none.
-        upsampler, weights, backbone: what was compared; ``weights`` is ``None`` for random ones and for methods
-            without, ``backbone`` is ``None`` where none took part.
+        upsampler, weights, backbone: what was compared, the first by its name (that of a restorer in a report of
+            those); ``weights`` is ``None`` for random ones and for methods without, ``backbone`` is ``None`` where
+            none took part.
         note: a remark for the last column of tables.
         extras: plain data that is no column, such as losses and scores per class.
     """
@@ -97,6 +98,7 @@ class Report:
         environment: software and machine, see :func:`describe_environment`.
         created: UTC time, ISO 8601.
         heading: a line above tables.
+        kind: of what the rows compare, which heads their first column.
     """
 
     task: str
@@ -111,6 +113,7 @@ class Report:
         default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     )
     heading: str = ""
+    kind: str = "upsampler"
 
     def __post_init__(self) -> None:
         # As JSON would give them back, so that a report equals the one read from its file.
@@ -204,7 +207,7 @@ class Report:
     def cells(self) -> list[list[str]]:
         """Heading and rows as text; a last column of notes where there are some."""
         notes = any(row.note for row in self.rows)
-        header = ["upsampler", *(metric.heading for metric in self.metrics), *(["note"] if notes else [])]
+        header = [self.kind, *(metric.heading for metric in self.metrics), *(["note"] if notes else [])]
         body = [
             [
                 row.label,
@@ -230,12 +233,10 @@ class Report:
         return "\n".join([*([self.heading] if self.heading else []), *lines])
 
     def csv(self) -> str:
-        """Comma-separated values at full precision: label, upsampler, weights, backbone, metrics by name, note."""
+        """Comma-separated values at full precision: label, kind, weights, backbone, metrics by name, note."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(
-            ["label", "upsampler", "weights", "backbone", *(m.name for m in self.metrics), "note"]
-        )
+        writer.writerow(["label", self.kind, "weights", "backbone", *(m.name for m in self.metrics), "note"])
         for row in self.rows:
             values = [row.values.get(metric.name) for metric in self.metrics]
             writer.writerow([row.label, row.upsampler, row.weights, row.backbone, *values, row.note])

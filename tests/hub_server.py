@@ -175,6 +175,6 @@ def start(code: str, hub: Hub, tmp_path: Path, **environment: str) -> subprocess
 def run(code: str, hub: Hub, tmp_path: Path, **environment: str) -> tuple[str, str]:
     """(standard output, last line of standard error but for terms of weights) of a snippet in its own process."""
     process = start(code, hub, tmp_path, **environment)
-    output, errors = process.communicate(timeout=90)
+    output, errors = process.communicate(timeout=250)
     lines = [line for line in errors.strip().splitlines() if "not free for every use" not in line]
     return output.strip(), (lines or [""])[-1]

@@ -14,11 +14,11 @@ from reconstruction_world import BACKBONE
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.errors import DatasetError
 from naf_hub.reports import Report
 from naf_hub_probing.boundaries import Boundaries, read_pairs
 from naf_hub_probing.boundary_scores import Drawn, matched, score_edges
 from naf_hub_probing.edges import Edges, find_edges, structure
-from naf_hub_probing.folders import DatasetError
 
 
 def step(angle: float, size: int = 40) -> torch.Tensor:

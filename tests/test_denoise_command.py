@@ -105,7 +105,7 @@ def test_restored_photos_are_photos_for_others_but_not_restored_again(tmp_path: 
 @pytest.mark.parametrize(
     ("mode", "size", "kept"),
     [("L", (20, 14), "L"), ("LA", (20, 14), "LA"), ("RGBA", (20, 14), "RGBA"), ("RGB", (1, 1), "RGB"),
-     ("RGB", (31, 2), "RGB"), ("CMYK", (9, 8), "RGB"), ("P", (9, 8), "RGB")],
+     ("RGB", (31, 2), "RGB"), ("RGB", (3, 5), "RGB"), ("CMYK", (9, 8), "RGB"), ("P", (9, 8), "RGB")],
 )  # fmt: skip
 def test_kinds_and_sizes_of_photos(tmp_path: Path, mode: str, size: tuple[int, int], kept: str) -> None:
     if mode == "P":
@@ -206,3 +206,9 @@ def test_weights_that_are_not_there_are_one_line(tmp_path: Path) -> None:
     result = run(draw(tmp_path / "a.png"), "-o", tmp_path / "out", "--restorer", "ircnn")
     assert result.exit_code == 1
     assert "restorer 'ircnn' has no default weights" in result.stderr
+    assert (
+        "train some: naf-hub train denoising PHOTOS --restorer ircnn --out RUN, then --weights RUN/best"
+        in result.stderr
+    )
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -50,6 +53,17 @@ def test_other_sizes_are_padded_by_their_border(name: str, multiple: int):
     model, image = small(name), torch.rand(1, 3, 13, 18)
     padded = torch.nn.functional.pad(image, (0, -18 % multiple, 0, -13 % multiple), mode="replicate")
     assert torch.equal(model(image), model(padded)[..., :13, :18])
+
+
+def test_parameters_of_the_docs_and_of_the_paper():
+    page = (Path(__file__).parent.parent / "docs" / "denoise.md").read_text(encoding="utf-8")
+    counted = dict(re.findall(r"^\| `(\w+)` \| ([\d,]{5,}) \|", page, re.MULTILINE))
+    paper = dict(re.findall(r"^\| `(\w+)` \| (\d+\.\d\d) \|", page, re.MULTILINE))
+    for name in SMALL:
+        with torch.device("meta"):
+            model = naf_hub.load_restorer(name, weights=None)
+        count = sum(p.numel() for p in model.parameters())
+        assert (counted[name], paper[name]) == (f"{count:,}", f"{count / 1e6:.2f}")
 
 
 def test_half_precision_images_pass_through_models_of_full_precision():

@@ -15,7 +15,7 @@ import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.training.course import Share
 from naf_hub.training.settings import ConfigError, build
-from naf_hub_restoration.denoising_config import TrainConfig
+from naf_hub_restoration.denoising_config import RECIPES, TrainConfig
 from naf_hub_restoration.likeness import gaussian_line, paper_ssim, psnr, skimage_ssim
 from naf_hub_restoration.losses import loss_terms, restoration_loss
 from naf_hub_restoration.noise import Noise, gaussian, parse_level, salt_and_pepper
@@ -115,6 +115,56 @@ def test_batches_are_functions_of_the_step_and_processes_share_an_epoch(tmp_path
     assert not torch.equal(shared[0][0].noisy - shared[0][0].clean, shared[1][0].noisy - shared[1][0].clean)
 
 
+def test_recipes_of_the_comparison_differ_in_what_is_compared_alone():
+    settings = {name: build(TrainConfig, RECIPES.read(name)).to_dict() for name in RECIPES.names()}
+    assert settings.pop("naf-denoiser-paper") == {**TrainConfig().to_dict(), "precision": "bf16"}
+    first = settings["naf-denoiser-gaussian"]
+    assert {name: {key for key in first if first[key] != found[key]} for name, found in settings.items()} == {
+        "naf-denoiser-gaussian": set(), "naf-denoiser-salt-and-pepper": {"noise"}, "dncnn": {"restorer"},
+        "ircnn": {"restorer"}, "rednet": {"restorer"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--recipe", "dncnn"], {"width": 8, "depth": 3}),
+        (["--recipe", "ircnn", "--sigma", "0.2"], {"width": 8}),
+        (["--recipe", "rednet"], {"width": 8, "depth": 3}),
+        (["--restorer", "restormer", "--noise", "salt_and_pepper", "--p", "0.1:0.5"],
+         {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1}),
+        (["--recipe", "naf-denoiser-salt-and-pepper", "--p", "0.2"], {"dim": 16, "num_blocks": 1, "kernel_size": 3}),
+    ],
+)  # fmt: skip
+def test_every_restorer_trains(tmp_path, arguments, options):
+    draw_pictures(tmp_path / "pictures", 2)
+    settings = {"crop": 16, "resize": 0, "steps": 2, "batch": 1, "preview_every": 0}
+    settings |= {f"restorer_options.{key}": value for key, value in options.items()}
+    found = run(
+        "train", "denoising", str(tmp_path / "pictures"), "--out", str(tmp_path / "run"), "--device", "cpu", "--json",
+        *arguments, *(f"--set={key}={value}" for key, value in settings.items()),
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    name = arguments[1] if arguments[1] in naf_hub.list_restorers() else "naf_denoiser"
+    summary = json.loads(found.output[found.output.index("{") :])
+    model = naf_hub.load_restorer(name, weights=summary["weights"])
+    assert model(torch.rand(1, 3, 9, 8)).shape == (1, 3, 9, 8)
+    level = {"--sigma": "gaussian 0.2", "--p": f"salt_and_pepper {arguments[-1]}"}.get(
+        arguments[-2], "gaussian 0.1:0.5"
+    )
+    assert f"({level})" in (tmp_path / "run" / "weights" / "README.md").read_text()
+
+
+def test_the_level_is_that_of_the_noise_of_the_recipe(tmp_path):
+    found = run("train", "denoising", "x.png", "--recipe", "naf-denoiser-salt-and-pepper", "--sigma", "0.2",
+                "--out", str(tmp_path))  # fmt: skip
+    assert found.exit_code == 2
+    assert "the level of salt_and_pepper noise is given by --probability" in found.output
+    found = run("train", "denoising", "x.png", "--recipe", "naf", "--out", str(tmp_path))
+    assert found.exit_code == 1
+    assert "no recipe 'naf'; shipped ones: dncnn, ircnn, naf-denoiser-gaussian, " in found.output
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The summary of a short run on pictures, its folder, and pictures that it did not see."""
@@ -145,6 +195,8 @@ def test_training_takes_noise_away(trained):
     assert any("broken.png" in path for path in summary["skipped"])
     card = (folder / "run" / "best" / "README.md").read_text()
     assert "gaussian 0.3:0.5" in card
+    assert "9 images of `pictures`" in card
+    assert str(folder) not in card + (folder / "run" / "best" / "config.json").read_text()
     assert "scikit-image" in card
     model = naf_hub.load_restorer("naf_denoiser", weights=str(folder / "run" / "best"))
     assert model(torch.rand(1, 3, 9, 8)).shape == (1, 3, 9, 8)
@@ -195,6 +247,7 @@ def test_whole_images_of_different_sizes(tmp_path):
     )
     assert report.data["images"] == 2
     assert report["noisy"].values["psnr"] is not None
+    assert report.table().splitlines()[1].startswith("restorer ")
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.errors import DatasetError
 from naf_hub.reports import Report
 from naf_hub_probing.depth import Depth
 from naf_hub_probing.depth_folders import DepthFolder, read_depth
 from naf_hub_probing.depth_losses import DepthLoss, ReadOut, gradient_loss, scale_invariant_loss
 from naf_hub_probing.depth_metrics import align, depth_figures, eigen_crop
 from naf_hub_probing.nyu import NyuPairs
-from naf_hub_probing.pairs import DatasetError
 
 GOLDENS = Path(__file__).parent / "goldens"
 HEAD, LOSSES, METRICS = (

@@ -44,7 +44,7 @@ def test_both_stages_and_their_figures(tmp_path, install_plugin):
     ]
     assert sum("tiny_backbone: " in line for line in lines) == 2
     config = json.loads((tmp_path / "out" / "stage2" / "weights" / "config.json").read_text())
-    assert config["provenance"]["config"]["init"].endswith("stage1/weights")
+    assert config["provenance"]["config"]["init"] == "weights", "no path of this machine"
     again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0, again.stderr
     assert "stage 2: 2 steps" in again.stdout

@@ -194,7 +194,7 @@ def test_a_host_of_many_silent_addresses_is_told_once(monkeypatch: pytest.Monkey
 def test_two_processes_at_once_fetch_one_file(hub, tmp_path, published):
     hub.repos[REPO] = published
     both = [start(FETCH, hub, tmp_path) for _ in range(2)]
-    outputs = {process.communicate(timeout=90)[0].strip() for process in both}
+    outputs = {process.communicate(timeout=250)[0].strip() for process in both}
     assert len(outputs) == 1
     path = Path(outputs.pop())
     assert path.read_bytes() == published["model.safetensors"]
@@ -287,7 +287,7 @@ def test_without_a_published_checksum_the_first_use_is_recorded_and_said(hub, tm
 def test_two_processes_at_once_download_once(hub, tmp_path, pickle_bytes):
     hub.plain["/naf.pth"] = pickle_bytes
     both = [start(f"print(fetch({record(hub, pickle_bytes)}, 'naf'))", hub, tmp_path) for _ in range(2)]
-    outputs = {process.communicate(timeout=90)[0].strip() for process in both}
+    outputs = {process.communicate(timeout=250)[0].strip() for process in both}
     assert len(outputs) == 1
     assert hub.requests("GET") == ["/naf.pth"]
 

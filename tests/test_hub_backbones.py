@@ -160,7 +160,7 @@ def test_releases_become_safetensors_in_the_cache_and_then_open_no_socket(hub, t
     # The recorded inputs are normalised already.
     code = features({name: {} for name in expected}, out, images).replace(")(images", ").extract(images")
     process = start(code, hub, tmp_path)
-    output, errors = process.communicate(timeout=90)
+    output, errors = process.communicate(timeout=250)
     assert output.strip() == "done", errors
     assert errors.count("recorded sha256") == len(hub.plain), errors
     for name, (source, key) in expected.items():
@@ -228,7 +228,7 @@ def test_dropped_connections_are_resumed(hub, tmp_path):
     process = start(
         f"{load}\n{LOAD_CAPI}", hub, tmp_path, HF_HUB_DISABLE_PROGRESS_BARS="0", TQDM_POSITION="-1"
     )
-    output, errors = process.communicate(timeout=90)
+    output, errors = process.communicate(timeout=250)
     assert output.split() == ["192", "64"], errors
     for bar in ("model.safetensors", "capi_vitl14_lvd.pth"):
         assert re.search(rf"{re.escape(bar)}:\s+\d+%", errors), errors
@@ -279,7 +279,7 @@ def test_two_processes_at_once(hub, tmp_path):
     code = f"{LOAD}\n{LOAD_CAPI}\nprint(naf_hub.load_backbone('small_franca_b').embed_dim)"
     both = [start(code, hub, tmp_path) for _ in range(2)]
     for process in both:
-        output, errors = process.communicate(timeout=90)
+        output, errors = process.communicate(timeout=250)
         assert output.split() == ["48", "64", "64"], errors
     assert not list((tmp_path / "home").rglob("*.incomplete"))
     assert hub.requests("GET").count(CAPI) == hub.requests("GET").count(FRANCA) == 1

@@ -83,11 +83,12 @@ def test_guidance_in_rows(size, memory):
     image = torch.randn(1, 3, *size)
     branch = size[0] * size[1] * 16 * 4
     budget = {"none held": branch, "context held": branch * 3 // 2, "all held": branch * 4}[memory]
-    guidance = GuidanceRows(model.image_encoder, image[0], budget)
+    guidance = GuidanceRows.within(model.image_encoder, image, budget)
     expected = model.queries(image)[0]
     for start in range(0, size[0], 7):
         stop = min(start + 7, size[0])
-        assert (guidance.rows(start, stop) - expected[start:stop]).abs().max() < 2e-5
+        found = model.rope(guidance.rows(start, stop), within=(start, size[0]))[0]
+        assert (found - expected[start:stop]).abs().max() < 2e-5
 
 
 def test_what_is_computed_again_is_not_held():

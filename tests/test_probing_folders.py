@@ -14,16 +14,12 @@ from torch import Tensor
 
 import naf_hub
 from naf_hub import Backbone
+from naf_hub.errors import DatasetError
+from naf_hub.labels import IGNORE, read_classes, read_label
 from naf_hub.store import FeatureStore
 from naf_hub_probing.features import CellStatistics, SplitFeatures, survey
-from naf_hub_probing.folders import (
-    IGNORE,
-    DatasetError,
-    LabelledImage,
-    SegmentationFolder,
-    read_classes,
-    read_label,
-)
+from naf_hub_probing.folders import SegmentationFolder
+from naf_hub_probing.pairs import LabelledImage
 from naf_hub_probing.transforms import Geometry
 
 CLASSES = {"classes": [{"id": 4, "name": "sky"}, {"id": 7, "name": "road"}], "ignore_index": 255}

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naf_hub import Backbone, Normalize, Promises, Upsampler
+from naf_hub.confusion import Confusion
 from naf_hub_probing.head import upsampled_scores
-from naf_hub_probing.metrics import BANDS, Confusion, Scores, boundary_band, predict
+from naf_hub_probing.metrics import BANDS, Scores, boundary_band, predict
 
 GOLDEN = load_file(Path(__file__).parent / "goldens" / "segmentation_metrics.safetensors")
 CLASSES = 7

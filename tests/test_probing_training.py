@@ -28,9 +28,9 @@ from naf_hub_probing.course import (
     forget_checkpoints,
     plan_epochs,
 )
-from naf_hub_probing.folders import LabelledImage
 from naf_hub_probing.head import LinearHead
 from naf_hub_probing.material import batch_scores, choose_pixels
+from naf_hub_probing.pairs import LabelledImage
 
 GOLDEN = load_file(Path(__file__).parent / "goldens" / "segmentation_probe_training.safetensors")
 LABELS = torch.where(GOLDEN["labels"] == 255, -1, GOLDEN["labels"].long())

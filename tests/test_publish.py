@@ -371,11 +371,15 @@ def test_base_models(backbones, expected):
 
 
 def test_local_paths():
-    assert local_paths({"a": ["/x", {"b": "~/y"}], "c": "C:\\z", "d": "here/w", "e": 3}) == [
-        "/x",
-        "~/y",
-        "C:\\z",
-    ]
+    data = {
+        "a": ["/x", {"b": "~/y"}],
+        "c": "C:\\z",
+        "d": "here/w",
+        "e": 3,
+        "f": "pico=/w/best",
+        "g": "pico=hf://a/b",
+    }
+    assert local_paths(data) == ["/x", "~/y", "C:\\z", "pico=/w/best"]
 
 
 # --- refusals --------------------------------------------------------------------------------------------

@@ -114,9 +114,11 @@ def test_what_a_method_never_uses_keeps_no_process_waiting(name: str, picture: P
     assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
     run.run()
     parameters = dict(run.model.named_parameters())
-    assert {key for key, p in parameters.items() if p.requires_grad} == {
-        key for key, p in parameters.items() if p.grad is not None
-    } < set(parameters)
+    assert (
+        {key for key, p in parameters.items() if p.requires_grad}
+        == {key for key, p in parameters.items() if p.grad is not None}
+        < set(parameters)
+    )
 
 
 def test_levels_are_pictures_of_half_the_side_each_guided_by_itself(picture: Path, tmp_path: Path):

@@ -60,6 +60,21 @@ def test_it_says_data_time_hardware_and_figures():
     assert ModelCard(text).data.library_name == "naf-hub"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_it_does_not_say_where_things_lie():
+    teacher, place = "timm:resnet18=/home/me/w/resnet18.safetensors", "/home/me"
+    text = card(
+        {
+            "images": (f"{place}/photos/train", "~/more/*.jpg"), "held_out": ("../mine/val/",), "backbone": (teacher,),
+            "init": f"{place}/run/best",
+        },
+        held_out={teacher: FIGURES},
+    )  # fmt: skip
+    assert not re.search(r"/home|\bme\b|~|\.\.", text)
+    for words in ("images of `train`, `more/*.jpg`", "trained on: `val`", "`timm:resnet18=resnet18.safetensors`",
+                  'init = "best"'):  # fmt: skip
+        assert words in text, words
+
+
 def test_without_held_out_images_it_says_that_nothing_is_known():
     assert "nothing is known of how good" in card()
 

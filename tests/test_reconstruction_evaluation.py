@@ -170,7 +170,11 @@ def test_limit_and_unusable_images(pictures):
         (["--upsampler", "bilineer", "--images", "pictures"], 2, "bilinear"),
         (["--upsampler", "naf=nowhere", "--images", "pictures"], 1, "nowhere"),
         (["--upsampler", "bilinear=foo", "--images", "pictures"], 2, "no weights to choose"),
-        (["--upsampler", "bilinear", "--images", "pictures", "--device", "cuda:99"], 1, "cuda:99 is not there"),
+        (
+            ["--upsampler", "bilinear", "--images", "pictures", "--device", "cuda:99"],
+            1,
+            "cuda:99 is not there",
+        ),
     ],
 )
 def test_bad_usage(pictures, arguments, status, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_csv_keeps_all_digits():
         "miou": "61.25", "seconds": "0.5", "note": "a|b & c",
     }  # fmt: skip
     assert rows[1]["seconds"] == rows[1]["weights"] == ""
+
+
+def test_the_kind_of_what_is_compared_heads_the_first_column():
+    report = dataclasses.replace(make(), kind="restorer")
+    assert Report.from_json(report.to_json()) == report
+    assert report.cells()[0][0] == "restorer"
+    assert report.csv().startswith("label,restorer,weights,")
+    older = json.loads(make().to_json())
+    del older["kind"]
+    assert Report.from_json(json.dumps(older)).kind == "upsampler"
 
 
 def test_markdown_and_latex_are_escaped():

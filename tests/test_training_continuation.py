@@ -140,20 +140,21 @@ def test_other_names_and_checkpoints_of_earlier_versions(pictures):
     assert compare_facts(found, {**found, "other": {"a": "2"}}) == ["other"]
 
 
-def test_the_command_hands_its_options_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["reconstruction", "denoising"])
+def test_the_command_hands_its_options_on(tmp_path, monkeypatch, task):
     seen = {}
 
     class Recorded:
         main = False
 
         def __init__(self, course, out, **options):
-            seen.update(options, out=course.out)
+            seen.update(options, out=out)
 
         def run(self):
             return {}
 
     monkeypatch.setattr("naf_hub.training.run.Run", Recorded)
-    arguments = ["train", "reconstruction", "--images", str(tmp_path), "--out", str(tmp_path / "run")]
+    arguments = ["train", task, "--images", str(tmp_path), "--out", str(tmp_path / "run")]
     done = CliRunner().invoke(cli, [*arguments, "--extend", "--allow-changed-images", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert seen["out"] == str(tmp_path / "run")

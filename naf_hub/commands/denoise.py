@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ..contenders import Contender
+from ..errors import WeightsError
 from ..options import (
     device_option,
     json_option,
@@ -46,6 +48,7 @@ def denoise_command(
     from ..image_files import search_images
 
     (chosen,) = parse_restorers([restorer], weights, options)
+    _need_weights(chosen)
     estimate = noise_estimator() if sigma else None
     found = search_images(images, without=[out], restored=False)
     if found.left_out:
@@ -57,6 +60,17 @@ def denoise_command(
         return restore_file(model, photo, missing, settings, place, estimate)
 
     return PhotoBatch(make, found, Path(out), settings, force).run_all("denoised", _describe, as_json=as_json)
+
+
+def _need_weights(chosen: Contender) -> None:
+    """Say what to do where no weights were named and none are the default."""
+    record = chosen.record
+    if chosen.weights == "default" and record.learned and "default" not in record.weights:
+        named = f"one of {', '.join(record.weights)}, " if record.weights else ""
+        raise WeightsError(
+            f"restorer {record.name!r} has no default weights; give --weights {named}a path or hf://owner/repo, or "
+            f"train some: naf-hub train denoising PHOTOS --restorer {record.name} --out RUN, then --weights RUN/best"
+        )
 
 
 def _describe(result: dict[str, Any]) -> str:

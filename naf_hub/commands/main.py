@@ -103,7 +103,19 @@ def eval_group() -> None:
 
 
 def _add_commands() -> None:
-    from . import bench, convert, demo, denoise, export, new_plugin, pin, publish, registered, upsample
+    from . import (
+        bench,
+        convert,
+        demo,
+        denoise,
+        export,
+        leaderboard,
+        new_plugin,
+        pin,
+        publish,
+        registered,
+        upsample,
+    )
 
     for command in (
         registered.list_command,
@@ -112,6 +124,7 @@ def _add_commands() -> None:
         upsample.upsample_command,
         denoise.denoise_command,
         bench.bench_command,
+        leaderboard.leaderboard_command,
         demo.demo_command,
         convert.convert_command,
         export.export_command,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UnknownNameError
-from ..escapes import code, link, one_line, plain, quoted
+from ..escapes import code, link, one_line, plain, portable, quoted
 from ..kinds import kind_of
 from ..records import BackboneRecord, Record
 from ..registry import registry
@@ -100,9 +100,9 @@ def base_models(config: Mapping[str, Any]) -> list[str]:
 
 
 def local_paths(data: Any) -> list[str]:
-    """Absolute paths among the strings of plain data: they tell a stranger about the machine of the author."""
+    """Paths of this machine among the strings of plain data: they tell a stranger about the machine of the author."""
     if isinstance(data, str):
-        return [data] if re.match(r"/|~|[A-Za-z]:[\\/]", data) else []
+        return [data] if portable(data) != data else []
     values = data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ()
     return list(dict.fromkeys(path for value in values for path in local_paths(value)))
 

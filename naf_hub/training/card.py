@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..escapes import code, plain, toml_table
+from ..escapes import code, plain, portable, toml_table
 from .hardware import describe_hardware
 
 
 def training_section(settings: Mapping[str, Any], summary: Mapping[str, Any], examples: str) -> str:
-    """Markdown: steps, their size, time, every setting as TOML.
+    """Markdown: steps, their size, time, every setting as TOML, of paths the last name alone.
 
     Args:
         settings: as plain data, see :meth:`naf_hub.training.settings.RunSettings.to_dict`.
@@ -23,7 +23,7 @@ def training_section(settings: Mapping[str, Any], summary: Mapping[str, Any], ex
 {summary["steps"]} steps of {size} {examples} in {duration(summary["seconds"])}. Every setting:
 
 ```toml
-{toml_table(settings)}
+{toml_table(portable(settings))}
 ```"""
 
 

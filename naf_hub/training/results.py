@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..atomic import atomic_file, atomic_folder
 from ..errors import WeightsError
+from ..escapes import portable
 from ..weights.files import read_config, save_weights
 from ..weights.hub import CONFIG, FILE
 from .board import Board
@@ -186,7 +187,7 @@ class Results:
                     exported.weights,
                     name=exported.name,
                     options=dict(exported.options),
-                    provenance={**whole, "skipped": len(summary["skipped"]), "config": config},
+                    provenance=portable({**whole, "skipped": len(summary["skipped"]), "config": config}),
                     card=self.course.card(whole),
                 )
                 files = [path.name for path in made.iterdir()]

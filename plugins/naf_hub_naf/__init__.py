@@ -21,6 +21,8 @@ WEIGHTS = {
         summary="The authors' release, trained on features of DINOv3 ViT-B/16.",
     ),
 }
+# Named after noise and levels, such as gaussian_0.1_0.5; "default" is what ``naf-hub denoise`` takes.
+DENOISER_WEIGHTS: dict[str, Weights] = {}
 
 
 @hookimpl
@@ -55,6 +57,7 @@ def register_restorers(register):
             summary="NAF at ratio 1: noisy pixels averaged over windows of 15 x 15, by weights from the image.",
             target="naf_hub_naf.denoiser:NAFDenoiser",
             paper=PAPER,
+            weights=DENOISER_WEIGHTS,
             degradations="Gaussian and salt-and-pepper noise, by its training",
             trainable=True,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ class NAFDenoiser(Restorer):
         guide = self.normalize(image).to(self.image_encoder.encoder.stem.weight.dtype)
         if self._streams(guide):
             with torch.no_grad():
-                return torch.stack([self._stream(g, v) for g, v in zip(guide, image, strict=True)])
+                return torch.stack([self._stream(g, v) for g, v in zip(guide.split(1), image, strict=True)])
         queries = self.queries(guide)
         with autocast_off(image.device):
             values = image.permute(0, 2, 3, 1).to(queries.dtype)
@@ -85,10 +87,13 @@ class NAFDenoiser(Restorer):
     def queries(self, guide: Tensor) -> Tensor:
         """Queries and keys (B, H, W, C), at least float32, of an ImageNet-normalised image (B, 3, H, W)."""
         maps = self.image_encoder(guide, (guide.shape[-2], guide.shape[-1])).permute(0, 2, 3, 1)
-        rope = self.image_encoder.rope
-        assert rope is not None
         with autocast_off(guide.device):
-            return rope(maps, overwrite=not maps.requires_grad)
+            return self.rope(maps, overwrite=not maps.requires_grad)
+
+    @property
+    def rope(self) -> RoPE:
+        """What turns guidance into queries."""
+        return cast("RoPE", self.image_encoder.rope)
 
     def _streams(self, guide: Tensor) -> bool:
         """Whether to work in rows; the random rotation of a model in training is drawn for a whole map."""
@@ -99,21 +104,22 @@ class NAFDenoiser(Restorer):
         return guide.dtype in (torch.float32, torch.float64)
 
     def _stream(self, guide: Tensor, image: Tensor) -> Tensor:
-        """One image (3, H, W), a strip of rows at a time, from its normalised copy."""
+        """One image (3, H, W), a strip of rows at a time, from its normalised copy (1, 3, H, W)."""
         height = image.shape[1]
         window = min(self.kernel_size, height)
-        guidance = GuidanceRows(self.image_encoder, guide, self.memory)
+        guidance = GuidanceRows.within(self.image_encoder, guide, self.memory)
         values = image.permute(1, 2, 0).to(guide.dtype)
         restored = torch.empty_like(values)
-        maps, top, made = values.new_empty(0, values.shape[1], self.image_encoder.width * 2), 0, 0
+        maps, top, made = values.new_empty(1, 0, values.shape[1], self.image_encoder.width * 2), 0, 0
         for start in range(0, height, guidance.step):
             stop = min(start + guidance.step, height)
             # What the windows of these rows cover; the strip before has made a part of it.
             first = max(0, min(start - window // 2, height - window))
             last = min(height, max(stop + window // 2, window))
-            maps, top = maps[first - top :], first
+            maps, top = maps[:, first - top :], first
             if last > made:
-                maps, made = torch.cat([maps, guidance.rows(made, last)]), last
+                added = self.rope(guidance.rows(made, last), overwrite=True, within=(made, height))
+                maps, made = torch.cat([maps, added], dim=1), last
             wanted = range(start - first, stop - first)
-            restored[start:stop] = attend(maps[None], values[None, first:last], self.kernel_size, wanted)[0]
+            restored[start:stop] = attend(maps, values[None, first:last], self.kernel_size, wanted)[0]
         return restored.permute(2, 0, 1).to(image.dtype)

@@ -16,15 +16,15 @@ from tqdm import tqdm
 from naf_hub import Backbone, Task
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
-from naf_hub.errors import ImageError
+from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import files_below, has_image_name
 from naf_hub.images import read_image
+from naf_hub.paired_files import spread
 from naf_hub.reports import Metric, Report, Row, describe_environment
 from naf_hub.store import FeatureStore
 
 from .boundary_scores import Drawn, score_edges
 from .edges import Edges, find_edges
-from .pairs import DatasetError, spread
 
 METRICS = (
     Metric("average_precision", "%", True, 1, "AP"),

@@ -38,7 +38,7 @@ def segmentation(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .report import class_table
+    from .report import last_epoch_table
     from .segmentation import Segmentation
 
     where = pick_device(device)
@@ -60,4 +60,4 @@ def segmentation(
     tell_skipped(report)
     show_report(report, format_, as_json, save)
     if format_ == "table" and not as_json:
-        click.echo(class_table(report))
+        click.echo(last_epoch_table(report))

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from naf_hub.errors import DatasetError
 from naf_hub.reports import Metric
 
 from .depth_folders import open_splits
@@ -19,7 +20,7 @@ from .depth_metrics import EIGEN_SIZE, DepthScores, depth_figures, eigen_crop
 from .depth_pictures import Shown, depth_sheet
 from .goal import Goal
 from .linear_probe import LinearProbe
-from .pairs import DatasetError, LabelledImage
+from .pairs import LabelledImage
 from .protocol import ProbeProtocol
 
 PICTURES = 3

@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from naf_hub.errors import DatasetError
 from naf_hub.images import read_image, stored_values
+from naf_hub.labels import IGNORE
+from naf_hub.paired_files import pair_files, require_same_shape, spread
 
 from .depth_losses import ReadOut
-from .pairs import IGNORE, DatasetError, LabelledImage, Pairs, pair_files, require_same_shape, spread
+from .pairs import LabelledImage, Pairs
 from .transforms import Size, resize_label
 
 LAYOUT = (

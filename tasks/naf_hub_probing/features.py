@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from naf_hub import Backbone, Upsampler
-from naf_hub.errors import ImageError
+from naf_hub.errors import DatasetError, ImageError
 from naf_hub.interfaces import Features
 from naf_hub.store import FeatureStore
 
-from .pairs import DatasetError, LabelledImage, Pairs, Readable
+from .pairs import LabelledImage, Pairs, Readable
 
 
 class SplitFeatures:

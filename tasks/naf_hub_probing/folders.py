@@ -2,116 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from naf_hub.images import read_image, stored_values
+from naf_hub.images import read_image
+from naf_hub.labels import IGNORE, Classes, read_label
+from naf_hub.paired_files import pair_files, require_same_shape, spread
 
-from .pairs import IGNORE, DatasetError, LabelledImage, Pairs, pair_files, require_same_shape, spread
+from .pairs import LabelledImage, Pairs
 from .transforms import Geometry
-
-_UNKNOWN = -2
-_ID_LIMIT = 65_536  # ids come from 8- or 16-bit pictures
-_FORM = '{"classes": [{"id": 0, "name": "sky"}, ...], "ignore_index": 255}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """What the ids in the label pictures mean.
-
-    Attributes:
-        names: name of each scored class, in the order of ``classes.json``.
-        table: int64 lookup from label id to class index, ``IGNORE``, or unknown.
-        allowed: the ids in words, for messages.
-    """
-
-    names: tuple[str, ...]
-    table: Tensor
-    allowed: str
-
-    def index(self, ids: Tensor, file: str | os.PathLike[str]) -> Tensor:
-        """Class indices (int64, ``IGNORE`` where void) of label ids.
-
-        Raises:
-            DatasetError: an id that ``classes.json`` does not list, with the file.
-        """
-        # One slot past the end of the table stands for every larger id; negative ids are unknown too.
-        ids = ids.long()
-        slots = torch.where(ids < 0, len(self.table) - 1, ids.clamp(max=len(self.table) - 1))
-        indices = self.table[slots]
-        if bool((indices == _UNKNOWN).any()):
-            wrong = sorted(set(ids[indices == _UNKNOWN].tolist()))
-            shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-            raise DatasetError(f"{file}: label id {shown} is not in classes.json, which has {self.allowed}")
-        return indices
-
-
-def read_classes(path: str | os.PathLike[str]) -> Classes:
-    """Read ``classes.json``: ``{"classes": [{"id": 0, "name": "sky"}, ...], "ignore_index": 255}``.
-
-    A class may carry ``"ignore": true``; ``ignore_index`` is an id or a list of ids and may be left out.
-    Other keys (colours, counts) are not read.
-
-    Raises:
-        DatasetError: the file is missing, no JSON, or not of that form.
-    """
-    if not Path(path).is_file():
-        raise DatasetError(f"no {path}; it lists the classes: {_FORM}")
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        classes = data["classes"]
-        entries = [(_check_id(c["id"]), str(c["name"]), bool(c.get("ignore", False))) for c in classes]
-        ignored = data.get("ignore_index")
-        listed = ignored if isinstance(ignored, list) else [] if ignored is None else [ignored]
-        void = {_check_id(i) for i in listed} | {number for number, _, ignore in entries if ignore}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"missing key {error}" if isinstance(error, KeyError) else error
-        raise DatasetError(f"{path}: {reason}; expected {_FORM}") from error
-    ids = [number for number, _, _ in entries]
-    if len(set(ids)) != len(ids):
-        raise DatasetError(f"{path}: a class id appears twice")
-    scored = [(number, name) for number, name, _ in entries if number not in void]
-    if len({name for _, name in scored}) != len(scored):
-        raise DatasetError(f"{path}: a class name appears twice")
-    if len(scored) < 2:
-        raise DatasetError(f"{path}: needs at least two classes that are not ignored")
-    table = torch.full((max(ids + sorted(void)) + 2,), _UNKNOWN, dtype=torch.int64)
-    for index, (number, _) in enumerate(scored):
-        table[number] = index
-    for number in void:
-        table[number] = IGNORE
-    allowed = f"ids {', '.join(str(number) for number, _ in scored)}"
-    if void:
-        allowed += f" and {', '.join(map(str, sorted(void)))} (ignored)"
-    return Classes(tuple(name for _, name in scored), table, allowed)
-
-
-def _check_id(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _ID_LIMIT:
-        raise ValueError(f"class id {value!r} is not an integer from 0 to {_ID_LIMIT - 1}")
-    return value
-
-
-def read_label(path: str | os.PathLike[str], classes: Classes) -> Tensor:
-    """(H, W) int64 class indices of a one-channel label picture (grey or palette), turned as its EXIF data says.
-
-    Raises:
-        ImageError: not a readable picture.
-        DatasetError: a colour picture, or an id that ``classes.json`` does not list.
-    """
-    mode, values = stored_values(path)
-    if values.ndim != 2 or values.dtype.kind not in "biu":
-        raise DatasetError(
-            f"{path}: a label must hold one class id a pixel (grey or palette picture), not {mode}"
-        )
-    return classes.index(torch.from_numpy(values.astype(np.int64)), path)
 
 
 class SegmentationFolder(Pairs):
@@ -120,7 +22,7 @@ class SegmentationFolder(Pairs):
     Args:
         root: the data folder.
         split: ``"train"`` or ``"val"``.
-        classes: see :func:`read_classes`.
+        classes: see :func:`naf_hub.labels.read_classes`.
         geometry: sizes to bring images and labels to.
         limit: keep at most this many pairs, evenly spaced.
         out: folder of results, which is not searched.
@@ -155,7 +57,7 @@ class SegmentationFolder(Pairs):
 
         Raises:
             ImageError: the image or the label cannot be read.
-            DatasetError: see :func:`read_label`; or image and label differ in shape.
+            DatasetError: see :func:`naf_hub.labels.read_label`; or image and label differ in shape.
         """
         image_path, label_path = self.pairs[position]
         image, label = read_image(image_path), read_label(label_path, self.classes)

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from naf_hub import Upsampler
 from naf_hub.interfaces import Features
+from naf_hub.labels import IGNORE
 from naf_hub.store import each_map, maps_in
 from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.interrupts import leave_signals_to_parent
 
 from .features import SplitFeatures
 from .head import LinearHead, upsampled_scores
-from .pairs import IGNORE, LabelledImage, Pairs
+from .pairs import LabelledImage, Pairs
 
 Pictures = tuple[list[int], bool]
 """Positions of the pictures of a batch, and whether they are mirrored."""

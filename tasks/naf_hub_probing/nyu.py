@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from naf_hub.errors import MissingExtraError
+from naf_hub.errors import DatasetError, MissingExtraError
+from naf_hub.paired_files import spread
 
 from .depth_folders import DepthPairs
-from .pairs import DatasetError, LabelledImage, spread
+from .pairs import LabelledImage
 from .transforms import Size
 
 LABELLED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
+from naf_hub.confusion import class_table
 from naf_hub.reports import Metric, Report
 
 from .features import Survey
@@ -37,11 +38,14 @@ def spread_of(metric: Metric) -> Metric:
 
 def score_figures(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
     """Percent of everything that is scored, and under ``iou`` of each class."""
-    iou = scores.whole.iou()
-    per_class = {name: None if v != v else 100 * v for name, v in zip(names, iou.tolist(), strict=True)}
     bands = {f"miou_{width}px": 100 * confusion.mean_iou() for width, confusion in scores.bands.items()}
     miou, accuracy = scores.whole.mean_iou(), scores.whole.accuracy()
-    return {"miou": 100 * miou, **bands, "pixel_accuracy": 100 * accuracy, "iou": per_class}
+    return {
+        "miou": 100 * miou,
+        **bands,
+        "pixel_accuracy": 100 * accuracy,
+        "iou": scores.whole.iou_by_name(names),
+    }
 
 
 def average(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -102,12 +106,7 @@ def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights | 
         save_file(tensors, temporary)
 
 
-def class_table(report: Report) -> str:
+def last_epoch_table(report: Report) -> str:
     """IoU per class of the last epoch, a column for each row of the report, in its order."""
-    classes = report.data["classes"]
-    wide = max(map(len, classes))
-    lines = ["IoU per class, last epoch:"]
-    for name in classes:
-        shares = [row.extras["last"]["iou"][name] for row in report.rows]
-        lines.append(f"{name:{wide}}  " + "  ".join("   -" if v is None else f"{v:4.1f}" for v in shares))
-    return "\n".join(lines)
+    shares = [row.extras["last"]["iou"] for row in report.rows]
+    return class_table("IoU per class, last epoch:", report.data["classes"], shares)

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
+from naf_hub.labels import IGNORE, read_classes
+
 from .course import CrossEntropy
-from .folders import SegmentationFolder, read_classes
+from .folders import SegmentationFolder
 from .goal import Goal
 from .linear_probe import LinearProbe
 from .metrics import BANDS, Scores, boundary_band, predict
-from .pairs import IGNORE, LabelledImage
+from .pairs import LabelledImage
 from .protocol import ProbeProtocol
 from .report import SEGMENTATION_METRICS, score_figures
 from .transforms import Geometry, Size
@@ -70,7 +72,7 @@ class Segmentation(LinearProbe):
     """Linear-probe semantic segmentation (NAF paper, sections 4.1 and B.2).
 
     The data folder holds ``{train,val}/images/``, ``{train,val}/labels/`` (one class id a pixel, same file
-    name without suffix) and ``classes.json`` (see :func:`naf_hub_probing.folders.read_classes`).
+    name without suffix) and ``classes.json`` (see :func:`naf_hub.labels.read_classes`).
 
     mIoU, pixel accuracy and IoU per class are in percent, ``None`` for a class that occurs neither in the labels nor
     in the predictions. Bands count the pixels at most so many rows and columns from one of another class.

@@ -7,7 +7,7 @@ from typing import Any
 
 from naf_hub import __version__
 from naf_hub.errors import UnknownNameError
-from naf_hub.escapes import code, link, plain, quoted
+from naf_hub.escapes import code, link, plain, portable, quoted
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
 from naf_hub.training.card import hardware_section, training_section
@@ -23,7 +23,7 @@ def model_card(config: TrainConfig, summary: Mapping[str, Any]) -> str:
         summary: what :meth:`naf_hub.training.run.Run.run` returns, without the folder. Its ``hardware`` is asked
             of this machine where it is missing.
     """
-    settings = config.to_dict()
+    settings = portable(config.to_dict())
     name = settings["upsampler"]
     return f"""---
 library_name: naf-hub
@@ -97,8 +97,8 @@ def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) ->
         return "No held-out images were given: nothing is known of how good these weights are."
     images = max(figures["images"] for figures in held_out.values())
     rows = [
-        f"| {_cell(backbone)} | {f['bilinear_mse']:.5f} | {f['mse']:.5f} | **{f['ratio_to_bilinear']:.3f}** | "
-        f"{f['cosine']:.4f} |"
+        f"| {_cell(portable(backbone))} | {f['bilinear_mse']:.5f} | {f['mse']:.5f} | "
+        f"**{f['ratio_to_bilinear']:.3f}** | {f['cosine']:.4f} |"
         for backbone, f in held_out.items()
     ]
     return "\n".join(

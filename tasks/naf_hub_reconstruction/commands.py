@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from naf_hub.options import (
-    allow_changed_images_option,
     backbone_constructor_option,
     backbone_option,
     backbone_weights_option,
     constructor_option,
+    continuation_options,
     control_option,
     device_option,
     json_option,
@@ -55,13 +55,7 @@ from naf_hub.options import (
     type=click.Path(file_okay=False),
     help="Keep features of the frozen backbones here; needs views >= 1.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
-@click.option(
-    "--extend",
-    is_flag=True,
-    help="Resume with more steps than the run was started with; rates from there on are those of the longer run.",
-)
-@allow_changed_images_option
+@continuation_options
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
 @json_option

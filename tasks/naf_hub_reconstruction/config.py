@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from naf_hub.training.settings import ConfigError, RunSettings, parse_toml, require
+from naf_hub.training.recipes import Recipes
+from naf_hub.training.settings import RunSettings, require
 
 from .losses import parse_loss
 
@@ -110,24 +109,5 @@ class TrainConfig(RunSettings):
         require(not too_small, "resize", self.resize, f"must be 0 or at least the crop ({self.crop})")
 
 
-def recipes() -> list[str]:
-    """Names of the recipe files that ship with naf-hub."""
-    folder = importlib.resources.files("naf_hub_reconstruction") / "recipes"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """Keys and values of a recipe: the name of a shipped one, or the path of a TOML file.
-
-    Raises:
-        ConfigError: no such recipe, or not TOML.
-    """
-    shipped = name.removesuffix(".toml")
-    if shipped in recipes():
-        folder = importlib.resources.files("naf_hub_reconstruction") / "recipes"
-        return parse_toml((folder / f"{shipped}.toml").read_text("utf-8"), name)
-    if not Path(name).is_file():
-        raise ConfigError(
-            f"no recipe {name!r}; shipped ones: {', '.join(recipes())}; or give the path of a TOML file"
-        )
-    return parse_toml(Path(name).read_text("utf-8"), name)
+RECIPES = Recipes("naf_hub_reconstruction")
+recipes, read_recipe = RECIPES.names, RECIPES.read

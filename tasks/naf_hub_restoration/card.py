@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from naf_hub import __version__
+from naf_hub.escapes import code, portable
 from naf_hub.reports import Metric
 from naf_hub.training.card import hardware_section, training_section
 
@@ -21,7 +22,7 @@ def model_card(config: TrainConfig, summary: Mapping[str, Any]) -> str:
         config: of the run.
         summary: what :meth:`naf_hub.training.run.Run.run` returns, without the folder.
     """
-    settings = config.to_dict()
+    settings = portable(config.to_dict())
     name = settings["restorer"]
     return f"""---
 library_name: naf-hub
@@ -71,7 +72,7 @@ def _data(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
 
 def _words(values: list[str]) -> str:
-    return ", ".join(f"`{value}`" for value in values)
+    return ", ".join(map(code, values))
 
 
 def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from naf_hub.options import (
+    continuation_options,
     device_option,
     json_option,
     parse_restorers,
@@ -26,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def noise_options(command: F) -> F:
     """``--noise``, ``--sigma`` and ``--probability``; the command hands them to :func:`noise_settings`."""
     for option in (
-        click.option("--probability", metavar="P[:P]",
+        click.option("--probability", "--p", metavar="P[:P]",
                      help="Set elements to 0 or 1 with this probability, or one drawn per batch from a range."),
         click.option("--sigma", metavar="SIGMA[:SIGMA]",
                      help="Add Gaussian noise of this standard deviation, or one drawn per batch from a range."),
@@ -37,19 +38,24 @@ def noise_options(command: F) -> F:
     return command
 
 
-def noise_settings(noise: str | None, sigma: str | None, probability: str | None) -> dict[str, Any]:
+def noise_settings(
+    noise: str | None, sigma: str | None, probability: str | None, default: str = "gaussian"
+) -> dict[str, Any]:
     """The keys ``noise`` and ``level`` of the settings, as far as they were given.
+
+    Args:
+        default: the kind of noise where none is given.
 
     Raises:
         click.UsageError: a level of the other kind of noise, or none where another kind than the default is chosen.
     """
     from .noise import parse_level
 
-    kind = noise or "gaussian"
+    kind = noise or default
     mine, other, name = (sigma, probability, "--sigma")
     if kind == "salt_and_pepper":
         mine, other, name = (probability, sigma, "--probability")
-    if other is not None or (noise is not None and kind == "salt_and_pepper" and mine is None):
+    if other is not None or (kind != default and mine is None):
         raise click.UsageError(f"the level of {kind} noise is given by {name}")
     found: dict[str, Any] = {} if noise is None else {"noise": noise}
     if mine is not None:
@@ -62,7 +68,7 @@ def noise_settings(noise: str | None, sigma: str | None, probability: str | None
 
 @click.command("denoising", context_settings={"show_default": True})
 @restorer_option(
-    text="Train this registered restorer (naf_denoiser unless set), from WEIGHTS where they are given. "
+    text="Train this registered restorer (the recipe's, else naf_denoiser), from WEIGHTS where they are given. "
 )
 @noise_options
 @click.option("--images", multiple=True, help="Train on this image, folder or pattern; repeatable.")
@@ -70,18 +76,21 @@ def noise_settings(noise: str | None, sigma: str | None, probability: str | None
     "--held-out", multiple=True, help="Measure PSNR and SSIM on this image, folder or pattern; repeatable."
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Keep the run in this folder.")
-@click.option("--recipe", type=click.Path(dir_okay=False), help="Start from the settings of this TOML file.")
+@click.option(
+    "--recipe", help="Start from this recipe: a shipped one (naf-denoiser-gaussian, ...) or a TOML file."
+)
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
+@continuation_options
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
 @json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
-    out: str, recipe: str | None, assignments: tuple[str, ...], resume: bool, tensorboard: bool, device: str,
-    as_json: bool, images: tuple[str, ...], more_images: tuple[str, ...], held_out: tuple[str, ...],
+    out: str, recipe: str | None, assignments: tuple[str, ...], resume: bool, extend: bool,
+    allow_changed_images: bool, tensorboard: bool, device: str, as_json: bool,
+    images: tuple[str, ...], more_images: tuple[str, ...], held_out: tuple[str, ...],
     restorer: str | None, noise: str | None, sigma: str | None, probability: str | None,
 ) -> None:  # fmt: skip
     """Train a restorer to take noise away.
@@ -90,15 +99,16 @@ def train(
     saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
     accelerate launch -m naf_hub train denoising ...
     """
-    given = noise_settings(noise, sigma, probability)
+    from naf_hub.training.settings import build, parse_set
 
-    from pathlib import Path
+    from .denoising_config import RECIPES, TrainConfig
+
+    layer = RECIPES.read(recipe) if recipe else {}
+    given = noise_settings(noise, sigma, probability, layer.get("noise", "gaussian"))
 
     from naf_hub.training.run import Run
-    from naf_hub.training.settings import build, parse_set, parse_toml
 
     from .course import DenoisingCourse
-    from .denoising_config import TrainConfig
 
     if restorer:
         (student,) = parse_restorers([restorer])
@@ -109,11 +119,18 @@ def train(
         given["images"] = [*images, *more_images]
     if held_out:
         given["held_out"] = list(held_out)
-    layer = parse_toml(Path(recipe).read_text("utf-8"), recipe) if recipe else {}
     config = build(TrainConfig, layer, given, parse_set(assignments))
     # Of several processes each has a GPU of its own, which accelerate knows.
     where = None if device == "auto" else pick_device(device)
-    run = Run(DenoisingCourse(config), out, resume=resume, device=where, tensorboard=tensorboard)
+    run = Run(
+        DenoisingCourse(config),
+        out,
+        resume=resume,
+        extend=extend,
+        allow_changed_images=allow_changed_images,
+        device=where,
+        tensorboard=tensorboard,
+    )
     summary = run.run()
     if not run.main:
         return

@@ -1,4 +1,4 @@
-"""What denoising trains: one frozen record of everything that decides what a run computes."""
+"""What denoising trains: one frozen record of everything that decides what a run computes, and recipes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from naf_hub.training.recipes import Recipes
 from naf_hub.training.settings import ConfigError, RunSettings, require
 
 from .noise import Kind, Noise
+
+RECIPES = Recipes("naf_hub_restoration")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,4 +115,5 @@ class Denoising(Task):
             seeds=(chosen.seed,),
             environment=describe_environment(device),
             heading=f"{count} images, {chosen.added_noise.words}, {len(skipped)} skipped",
+            kind=self.contends.kind,
         )

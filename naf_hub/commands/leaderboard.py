@@ -1,0 +1,84 @@
+"""``naf-hub leaderboard``: tasks, upsamplers and backbones from one file, in one ranked table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ..options import FORMATS, device_option, pick_device
+
+MARKER = "leaderboard.json"
+
+
+@click.command("leaderboard", context_settings={"show_default": True})
+@click.argument("plan", metavar="PLAN")
+@click.option("--out", "-o", required=True, type=click.Path(file_okay=False),
+              help="Keep reports and tables in this folder; what is there already is not run again.")  # fmt: skip
+@click.option(
+    "--data-root",
+    type=click.Path(file_okay=False),
+    help="Relative paths of data start here; default the folder of PLAN.",
+)
+@click.option(
+    "--no-run", is_flag=True, help="Evaluate nothing; make the tables of the reports that are there."
+)
+@click.option(
+    "--format", "format_", default="table", type=click.Choice(FORMATS), help="Print the table in this format."
+)
+@device_option
+def leaderboard_command(
+    plan: str, out: str, data_root: str | None, no_run: bool, format_: str, device: str
+) -> None:
+    """Compare upsamplers over tasks and backbones: run what is missing, keep every report, write one ranked table.
+
+    PLAN is a TOML file or the name of a shipped plan. Each report is kept as it comes, so that an interrupted command
+    goes on where it was, and a new row or column costs only itself. OUT gets leaderboard.md, .csv, .tex, .html and
+    .json. Exits with 1 where something could not be evaluated.
+    """
+    from ..atomic import atomic_file
+    from ..leaderboard import Kept, assemble, read_plan, run_missing
+    from ..leaderboard.page import html
+
+    chosen = read_plan(plan, data_root)
+    folder = Path(out)
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not ((folder / MARKER).is_file() or (folder / "reports").is_dir())
+    ):
+        raise click.UsageError(
+            f"{out} holds other files; give a new folder, or one of an earlier leaderboard"
+        )
+    kept = Kept(folder / "reports")
+    failed = (
+        {}
+        if no_run
+        else run_missing(chosen, kept, pick_device(device), lambda line: click.echo(line, err=True))
+    )
+    board = assemble(chosen, kept, failed)
+    texts = {
+        "md": "\n\n".join(
+            [f"# {chosen.title}", *filter(None, [chosen.note]), board.table.markdown(),
+             *([] if board.paper is None else ["## Beside the paper", board.paper.markdown()]),
+             *(f"* {line}" for line in board.notes())]
+        ),
+        "csv": board.table.csv(),
+        "tex": board.table.latex(),
+        "html": html(board, chosen.note),
+        "json": board.table.to_json(),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, text in texts.items():
+        with atomic_file(folder / f"leaderboard.{ending}") as temporary:
+            temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    shown = board.table
+    click.echo({"table": shown.table, "json": shown.to_json, "csv": shown.csv, "markdown": shown.markdown,
+                "latex": shown.latex}[format_]())  # fmt: skip
+    if board.paper is not None and format_ == "table":
+        click.echo("\n" + board.paper.table())
+    for line in board.notes():
+        click.echo(line, err=True)
+    if failed:
+        sys.exit(1)

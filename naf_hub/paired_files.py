@@ -1,0 +1,77 @@
+"""Pictures and what is known of their pixels: files in two folders, matched by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import DatasetError
+from .image_files import files_below, has_image_name
+
+_ASPECT_TOLERANCE = 0.02
+
+
+def spread(items: list[Any], limit: int | None) -> list[Any]:
+    """At most ``limit`` of the items, evenly spaced."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def pair_files(
+    images: Path, labels: Path, layout: str, out: str | os.PathLike[str] | None
+) -> tuple[list[tuple[Path, Path]], int]:
+    """Files of pictures and labels that match by name without suffix, sorted, and the number of further pictures.
+
+    Args:
+        images, labels: the folders.
+        layout: what was expected, for messages.
+        out: folder of results, which is not searched.
+
+    Raises:
+        DatasetError: a folder is missing or empty, or a label has no image.
+    """
+    for part in (images, labels):
+        if not part.is_dir():
+            raise DatasetError(f"no folder {part}; expected {layout}")
+    left_out = () if out is None else (Path(out).resolve(),)
+    pictures, labelled = _by_stem(images, left_out), _by_stem(labels, left_out)
+    if not labelled:
+        raise DatasetError(f"no picture in {labels}; expected {layout}")
+    for stem, label in labelled.items():
+        if stem not in pictures:
+            raise DatasetError(f"{label}: no image of that name in {images}")
+    return [(pictures[stem], labelled[stem]) for stem in sorted(labelled)], len(
+        pictures.keys() - labelled.keys()
+    )
+
+
+def require_same_shape(image: Tensor, label: Tensor, image_path: Path, label_path: Path) -> None:
+    """Image (3, H, W) and label (h, w) must show the same section.
+
+    Raises:
+        DatasetError: their shapes differ by more than rounding.
+    """
+    skew = (image.shape[2] * label.shape[0]) / (image.shape[1] * label.shape[1])
+    if abs(skew - 1) <= _ASPECT_TOLERANCE:
+        return
+    turned = " (one of them turned by its EXIF data?)" if tuple(label.shape) == image.shape[:0:-1] else ""
+    raise DatasetError(
+        f"{label_path}: label is {label.shape[0]}x{label.shape[1]}, its image {image_path} "
+        f"{image.shape[1]}x{image.shape[2]}: not the same shape{turned}; save both as they are viewed"
+    )
+
+
+def _by_stem(folder: Path, left_out: tuple[Path, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(files_below(folder, left_out)):
+        if not has_image_name(path):
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise DatasetError(f"{path} and {found[stem]} have the same name; keep one")
+        found[stem] = path
+    return found

@@ -1,0 +1,122 @@
+"""Labelled pictures to segment: Pascal VOC as it is published, or a folder with a ``classes.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from naf_hub.errors import DatasetError, ImageError
+from naf_hub.images import read_image
+from naf_hub.labels import Classes, read_classes, read_label
+from naf_hub.paired_files import pair_files, require_same_shape, spread
+
+from .vocabulary import VOCABULARIES, Vocabulary
+
+LAYOUT = (
+    "VOC 2012 with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/val.txt "
+    "(http://host.robots.ox.ac.uk/pascal/VOC/voc2012), or a folder with classes.json and val/{images,labels}/"
+)
+VOC_VOID = 255
+VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Labelled pictures and what is looked for in them.
+
+    Attributes:
+        pairs: files of pictures and labels.
+        classes: what the ids of the labels mean; scores bear their names.
+        vocabulary: a class of words for each of them.
+    """
+
+    pairs: Sequence[tuple[Path, Path]]
+    classes: Classes
+    vocabulary: Vocabulary
+
+    @classmethod
+    def open(cls, root: Path, words: str | None = None, limit: int = 0) -> Benchmark:
+        """The validation pictures of a data set.
+
+        Args:
+            root: see :data:`LAYOUT`.
+            words: see :meth:`Vocabulary.parse`; by default ``voc21``, or the names in ``classes.json``. For VOC, 21
+                classes have a background and 20 have none: there, its pixels are not scored.
+            limit: at most so many pictures, evenly spread; 0 for all.
+
+        Raises:
+            DatasetError: the folder is not as expected, or there is not a class of words for each class.
+            ValueError, FileNotFoundError: see :meth:`Vocabulary.parse`.
+        """
+        voc = next((f for f in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012") if is_voc(f)), None)
+        if voc is not None:
+            vocabulary = Vocabulary.parse(words) if words else VOCABULARIES["voc21"]
+            names = dict(enumerate(VOC_NAMES))
+            void = {VOC_VOID} if len(vocabulary.names) == len(names) else {0, VOC_VOID}
+            scored: Mapping[int, str] = {number: name for number, name in names.items() if number not in void}
+            classes, pairs = Classes.of(scored, void), find_voc_pairs(voc)
+        elif (root / "classes.json").is_file():
+            classes = read_classes(root / "classes.json")
+            vocabulary = Vocabulary.parse(words) if words else of_names(classes, root)
+            pairs, _ = pair_files(root / "val" / "images", root / "val" / "labels", LAYOUT, None)
+        else:
+            raise DatasetError(f"{root} is no data set of open vocabulary; expected {LAYOUT}")
+        if len(vocabulary.names) != len(classes.names):
+            raise DatasetError(
+                f"{root} scores {len(classes.names)} classes and {len(vocabulary.names)} were given in words; give one "
+                f"for each, in this order: {', '.join(classes.names)}"
+            )
+        return cls(spread(pairs, limit or None), classes, vocabulary)
+
+    def read(
+        self, skipped: dict[str, str], pairs: Iterator[tuple[Path, Path]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures (3, H, W) in [0, 1] and labels (h, w); unreadable ones go to ``skipped``.
+
+        Raises:
+            DatasetError: a label with an unknown id, or of another shape than its picture.
+        """
+        for picture, labelled in pairs:
+            try:
+                image, label = read_image(picture), read_label(labelled, self.classes)
+            except (ImageError, OSError) as error:
+                skipped[str(picture)] = str(error)
+                continue
+            require_same_shape(image, label, picture, labelled)
+            yield image, label
+
+
+def of_names(classes: Classes, root: Path) -> Vocabulary:
+    """The vocabulary of the names in ``classes.json``, underscores read as spaces."""
+    return Vocabulary.of([[name.replace("_", " ")] for name in classes.names], f"{root / 'classes.json'}")
+
+
+def is_voc(folder: Path) -> bool:
+    return (folder / "SegmentationClass").is_dir() and (folder / "JPEGImages").is_dir()
+
+
+def find_voc_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Pictures and labels that ``val.txt`` names.
+
+    Raises:
+        DatasetError: it is missing or empty, or names a file that is not there.
+    """
+    listed = folder / "ImageSets" / "Segmentation" / "val.txt"
+    if not listed.is_file():
+        raise DatasetError(f"no file {listed}; expected {LAYOUT}")
+    pairs = [
+        (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
+        for name in listed.read_text(encoding="utf-8").split()
+    ]
+    if not pairs:
+        raise DatasetError(f"{listed} names no picture")
+    for path in (path for pair in pairs for path in pair):
+        if not path.is_file():
+            raise DatasetError(f"no file {path}, which {listed} names; unpack the data set again")
+    return pairs

@@ -1,0 +1,137 @@
+"""The task: which of the classes that were named in words does each pixel show? Nothing is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from naf_hub import Backbone, Task
+from naf_hub.confusion import Confusion
+from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
+from naf_hub.controls import add_controls
+from naf_hub.errors import DatasetError
+from naf_hub.labels import IGNORE
+from naf_hub.reports import Metric, Report, Row, describe_environment
+
+from .benchmark import Benchmark
+from .clip import load_clip
+from .segmenter import Segmenter
+from .vocabulary_protocol import VocabularyProtocol
+
+METRICS = (
+    Metric("miou", "%", True, 1, "mIoU"),
+    Metric("pixel_accuracy", "%", True, 1, "pixel acc."),
+    Metric("class_accuracy", "%", True, 1, "class acc."),
+)
+CLIP_ALONE = "clip"
+"""Label of the row of CLIP without features of others."""
+
+
+class OpenVocabulary(Task):
+    """Segmentation by CLIP whose last block attends as upsampled features say (ProxyCLIP, Lan et al., ECCV 2024; NAF
+    paper, sections 4.2 and B.2).
+
+    Scores are counted over the whole set at the labels' resolution. All figures are percent, ``None`` for a class that
+    occurs neither in the labels nor in the predictions.
+    """
+
+    name = "open_vocabulary"
+    version = 1
+    metrics = METRICS
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        contenders: Any,
+        data: str | os.PathLike[str],
+        protocol: Mapping[str, Any] | None = None,
+        *,
+        backbone: str | Contender | Backbone | None = None,
+        device: Any = "cpu",
+        baseline: bool = False,
+        controls: Sequence[str] = (),
+        progress: bool = True,
+    ) -> Report:
+        """Mean intersection over union with each upsampler, everything else being equal.
+
+        Args:
+            contenders: see :func:`naf_hub.contenders.load_contenders`.
+            data: see :data:`naf_hub_open_vocabulary.benchmark.LAYOUT`.
+            protocol: settings of :class:`VocabularyProtocol`.
+            backbone: gives the features that are upsampled; needed.
+            device: where models run.
+            baseline: add the row ``clip``, CLIP's own last block without a backbone.
+            controls: see :func:`naf_hub.controls.add_controls`.
+            progress: show a progress bar on stderr.
+
+        Raises:
+            DatasetError: the data are not as expected.
+            ValueError: no backbone, or a setting that makes no sense.
+            MissingExtraError: OpenCLIP is not installed.
+            UnknownNameError, WeightsError: see :func:`naf_hub.load` and
+                :func:`~naf_hub_open_vocabulary.clip.load_clip`.
+        """
+        chosen = VocabularyProtocol.read(protocol or {})
+        if backbone is None:
+            raise ValueError("open vocabulary needs a backbone; give backbone=")
+        benchmark = Benchmark.open(Path(data), chosen.classes, chosen.limit)
+        behind = parse_backbone(backbone)
+        name = behind.label if isinstance(behind, Contender) else name_model(behind)
+        clip = load_clip(chosen.clip, device)
+        made_for = behind.name if isinstance(behind, Contender) else behind
+        models = add_controls(load_contenders(contenders, made_for=made_for, device=device), controls)
+        if isinstance(behind, Contender):
+            behind = behind.load(device=device)
+        segmenter = Segmenter(clip, behind, benchmark.vocabulary, chosen, device)
+        competing = {**models, **({CLIP_ALONE: None} if baseline else {})}
+        counted = {label: Confusion(len(benchmark.classes.names)) for label in competing}
+        skipped: dict[str, str] = {}
+        bar = tqdm(benchmark.pairs, unit="image", desc=self.name, disable=None if progress else True)
+        for image, target in benchmark.read(skipped, iter(bar)):
+            view = segmenter.look(image)
+            for label, model in competing.items():
+                predicted = segmenter.segment(view, model, (target.shape[0], target.shape[1]))
+                counted[label].update(predicted, target, IGNORE)
+        seen = len(benchmark.pairs) - len(skipped)
+        if not seen:
+            raise DatasetError(f"no readable pair in {os.fspath(data)}: {next(iter(skipped.values()))}")
+        rows = [
+            self._row(label, competing[label], confusion, benchmark.classes.names, name)
+            for label, confusion in counted.items()
+        ]
+        facts = {
+            "path": os.fspath(data),
+            "images": seen,
+            "skipped": skipped,
+            "classes": list(benchmark.classes.names),
+            "words": [list(words) for words in benchmark.vocabulary.synonyms],
+            **clip.origin,
+        }
+        return Report(
+            self.name,
+            self.version,
+            {**dataclasses.asdict(chosen), "threshold": segmenter.threshold, "scale": segmenter.scale},
+            self.metrics,
+            tuple(rows),
+            data=facts,
+            environment=describe_environment(device),
+            heading=f"{name}: {seen} images, {len(skipped)} skipped",
+        )
+
+    @staticmethod
+    def _row(label: str, model: Any, confusion: Confusion, names: Sequence[str], backbone: str) -> Row:
+        figures = {
+            "miou": 100 * confusion.mean_iou(),
+            "pixel_accuracy": 100 * confusion.accuracy(),
+            "class_accuracy": 100 * float(confusion.recall().nanmean()),
+        }
+        extras = {"iou": confusion.iou_by_name(names)}
+        if model is None:
+            return Row(label, figures, label, extras=extras)
+        return Row.of(label, model, figures, backbone=backbone, extras=extras)

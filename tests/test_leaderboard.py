@@ -1,0 +1,301 @@
+"""One ranked table of many reports: what is missing is run and kept, what does not compare is left out and told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import naf_hub
+from naf_hub.commands.main import cli
+from naf_hub.contenders import Contender
+from naf_hub.interfaces import Task
+from naf_hub.leaderboard import Kept, Measure, Plan, assemble, read_plan, run_missing
+from naf_hub.leaderboard.board_plan import Entrant, shipped
+from naf_hub.leaderboard.page import html
+from naf_hub.records import BackboneRecord
+from naf_hub.reports import Metric, Report, Row
+from naf_hub.training.settings import ConfigError
+
+SCORES = {"nearest": 10.0, "bilinear": 20.0, "bicubic": 30.0}
+
+
+class Toy(Task):
+    """Gives scores of a table; ``data`` shifts them, and ``error`` wants little."""
+
+    name = "toy"
+    version = 2
+    metrics = (Metric("score", "%"), Metric("error", "", False))
+    calls = 0
+
+    def evaluate(
+        self, contenders, data, protocol=None, *, backbone=None, device="cpu", controls=(), broken=""
+    ):
+        type(self).calls += 1
+        (contender,) = contenders
+        if contender.label == broken:
+            raise RuntimeError("out of\nluck")
+        score = SCORES[contender.label] + float(data)
+        values = {"score": score, "error": 1 / score}
+        rows = [Row(contender.label, values, contender.label, backbone=backbone and backbone.label)]
+        rows += [Row(f"{contender.label} ({name})", {"score": 99.0, "error": 0.0}) for name in controls]
+        rows.append(Row("yardstick", {"score": 99.0, "error": 0.0}))
+        return Report(self.name, self.version, {"seeds": 1, **(protocol or {})}, self.metrics, tuple(rows))
+
+
+def entrants(*names, kind=naf_hub.UpsamplerRecord):
+    found = [Contender.parse(name, kind=kind) for name in names]
+    return tuple(Entrant(contender, contender.label) for contender in found)
+
+
+def measure(name="toy", data="0", metric=0, **more):
+    given = {"protocol": {}, "options": {}, "controls": (), "reports": (),
+             "entrants": entrants("nearest", "bilinear", "bicubic"),
+             "backbones": entrants("pico", kind=BackboneRecord), **more}  # fmt: skip
+    return Measure(name, Toy(), data, metric=Toy.metrics[metric], **given)
+
+
+def plan(*measures, baseline="", paper=None):
+    return Plan("Toys", "", measures or (measure(),), baseline, paper or {})
+
+
+@pytest.fixture
+def kept(tmp_path):
+    Toy.calls = 0
+    return Kept(tmp_path / "reports")
+
+
+def test_only_what_is_missing_is_run(kept):
+    told = []
+    assert run_missing(plan(), kept, tell=told.append) == {}
+    assert Toy.calls == 3
+    assert told[0] == "[1/3] toy: nearest"
+    assert "score %: nearest 10.000" in told[1]
+    assert run_missing(plan(), kept) == {}
+    assert Toy.calls == 3
+    two = plan(measure(), measure("more", data="5"))
+    run_missing(two, kept)
+    assert Toy.calls == 6
+    damaged = next(kept.folder.glob("toy-*"))
+    damaged.write_text("{")
+    run_missing(two, kept)
+    assert Toy.calls == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": "1"},
+        {"protocol": {"seeds": 3}},
+        {"controls": ("grey",)},
+        {"backbones": entrants("pico=none", kind=BackboneRecord)},
+    ],
+)
+def test_whatever_decides_figures_asks_for_new_ones(kept, change):
+    run_missing(plan(), kept)
+    run_missing(plan(measure(**change)), kept)
+    assert Toy.calls == 6
+
+
+def test_weights_of_a_path_count_by_their_content(kept, tmp_path):
+    file = tmp_path / "model.safetensors"
+
+    def cell_file(content):
+        file.write_bytes(content)
+        cell = plan(measure(entrants=entrants(f"naf={tmp_path}"))).measures[0]
+        from naf_hub.leaderboard.cells import cells
+
+        return next(cells(dataclasses.replace(plan(), measures=(cell,)))).file
+
+    assert cell_file(b"one") != cell_file(b"two")
+    assert cell_file(b"one") == cell_file(b"one")
+
+
+def test_rows_are_ranked_by_their_mean_rank_and_yardsticks_are_not(kept):
+    two = plan(measure(controls=("grey",)), measure("errors", metric=1), baseline="nearest")
+    run_missing(two, kept)
+    board = assemble(two, kept)
+    ranked = [(row.label, row.values["mean_rank"]) for row in board.table.rows]
+    assert ranked[:3] == [("bicubic", 1.0), ("bilinear", 2.0), ("nearest", 3.0)]
+    assert {label for label, rank in ranked[3:] if rank is None} == {
+        "yardstick", "nearest (grey)", "bilinear (grey)", "bicubic (grey)",
+    }  # fmt: skip
+    assert not board.notes()
+
+
+def test_gain_over_the_baseline_where_all_is_percent(kept):
+    chosen = plan(measure(), measure("more", data="4"), baseline="nearest")
+    run_missing(chosen, kept)
+    table = assemble(chosen, kept).table
+    assert table["bicubic"].values["gain"] == pytest.approx(20)
+    assert [metric.title for metric in table.metrics][:2] == ["mean rank", "mean gain over nearest"]
+    mixed = assemble(plan(measure(), measure("errors", metric=1), baseline="nearest"), kept).table
+    assert "gain" not in {metric.name for metric in mixed.metrics}
+    assert [metric.name for metric in mixed.metrics] == ["mean_rank", "toy", "errors"]  # of one evaluation
+
+
+def test_one_failure_takes_nothing_along_and_is_told(kept):
+    chosen = plan(measure(options={"broken": "bilinear"}))
+    failed = run_missing(chosen, kept)
+    assert failed == {("toy", "bilinear"): "out of\\nluck"}
+    board = assemble(chosen, kept, failed)
+    assert [row.label for row in board.table.rows] == ["bicubic", "nearest", "yardstick"]
+    assert board.notes() == ["missing: toy, bilinear: out of\\nluck"]
+
+
+def test_an_older_protocol_does_not_compare(kept, monkeypatch):
+    run_missing(plan(), kept)
+    monkeypatch.setattr(Toy, "version", 3)
+    board = assemble(plan(), kept)
+    assert not board.table.rows
+    assert len(board.left_out) == 3
+    assert set(board.left_out.values()) == {"protocol version 2, and toy is at 3"}
+
+
+def test_reports_made_elsewhere_enter_where_they_compare(kept, tmp_path):
+    def brought(name, **change):
+        report = Report(
+            "toy", 2, {"seeds": 1}, Toy.metrics, (Row("theirs", {"score": 25.0}, "theirs", backbone="pico"),)
+        )
+        return dataclasses.replace(report, **change).save(tmp_path / f"{name}.json")
+
+    other_backbone = (Row("theirs", {"score": 25.0}, backbone="dinov2_reg_s"),)
+    paths = (
+        brought("good"), brought("seeds", protocol={"seeds": 9}), brought("old", version=1),
+        brought("task", task="depth"), brought("backbone", rows=other_backbone), tmp_path / "absent.json",
+    )  # fmt: skip
+    chosen = plan(measure(reports=paths))
+    run_missing(chosen, kept)
+    board = assemble(chosen, kept)
+    assert [(row.label, row.values["mean_rank"]) for row in board.table.rows[:3]] == [
+        ("bicubic", 1), ("theirs", 2), ("bilinear", 3),
+    ]  # fmt: skip
+    reasons = {Path(file).stem: reason for file, reason in board.left_out.items()}
+    assert set(reasons) == {"seeds", "old", "task", "backbone", "absent"}
+    assert reasons["seeds"] == "seeds = 9, not 1"
+    assert reasons["old"] == "protocol version 1, and toy is at 2"
+
+
+def test_beside_the_paper(kept):
+    paper = {"toy": {"bicubic": 31.5, "naf": 40.0}, "depth": {"naf": 1.0}}
+    chosen = plan(paper=paper)
+    run_missing(chosen, kept)
+    found = assemble(chosen, kept).paper
+    assert found["toy: bicubic"].values == {"paper": 31.5, "ours": 30.0, "difference": -1.5}
+    assert found["toy: naf"].note == "no row naf in the plan"
+    assert found["depth: naf"].note == "no column depth in the plan"
+
+
+def test_page_escapes_and_marks_the_best(kept):
+    chosen = dataclasses.replace(plan(), title="<b>")
+    run_missing(chosen, kept)
+    text = html(assemble(chosen, kept), note="a & b")
+    assert "<title>&lt;b&gt;</title>" in text
+    assert "a &amp; b" in text
+    assert '<td class="best">30.000</td>' in text
+    assert '<td class="best">20.000</td>' not in text
+    assert "aria-sort" in text  # the script is inside
+
+
+PLAN = """
+title = "Edges"
+upsamplers = ["bilinear", {{ model = "naf=none", label = "untrained" }}]
+backbones = ["pico"]
+
+[[measures]]
+task = "boundaries"
+data = "edges"
+controls = ["grey"]
+
+[[measures]]
+name = "absent"
+task = "boundaries"
+data = "nowhere"
+"""
+
+
+@pytest.fixture
+def edges(tmp_path):
+    for part in ("images", "boundaries"):
+        (tmp_path / "edges" / part).mkdir(parents=True)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[10:30, 20:50] = (200, 40, 90)
+    Image.fromarray(picture).save(tmp_path / "edges/images/a.png")
+    outline = np.zeros((48, 64), np.uint8)
+    outline[10, 20:50] = outline[30, 20:50] = outline[10:30, 20] = outline[10:30, 50] = 255
+    Image.fromarray(outline).save(tmp_path / "edges/boundaries/a.png")
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.format())
+    return path
+
+
+def leaderboard(*arguments):
+    return CliRunner().invoke(cli, ["leaderboard", *map(str, arguments), "--device", "cpu"])
+
+
+def test_command(edges, tmp_path):
+    out = tmp_path / "board"
+    done = leaderboard(edges, "-o", out)
+    assert done.exit_code == 1  # one column has no data
+    assert "missing: absent, bilinear: no folder" in done.stderr
+    assert "untrained (grey)" in done.stdout
+    assert {path.name for path in out.glob("leaderboard.*")} == {
+        f"leaderboard.{ending}" for ending in ("md", "csv", "tex", "html", "json")
+    }
+    table = Report.load(out / "leaderboard.json")
+    assert {"bilinear", "untrained", "untrained (grey)", "image"} == {row.label for row in table.rows}
+    again = leaderboard(edges, "-o", out, "--no-run", "--format", "csv")
+    assert again.exit_code == 0
+    assert again.stdout.startswith("label,upsampler")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("boundaries", "boundariez"), "boundariez"),
+        (("bilinear", "bilineer"), "did you mean"),
+        (('data = "edges"', 'date = "edges"'), "unknown key 'date'; did you mean data?"),
+        (('name = "absent"', 'name = "boundaries"'), "two measures called 'boundaries'"),
+        (("untrained", "bilinear"), "upsampler 'bilinear' twice"),
+        (('controls = ["grey"]', 'metric = "miou"'), "boundaries has average_precision"),
+        (('upsamplers = ["bilinear", { model = "naf=none", label = "untrained" }]', ""), "none is named"),
+        (("[[measures]]", "[measures]"), "plan.toml"),
+        (('title = "Edges"', "[paper]\nedges = 3\n"), "plan.toml"),
+    ],
+)
+def test_bad_plans_are_one_line(edges, tmp_path, change, told):
+    edges.write_text(edges.read_text().replace(*change))
+    done = leaderboard(edges, "-o", tmp_path / "board")
+    assert done.exit_code in (1, 2)
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert not (tmp_path / "board").exists()
+
+
+def test_a_folder_of_the_user_is_left_alone(edges, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    done = leaderboard(edges, "-o", tmp_path / "mine")
+    assert done.exit_code == 2
+    assert "holds other files" in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_no_plan_of_the_name():
+    with pytest.raises(FileNotFoundError, match="no plan nowhere: give a TOML file"):
+        read_plan("nowhere")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_plans_are_read(name):
+    assert read_plan(name).measures
+
+
+def test_paper_figures_must_be_numbers(edges):
+    edges.write_text(edges.read_text() + '\n[paper."boundaries"]\nnaf = "high"\n')
+    with pytest.raises(ConfigError, match="give a table of numbers"):
+        read_plan(edges)
