@@ -12,11 +12,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from naf_hub.training.settings import ConfigError
-from naf_hub_reconstruction.changed_guidance import blurred, recoloured
+from naf_hub_reconstruction.changed_guidance import blurred_guidance, recoloured
 from naf_hub_reconstruction.losses import (
     DISTANCES,
     TERMS,
-    Objective,
+    Loss,
     parse_loss,
     scaled_squared_error,
     total_variation,
@@ -100,7 +100,7 @@ def test_terms_are_added_with_their_weights():
     model = Nearest()
     output = F.interpolate(low, (4, 4)) + guidance.mean()
     expected = F.mse_loss(output, target) + 0.5 * guidance.mean() ** 2 + 0.25 * total_variation(output)
-    found = Objective("mse+0.5*input+0.25*tv")(model, guidance, low, target, low)
+    found = Loss("mse+0.5*input+0.25*tv")(model, guidance, low, target, low)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     assert len(model.asked) == 1
 
@@ -108,7 +108,7 @@ def test_terms_are_added_with_their_weights():
 def test_changed_guidance_is_compared_with_the_plain_result_at_its_own_size():
     torch.manual_seed(0)
     guidance, low, target = torch.rand(2, 3, 8, 8) * 0.5, drawn(2, 5, 2, 2), drawn(2, 5, 4, 4, seed=1)
-    model, objective = Nearest(), Objective("2*mse+0.1*blurred")
+    model, objective = Nearest(), Loss("2*mse+0.1*blurred")
     found = objective(model, guidance, low, target, low)
     (_, size, _), (plain, plain_size, learns), (changed, changed_size, changed_learns) = model.asked
     assert (size, plain_size, changed_size) == ((4, 4), (8, 8), (8, 8))
@@ -119,10 +119,10 @@ def test_changed_guidance_is_compared_with_the_plain_result_at_its_own_size():
     found.backward()
     assert model.shift.grad is not None
     assert objective.upsamples_target
-    assert not Objective("mse+0.1*input").upsamples_target
+    assert not Loss("mse+0.1*input").upsamples_target
 
 
-@pytest.mark.parametrize("change", [blurred, recoloured])
+@pytest.mark.parametrize("change", [blurred_guidance, recoloured])
 def test_changed_guidance_stays_an_image_and_follows_the_seed(change):
     image, found = torch.rand(2, 3, 9, 12), []
     for seed in (0, 0, 1):
@@ -139,5 +139,5 @@ def test_blur_keeps_what_is_even_and_wipes_out_single_pixels():
     dot = torch.zeros(1, 3, 9, 9)
     dot[..., 4, 4] = 1
     torch.manual_seed(0)
-    assert blurred(dot)[..., 4, 4].max() < 0.95
-    assert (blurred(torch.full((1, 3, 9, 9), 0.5)) - 0.5).abs().mean() < 0.04
+    assert blurred_guidance(dot)[..., 4, 4].max() < 0.95
+    assert (blurred_guidance(torch.full((1, 3, 9, 9), 0.5)) - 0.5).abs().mean() < 0.04

@@ -16,7 +16,7 @@ NOISE = 0.03
 LEVELS = 31  # of a channel of 5 bits
 
 
-def blurred(images: Tensor) -> Tensor:
+def blurred_guidance(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1], blurred and with noise, as JAFAR's (arXiv 2506.11136) consistency has them."""
     return (_blur(images) + NOISE * torch.randn_like(images)).clamp(0, 1)
 

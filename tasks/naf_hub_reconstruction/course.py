@@ -20,7 +20,7 @@ from .card import model_card
 from .config import TrainConfig
 from .data import Crop, Crops
 from .evaluate import Pair, score
-from .losses import Objective
+from .losses import Loss
 from .plan import Steps
 from .preparation import (
     cropping_of,
@@ -58,7 +58,7 @@ class ReconstructionCourse:
         self.settings, self.cache_features, self.out = settings, cache_features, out
         self.facts: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
-        self.objective = Objective(settings.loss)
+        self.objective = Loss(settings.loss)
         self.pairs: dict[str, list[Pair]] = {}
 
     def prepare(self, device: torch.device, share: Share) -> None:

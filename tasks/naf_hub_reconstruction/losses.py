@@ -16,7 +16,7 @@ from torch import Tensor
 from naf_hub.interfaces import Features
 from naf_hub.training.settings import ConfigError
 
-from .changed_guidance import blurred, recoloured
+from .changed_guidance import blurred_guidance, recoloured
 
 Upsample = Callable[[Tensor, Features, "tuple[int, int]"], Tensor]
 # Keeps a division by the spread of a vector finite.
@@ -89,7 +89,7 @@ DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Between output and target."""
 
-CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {"blurred": blurred, "recoloured": recoloured}
+CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {"blurred": blurred_guidance, "recoloured": recoloured}
 """Of guidance that must not change the result: the target upsampled to the guidance's size, with it and without."""
 
 INPUT, VARIATION = "input", "tv"
@@ -128,7 +128,7 @@ def parse_loss(text: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-class Objective:
+class Loss:
     """The loss that a text describes.
 
     ``input`` is the distance of the output, averaged to the input's grid, from the input features. ``blurred`` and

@@ -24,7 +24,7 @@ from .cache import CropFeatures
 from .config import TrainConfig
 from .evaluate import Pair, held_out_pairs
 from .features import Teacher, takes_maps
-from .losses import CHANGES, Objective
+from .losses import CHANGES, Loss
 from .plan import Plan
 
 RANDOM = ("", "none")
@@ -152,7 +152,7 @@ def _check_gathering(config: TrainConfig, upsampler: Upsampler, cached: bool) ->
         raise ConfigError(
             f"pooled = {config.pooled}: averages maps of the whole image, and {name} takes more"
         )
-    if Objective(config.loss).upsamples_target and upsampler.gather_key != ((Want(),),):
+    if Loss(config.loss).upsamples_target and upsampler.gather_key != ((Want(),),):
         raise ConfigError(
             f"loss = {config.loss!r}: {' and '.join(CHANGES)} upsample the target, a plain map, and {name} takes more"
         )
