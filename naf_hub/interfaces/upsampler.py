@@ -43,6 +43,8 @@ class Upsampler(nn.Module):
         wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
         origin: record and weights, where it was loaded by name.
         guided: whether the image has any influence on the output.
+        learns_to_gather: whether :meth:`gather` has parameters that training learns. It is then called with gradients,
+            for each step anew.
         takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
     """
 
@@ -51,13 +53,15 @@ class Upsampler(nn.Module):
     wants: tuple[Want, ...] = (Want(),)
     origin: Origin | None = None
     guided: bool = True
+    learns_to_gather: bool = False
     takes_any_range: bool = False
 
     def gather(self, image: Tensor, backbone: nn.Module) -> Features:
         """What :meth:`forward` takes as features, from a backbone: by default the maps in :attr:`wants`.
 
         This is the only place where an upsampler meets a backbone. A method that needs more than maps of the
-        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`.
+        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`. :meth:`reference` must then take
+        the last map alone, too, which training compares the output with.
 
         Args:
             image: (B, 3, H, W), RGB in [0, 1]; may have another size than the image that guides later.
