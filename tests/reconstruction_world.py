@@ -128,12 +128,12 @@ def environment(plugins: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def training(pictures: Path, plugins: Path) -> Iterator[Callable[..., Process]]:
-    """Gives ``start(out, *options, launcher=[])``; what still runs at the end is killed, children included."""
+    """Gives ``start(out, *options, launcher=[], VARIABLE=value)``; at the end all is killed, children included."""
     started: list[Process] = []
 
-    def start(out: Path, *more: str, launcher: Sequence[str] = ()) -> Process:
+    def start(out: Path, *more: str, launcher: Sequence[str] = (), **variables: str) -> Process:
         _, *arguments = command(pictures, out, *more)
-        process = start_python(*launcher, *arguments, environment=environment(plugins))
+        process = start_python(*launcher, *arguments, environment=environment(plugins) | variables)
         started.append(process)
         return process
 
