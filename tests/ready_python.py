@@ -6,6 +6,7 @@ remain those whose subject is the start: what is imported when, how much memory 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -13,7 +14,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 # Nothing that reads its environment at import, as huggingface_hub does (and timm, which imports that).
@@ -118,3 +121,41 @@ def run_python(
     process = start_python(*arguments, environment=environment, folder=folder)
     output, errors = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+ASK = """#!{python}
+import os, sys
+from multiprocessing.connection import Client
+
+with Client({address!r}) as server:
+    server.send((sys.argv[1:], dict(os.environ), os.getcwd()))
+    output, errors, status = server.recv()
+sys.stdout.write(output)
+sys.stderr.write(errors)
+sys.exit(status)
+"""
+
+
+@contextlib.contextmanager
+def python_for_scripts(folder: Path) -> Iterator[Path]:
+    """A program to be called as ``python`` in a shell script: it runs :func:`run_python`, one at a time."""
+    program = folder / "ready-python"
+    with Listener() as listener:
+        program.write_text(ASK.format(python=sys.executable, address=listener.address))
+        program.chmod(0o755)
+
+        def serve() -> None:
+            while True:
+                with listener.accept() as client:
+                    if (asked := client.recv()) is None:
+                        return
+                    arguments, environment, here = asked
+                    done = run_python(*arguments, environment=environment, folder=Path(here))
+                    client.send((done.stdout, done.stderr, done.returncode))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield program
+        with Client(listener.address) as last:
+            last.send(None)
+        thread.join()

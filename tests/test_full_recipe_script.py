@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ready_python import python_for_scripts
 from reconstruction_world import BACKBONE, draw_pictures, environment
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train-naf-full.sh"
@@ -21,8 +22,14 @@ TINY = [
 ]
 
 
+@pytest.fixture
+def python(tmp_path):
+    with python_for_scripts(tmp_path) as python:
+        yield python
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a bash script")
-def test_both_stages_and_their_figures(tmp_path, install_plugin):
+def test_both_stages_and_their_figures(tmp_path, install_plugin, python):
     install_plugin("tiny-plugin", BACKBONE)
     images, held_out = draw_pictures(tmp_path / "a", 4), draw_pictures(tmp_path / "b", 2, seed=5)
     command = ["bash", str(SCRIPT), str(images), str(held_out), str(tmp_path / "out"), "tiny_backbone"]
@@ -33,6 +40,7 @@ def test_both_stages_and_their_figures(tmp_path, install_plugin):
         "STEPS1": "3",
         "STEPS2": "2",
         "WORKERS": "0",
+        "LAUNCH": str(python),
         "PATH": path,
     }
     first = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
