@@ -1,8 +1,10 @@
-"""Features as pictures: three principal components as red, green and blue."""
+"""Features as pictures: three principal components as red, green and blue; sheets of panels, and legends."""
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CAPTION = 22  # pixels
+LINE, SWATCH = 22, 14  # of a legend
+
+Colour = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +75,40 @@ def photo(image: Tensor) -> Image.Image:
     """RGB picture of an image (3, H, W) in [0, 1]."""
     array = (image.detach().float().cpu().clamp(0, 1) * 255).round().permute(1, 2, 0)
     return Image.fromarray(array.numpy().astype(np.uint8))
+
+
+def stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, on white."""
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def class_colours(count: int) -> list[Colour]:
+    """RGB of so many classes, 0 to 255: hues by the golden ratio, so that neighbours differ."""
+    colours: list[Colour] = []
+    for number in range(count):
+        value, saturation = ((1.0, 0.75), (0.7, 0.9), (0.9, 0.45))[number // 3 % 3]
+        red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, saturation, value)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colours
+
+
+def with_legend(sheet: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
+    """The sheet above its legend, a swatch and a text for each entry, in columns."""
+    font = ImageFont.load_default(size=13)
+    measure = ImageDraw.Draw(sheet)
+    column = SWATCH + 10 + int(max(measure.textlength(text, font=font) for text, _ in entries)) + 14
+    columns = max(1, sheet.width // column)
+    rows = -(-len(entries) // columns)
+    whole = Image.new("RGB", (max(sheet.width, column), sheet.height + rows * LINE + 6), "white")
+    whole.paste(sheet, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for number, (text, colour) in enumerate(entries):
+        x, y = number % columns * column + 4, sheet.height + 6 + number // columns * LINE
+        draw.rectangle((x, y, x + SWATCH, y + SWATCH), fill=colour, outline="black")
+        draw.text((x + SWATCH + 6, y - 1), text, fill="black", font=font)
+    return whole

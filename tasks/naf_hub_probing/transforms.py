@@ -26,6 +26,11 @@ def parse_size(text: str) -> Size:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+def times(size: Size, factor: int) -> Size:
+    """A size whose sides are so many times as long."""
+    return size * factor if isinstance(size, int) else (size[0] * factor, size[1] * factor)
+
+
 def shorter_side(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Resized (H, W) with the shorter side at ``size``, and the (top, left) of its centre crop."""
     landscape = height <= width
