@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from .errors import NotEnoughMemoryError
 from .parts.budget import parse_bytes
 
@@ -57,6 +55,8 @@ def free_memory(device: str = "cpu") -> int:
 
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    import psutil
+
     free = psutil.virtual_memory().available
     limited = _left_to_container(Path("/sys/fs/cgroup"))
     return free if limited is None else min(free, limited)
@@ -83,6 +83,11 @@ def needed_memory(model: FeaturePipeline, size: tuple[int, int]) -> int:
         (weight.shape[0] for weight in model.upsampler.parameters() if weight.ndim == 4), default=0
     )
     return 4 * size[0] * size[1] * (COPIES * channels + WORKING + guidance)
+
+
+def memory_of_strips(size: tuple[int, int]) -> int:
+    """As :func:`needed_memory`, but without the upsampled features: for a backbone alone, or features by strips."""
+    return 4 * size[0] * size[1] * WORKING
 
 
 def require_memory(needed: int, what: str, advice: str, device: str = "cpu") -> None:

@@ -342,10 +342,11 @@ def test_pictures_of_predictions(data: Path, tmp_path: Path) -> None:
         report(run(data, "--picture", str(place), "--json"))
     with Image.open(place / "bilinear.png") as sheet:
         assert sheet.width == 4 * 48 + 3 * 4
-        assert sheet.height > 4 * (32 + 22)
-        colours = {colour for _, colour in sheet.crop((3 * 52, 22, 4 * 52 - 4, 54)).getcolors()}  # pyright: ignore
-    assert colours <= {UNKNOWN, RIGHT, WRONG}
-    assert {UNKNOWN, RIGHT} <= colours
+        counts = {colour: count for count, colour in sheet.getcolors(1 << 16)}  # pyright: ignore
+    # More than the legend holds: most pixels are right, and two rows of each picture have no label.
+    assert counts[RIGHT] > 4 * 30 * 48 * 0.7
+    assert counts[UNKNOWN] > 4 * 2 * 48
+    assert WRONG in counts
 
 
 def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
@@ -467,7 +468,7 @@ def test_bad_data_is_one_line(data: Path, damage, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (("--size", "big"), 2, "HEIGHTxWIDTH"),
+        (("--size", "big"), 2, "is not N or HxW"),
         (("--label-size", "448"), 1, "must both be"),
         (("--upsampler", "bilinear=foo"), 2, "no weights to choose"),
         (("--upsampler", "bilinaer"), 2, "did you mean bilinear"),

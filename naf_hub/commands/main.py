@@ -105,16 +105,20 @@ def eval_group() -> None:
 def _add_commands() -> None:
     from . import (
         bench,
+        compare,
+        completion,
         convert,
         demo,
         denoise,
         export,
+        extract,
         leaderboard,
         new_plugin,
         pin,
         publish,
         registered,
         upsample,
+        verbosity,
     )
 
     for command in (
@@ -122,7 +126,9 @@ def _add_commands() -> None:
         registered.info_command,
         registered.plugins_command,
         upsample.upsample_command,
+        extract.extract_command,
         denoise.denoise_command,
+        compare.compare_command,
         bench.bench_command,
         leaderboard.leaderboard_command,
         demo.demo_command,
@@ -131,6 +137,7 @@ def _add_commands() -> None:
         new_plugin.new_plugin_command,
         pin.pin_command,
         publish.publish_command,
+        completion.completion_command,
     ):
         cli.add_command(command)
     for plugin, add in registry.plugin_hooks():
@@ -141,6 +148,7 @@ def _add_commands() -> None:
         except (Exception, SystemExit) as error:  # a plugin's commands must not take the others down
             _warn(plugin, f"failed: {one_line(error)}")
         _keep(cli, before, plugin)
+    verbosity.add_verbosity(cli)
 
 
 def _commands_of(group: click.Group) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contenders import name_model
+from ..image_sizes import ImageSize, describe_image_size, is_bounded, resized
 from ..made_with import KEY, describe_photo, record, sidecar
 
 if TYPE_CHECKING:
@@ -17,23 +17,20 @@ if TYPE_CHECKING:
 
     from ..pipeline import FeaturePipeline
 
-# The long side is at most so many times the short side that is asked for.
-LONGEST_RATIO = 4
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What ``upsample`` writes and how.
 
     Attributes:
-        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``.
+        size: of the photos, see :func:`~naf_hub.image_sizes.fit_size`.
         format: ``"safetensors"``, ``"npy"`` or ``"none"``.
         dtype: ``"float16"`` or ``"float32"`` of the saved features.
         picture: whether to write the side-by-side picture.
         models: of upsampler and backbone, see :func:`~naf_hub.made_with.describe_model`.
     """
 
-    size: str = "448"
+    size: ImageSize = 448
     format: str = "safetensors"
     dtype: str = "float16"
     picture: bool = True
@@ -42,37 +39,12 @@ class Settings:
     def of(self, target: Path) -> dict[str, Any]:
         """Settings on which a file depends; the picture does not on the precision of the saved features."""
         saved = {} if target.suffix == ".png" else {"dtype": self.dtype}
-        return {**self.models, "size": self.size, **saved}
+        return {**self.models, "size": describe_image_size(self.size), **saved}
 
     def outputs(self, stem: Path) -> list[Path]:
         """What is written for one photo."""
         endings = [self.format] * (self.format != "none") + ["png"] * self.picture
         return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
-
-
-def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int]:
-    """(H, W) an image is resized to.
-
-    One number is the shorter side: the other follows the aspect ratio and both are rounded to the patch. The longer
-    side is at most :data:`LONGEST_RATIO` times that number; then the shorter one follows.
-
-    Raises:
-        ValueError: not a size.
-    """
-    if size == "native":
-        return height, width
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-    if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
-        raise ValueError(f"size {size!r} is not N, HxW or 'native'")
-    if match[2]:
-        return int(match[1]), int(match[2])
-    scale = int(match[1]) * min(1 / min(height, width), LONGEST_RATIO / max(height, width))
-    return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))  # pyright: ignore
-
-
-def is_bounded(height: int, width: int, size: str) -> bool:
-    """Whether :func:`image_size` had to bound the longer side."""
-    return size.isdigit() and max(height, width) > LONGEST_RATIO * min(height, width)
 
 
 def upsample_file(
@@ -96,7 +68,6 @@ def upsample_file(
         ValueError: the sizes do not fit the model.
     """
     import torch
-    import torch.nn.functional as F
 
     from ..images import read_image
     from ..memory import needed_memory, require_memory
@@ -104,12 +75,11 @@ def upsample_file(
     image = read_image(source)[None]
     made_of = describe_photo(source, place or Path(source.name))
     height, width = image.shape[-2:]
-    size = image_size(height, width, settings.size, getattr(model.backbone, "patch_size", 1))
+    size = model.working_size(height, width, settings.size)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
     what = f"{source}: {size[0]}x{size[1]} pixels of features"
     require_memory(needed_memory(model, size), what, "give a smaller --size", str(device))
-    if size != (height, width):
-        image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+    image = resized(image, size)
     start = time.perf_counter()
     with torch.no_grad():
         image = image.to(device)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from naf_hub import RestorerRecord, UpsamplerRecord, Weights, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 PAPER = "https://arxiv.org/abs/2511.18452"
 WEIGHTS = {
@@ -32,6 +37,7 @@ def register_upsamplers(register):
             name="naf",
             summary="Neighborhood attention filtering: one small model for every backbone and ratio.",
             target="naf_hub_naf.model:NAF",
+            parameters=662_528,
             paper=PAPER,
             weights=WEIGHTS,
             trainable=True,
@@ -43,6 +49,7 @@ def register_upsamplers(register):
             summary="NAF with 768 guidance channels and five blocks per branch (14.8 M parameters).",
             target="naf_hub_naf.model:NAF",
             options={"dim": 768, "num_blocks": 5},
+            parameters=14_780_928,
             paper=PAPER,
             trainable=True,
         )
@@ -56,9 +63,17 @@ def register_restorers(register):
             name="naf_denoiser",
             summary="NAF at ratio 1: noisy pixels averaged over windows of 15 x 15, by weights from the image.",
             target="naf_hub_naf.denoiser:NAFDenoiser",
+            parameters=662_528,
             paper=PAPER,
             weights=DENOISER_WEIGHTS,
             degradations="Gaussian and salt-and-pepper noise, by its training",
             trainable=True,
         )
     )
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    from .attention_command import attention_command
+
+    cli.add_command(attention_command)

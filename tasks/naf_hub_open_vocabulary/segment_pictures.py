@@ -12,8 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
+from naf_hub.legend import class_colours, with_legend
 from naf_hub.made_with import KEY, read_record
-from naf_hub.picture import class_colours, photo, side_by_side, with_legend
+from naf_hub.picture import photo, side_by_side
 
 MOST_CLASSES = 256
 LONGEST = 1024

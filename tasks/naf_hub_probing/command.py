@@ -6,18 +6,18 @@ from typing import Any
 
 import click
 
-from naf_hub.options import parse_backbone_option, parse_upsamplers, pick_device, show_report
+from naf_hub.image_sizes import ImageSize
+from naf_hub.options import (
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    show_report,
+    size_option,
+    use_threads,
+)
 
 from .presets import FOLDER, LAYOUT_NAMES, MODES, PRESETS
-from .probe_options import (
-    given,
-    hint_at_time,
-    model_options,
-    parse_sizes,
-    probe_options,
-    tell_skipped,
-    teller,
-)
+from .probe_options import given, hint_at_time, model_options, probe_options, tell_skipped, teller
 
 
 @click.command()
@@ -34,11 +34,9 @@ from .probe_options import (
 )
 @click.option("--preset", type=click.Choice(list(PRESETS)),
               help="Take the paper's settings for a data set; what else is given replaces them.")  # fmt: skip
-@click.option("--size", default="448", show_default=True, metavar="S|HxW",
-              help="With S, bring the shorter side to S and crop S x S from the centre; with HxW, resize "
-                   "the whole image.")  # fmt: skip
-@click.option("--label-size", metavar="S|HxW",
-              help="Bring labels and output to this size; default is S, or the labels' own size with HxW.")  # fmt: skip
+@size_option("448", "Bring pictures to this size, and for N cut the centre N x N", native=None)
+@size_option(None, "Bring labels and output to this size, else to N x N, or to the labels' own with --size HxW",
+             native=None, name="--label-size")  # fmt: skip
 @click.option("--mode", type=click.Choice(MODES), default="upsample", show_default=True,
               help="filter: keep the features' size with the upsampler, then enlarge them bilinearly.")  # fmt: skip
 @click.option("--enlarge", type=click.IntRange(min=1), default=1, show_default=True,
@@ -46,9 +44,10 @@ from .probe_options import (
 @probe_options
 def segmentation(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,
-    options: dict[str, Any], backbone_options: dict[str, Any], size: str, label_size: str | None, device: str,
-    baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None, picture: str | None,
-    allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
+    options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize, label_size: ImageSize,
+    device: str, threads: int | None, baseline: bool, controls: tuple[str, ...], cache: str, workers: int,
+    out: str | None, picture: str | None, allow_changed_images: bool, format_: str, as_json: bool, save: str | None,
+    **protocol: Any,
 ) -> None:  # fmt: skip
     """Linear-probe segmentation: mIoU of a 1x1 convolution on frozen upsampled features.
 
@@ -57,7 +56,7 @@ def segmentation(
     image anew in every epoch. --train-pixels N is a different, much cheaper protocol; compare upsamplers under the
     same one.
     """
-    sizes = parse_sizes(size, label_size)
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
@@ -69,7 +68,7 @@ def segmentation(
     report = Segmentation().evaluate(
         contenders,
         data,
-        given({**protocol, "size": sizes[0], "label_size": sizes[1]}),
+        given({**protocol, "size": size, "label_size": label_size}),
         backbone=behind,
         device=where,
         baseline=baseline,

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from naf_hub.picture import photo, side_by_side, stacked
+from naf_hub.legend import stacked
+from naf_hub.picture import photo, side_by_side
 
 # Dark blue, teal, yellow: what is lighter is more, for eyes that see no colours too.
 COLOURS = np.array([[20, 16, 90], [42, 110, 142], [64, 178, 120], [250, 232, 90]], dtype=np.float64)

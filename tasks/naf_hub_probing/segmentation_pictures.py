@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from naf_hub.labels import IGNORE
-from naf_hub.picture import class_colours, photo, side_by_side, stacked, with_legend
+from naf_hub.legend import class_colours, stacked, with_legend
+from naf_hub.picture import photo, side_by_side
 
 UNKNOWN, RIGHT, WRONG = (0, 0, 0), (190, 190, 190), (215, 25, 30)
 OPACITY = 0.65  # of classes over the picture
@@ -35,9 +36,7 @@ def segmentation_sheet(shown: Sequence[Shown], names: Sequence[str]) -> Image.Im
     rows = [_row(one, np.array([*colours, UNKNOWN], np.uint8)) for one in shown]
     seen = torch.cat([torch.cat([one.label.flatten(), one.prediction.flatten()]) for one in shown]).unique()
     entries = [(names[k], colours[k]) for k in seen.tolist() if k != IGNORE]
-    return with_legend(
-        stacked(rows), [*entries, ("no label", UNKNOWN), ("error: right", RIGHT), ("error: wrong", WRONG)]
-    )
+    return with_legend(stacked(rows), [*entries, ("no label", UNKNOWN), ("right", RIGHT), ("wrong", WRONG)])
 
 
 def _row(one: Shown, colours: np.ndarray) -> Image.Image:

@@ -21,8 +21,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 
@@ -42,8 +44,10 @@ from naf_hub.options import (
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Keep the run in this folder.")
 @click.option(
     "--recipe",
-    default="naf-code",
-    help="Start from this recipe: a shipped one (naf-cpu, ...) or a TOML file.",
+    "recipes",
+    multiple=True,
+    default=("naf-code",),
+    help="Start from this recipe: a shipped one (naf-cpu, ...) or a TOML file; of several, later ones win.",
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
@@ -56,11 +60,12 @@ from naf_hub.options import (
 @continuation_options
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
+@threads_option
 @json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
     out: str,
-    recipe: str,
+    recipes: tuple[str, ...],
     assignments: tuple[str, ...],
     cache_features: str | None,
     resume: bool,
@@ -68,6 +73,7 @@ def train(
     allow_changed_images: bool,
     tensorboard: bool,
     device: str,
+    threads: int | None,
     as_json: bool,
     backbone: tuple[str, ...],
     images: tuple[str, ...],
@@ -83,6 +89,8 @@ def train(
     goes on from there as if nothing had happened. Several GPUs or machines:
     accelerate launch -m naf_hub train reconstruction ...
     """
+    use_threads(threads)
+
     from naf_hub.training.run import Run
     from naf_hub.training.settings import build, parse_set
 
@@ -101,7 +109,7 @@ def train(
         given["images"] = [*images, *more_images]
     if held_out:
         given["held_out"] = list(held_out)
-    config = build(TrainConfig, read_recipe(recipe), given, parse_set(assignments))
+    config = build(TrainConfig, *map(read_recipe, recipes), given, parse_set(assignments))
     course = ReconstructionCourse(config, cache_features, out)
     # Of several processes each has a GPU of its own, which accelerate knows.
     where = None if device == "auto" else pick_device(device)
@@ -165,11 +173,13 @@ def train(
 )
 @control_option
 @device_option
+@threads_option
 @report_options
 def evaluate(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], images: tuple[str, ...], device: str,
-    fit: tuple[str, ...], controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, fit: tuple[str, ...], controls: tuple[str, ...], format_: str, as_json: bool,
+    save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's.
 
@@ -177,6 +187,7 @@ def evaluate(
     compared with those, and with bilinear interpolation of those. The last row, image_free, is the best linear
     upsampler that never sees the image: guidance gain is what of its error an upsampler avoids, in percent.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
