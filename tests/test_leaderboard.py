@@ -245,7 +245,7 @@ def test_command(edges, tmp_path):
     out = tmp_path / "board"
     done = leaderboard(edges, "-o", out)
     assert done.exit_code == 1  # one column has no data
-    assert "missing: absent, bilinear: no folder" in done.stderr
+    assert "missing: absent, bilinear, untrained: no folder" in done.stderr
     assert "untrained (grey)" in done.stdout
     assert {path.name for path in out.glob("leaderboard.*")} == {
         f"leaderboard.{ending}" for ending in ("md", "csv", "tex", "html", "json")
