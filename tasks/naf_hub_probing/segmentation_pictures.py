@@ -35,7 +35,7 @@ def segmentation_sheet(shown: Sequence[Shown], names: Sequence[str]) -> Image.Im
     colours = class_colours(len(names))
     rows = [_row(one, np.array([*colours, UNKNOWN], np.uint8)) for one in shown]
     seen = torch.cat([torch.cat([one.label.flatten(), one.prediction.flatten()]) for one in shown]).unique()
-    entries = [(names[k], colours[k]) for k in seen.tolist() if k != IGNORE]
+    entries = [(names[k], colours[k]) for k in map(int, seen.tolist()) if k != IGNORE]
     return with_legend(stacked(rows), [*entries, ("no label", UNKNOWN), ("right", RIGHT), ("wrong", WRONG)])
 
 
