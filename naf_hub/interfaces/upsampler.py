@@ -16,6 +16,7 @@ from ..records import Origin
 from ..streaming import fill
 from ..wants import Want
 from .backbone import Backbone
+from .plain_module import require_map
 
 # What an upsampler gathers of a backbone: one map, or several by name.
 Features: TypeAlias = "Tensor | Mapping[str, Tensor]"
@@ -59,12 +60,12 @@ class Upsampler(nn.Module):
             (B, C, h, w) if one map is wanted, else the maps by ``Want.name``.
 
         Raises:
-            MapError: the backbone does not have a map that is wanted.
+            MapError: the backbone does not have a map that is wanted, or a plain module's output is no map.
         """
         if isinstance(backbone, Backbone):
             found = backbone.maps(image, *self.wants)
         elif all(want == Want() for want in self.wants):
-            found = (backbone(image),) * len(self.wants)
+            found = (require_map(backbone(image), backbone),) * len(self.wants)
         else:
             names = ", ".join(want.name for want in self.wants)
             raise MapError(
