@@ -211,6 +211,16 @@ def upsampler_facts(record: UpsamplerRecord) -> list[str]:
     ]
 
 
+PICTURE = """![a photo, its features, and what thirteen upsamplers make of them](assets/upsamplers.jpg)
+
+*scikit-image's cat at 224x336 pixels; features of a ViT-S/14 at 16x24 cells (nearest), and the same features by the
+upsamplers that run on any backbone and have weights or need none, but for `featup_implicit`, which takes an hour.
+Colours are three principal components of the features at 16x24, the same for all panels. Weights of AnyUp and FeatUp
+are their authors'; FeatUp's were made for CLIP and run without the last step, which mixes CLIP's channels. The command
+is on [See what an upsampler does](views.md#several-upsamplers-on-one-photo).*
+"""
+
+
 def upsamplers() -> str:
     """One table a plugin, which is a family of methods."""
     families: dict[str, list[UpsamplerRecord]] = {}
@@ -227,6 +237,7 @@ def upsamplers() -> str:
         "Every upsampler that comes with naf-hub, by family. All are called alike:",
         "`naf_hub.load(NAME, backbone=BACKBONE)(image, output_size)`. Where `memory=` is an option, working memory is",
         "bounded by it and the result does not depend on it beyond rounding. `naf-hub info NAME` tells the rest.\n",
+        PICTURE,
     ]
     for package, found in sorted(families.items()):
         family = re.split(" as |:", inspect.getdoc(importlib.import_module(package)) or package)[0]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .interfaces import Backbone, ForeignWeights, Normalize, Restorer, Task, Upsampler, wrap
     from .loading import load, load_backbone, load_restorer, load_task
+    from .picture import pca_picture
     from .pipeline import FeaturePipeline
     from .promises import Promises
     from .records import BackboneRecord, RestorerRecord, TaskRecord, UpsamplerRecord, Weights
@@ -44,6 +45,7 @@ _HOME = {
     "load_backbone": "loading",
     "load_restorer": "loading",
     "load_task": "loading",
+    "pca_picture": "picture",
     "FeaturePipeline": "pipeline",
     "Promises": "promises",
     "BackboneRecord": "records",
@@ -93,6 +95,7 @@ __all__ = [
     "load_restorer",
     "load_task",
     "open_features",
+    "pca_picture",
     "wrap",
 ]
 

@@ -126,6 +126,30 @@ def search_images(
     return search
 
 
+def listed_images(file: str | os.PathLike[str]) -> Search:
+    """The image files that a text file names, one path a line; none is looked for yet.
+
+    Paths begin at the folder of the list. The place of each is its path as it is written there, of one that leads
+    out of the folder its whole path.
+
+    Raises:
+        FileNotFoundError: no such file, or no path in it.
+        ImageError: it is no text.
+    """
+    path = Path(file)
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise ImageError(f"{path}: is no list of images, one path a line")
+    search, folder = Search(), path.parent.absolute()
+    for line in filter(str.strip, text.split("\n")):
+        image = Path(os.path.normpath(folder / line.rstrip("\r")))
+        within = image.is_relative_to(folder)
+        search.images.setdefault(image, image.relative_to(folder if within else image.anchor))
+    if not search.images:
+        raise FileNotFoundError(f"no image named in {path}")
+    return search
+
+
 def _is_photo(path: Path, search: Search, restored: bool) -> bool:
     """Whether a file that was come across is a photo; if not, it is noted why."""
     if path.name.startswith("."):

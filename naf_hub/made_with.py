@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ WITHOUT_EFFECT = frozenset({"memory"})
 # The setting that says what a picture shows, where there is a choice.
 SHOWS = "shows"
 RESTORED, BEFORE_AFTER = "the photo, restored", "the photo before and after"
+# Of a .safetensors file, as the format has it.
+LONGEST_HEADER = 100_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -62,6 +64,12 @@ def record(settings: Mapping[str, Any], photo: Mapping[str, Any]) -> str:
     return json.dumps({"format": FORMAT, "version": __version__, "settings": settings, "photo": photo})
 
 
+def shard_record(settings: Mapping[str, Any], photos: Sequence[Mapping[str, Any]]) -> str:
+    """The record of a shard, which holds features of several photos; as :func:`record`."""
+    said = {"format": FORMAT, "version": __version__, "settings": settings, "photos": photos}
+    return json.dumps(said)
+
+
 def sidecar(result: Path) -> Path:
     """Where the record of a result lies: beside it if it is a ``.npy`` file, else in it."""
     return result.with_name(f"{result.name}.json") if result.suffix == ".npy" else result
@@ -96,11 +104,20 @@ def _in_picture(path: Path) -> str:
 def _in_safetensors(path: Path) -> str:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(min(length, 1_000_000)))["__metadata__"][KEY]
+        return json.loads(file.read(min(length, LONGEST_HEADER)))["__metadata__"][KEY]
 
 
 def _beside_array(path: Path) -> str:
     return sidecar(path).read_text(encoding="ascii")
+
+
+def is_beginning(path: Path) -> bool:
+    """Whether a ``.safetensors`` file is the beginning of one of ours, or empty: cut before its record ended."""
+    start = f'{{"__metadata__":{{"{KEY}":'.encode()
+    with path.open("rb") as file:
+        data = file.read(8 + len(start))
+    length = int.from_bytes(data[:8], "little")
+    return not data or (data[8:] == start and path.stat().st_size < 8 + length)
 
 
 def is_result_picture(path: Path) -> bool:
@@ -122,11 +139,16 @@ def differences(found: Mapping[str, Any], settings: Mapping[str, Any], photo: Pa
         settings: that it would be made with.
         photo, place: what it would be made of, see :func:`describe_photo`.
     """
+    said = setting_differences(found, settings)
+    return said if found.get("format") != FORMAT else said + _of_photo(found.get("photo") or {}, photo, place)
+
+
+def setting_differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """How the record of a result differs from settings, whatever the photo; see :func:`differences`."""
     if found.get("format") != FORMAT:
         return [f"naf-hub {found.get('version')}, whose results have another form"]
-    said = [_difference(key, found["settings"].get(key), value) for key, value in settings.items()
+    return [_difference(key, found["settings"].get(key), value) for key, value in settings.items()
             if found["settings"].get(key) != value]  # fmt: skip
-    return said + _of_photo(found.get("photo") or {}, photo, place)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

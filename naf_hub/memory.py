@@ -85,6 +85,11 @@ def needed_memory(model: FeaturePipeline, size: tuple[int, int]) -> int:
     return 4 * size[0] * size[1] * (COPIES * channels + WORKING + guidance)
 
 
+def memory_of_strips(size: tuple[int, int]) -> int:
+    """As :func:`needed_memory`, but without the upsampled features: for a backbone alone, or features by strips."""
+    return 4 * size[0] * size[1] * WORKING
+
+
 def require_memory(needed: int, what: str, advice: str, device: str = "cpu") -> None:
     """Require that ``needed`` bytes are free.
 

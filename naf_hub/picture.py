@@ -1,20 +1,25 @@
-"""Features as pictures: three principal components as red, green and blue."""
+"""Features as pictures: three principal components as red, green and blue; and pictures beside one another."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-CAPTION = 22  # pixels
+# A basis is fitted on so many cells at the most, evenly spaced.
+FITTED_CELLS = 8192
+GAP = 4  # pixels between panels
+# Captions can be read where a sheet fills the width of a page: their height grows with it.
+FONT, SHEET_OF_FONT = 13, 72
 
 
 @dataclasses.dataclass(frozen=True)
 class PcaBasis:
-    """Mean, three components and colour range, fitted on one feature map and applied to others.
+    """Mean, three components and colour range, fitted on feature maps and applied to others.
 
     Attributes:
         mean: (C,).
@@ -29,9 +34,11 @@ class PcaBasis:
     high: Tensor
 
     @classmethod
-    def fit(cls, features: Tensor) -> PcaBasis:
-        """Fit on features (C, h, w)."""
-        cells = features.detach().float().cpu().flatten(1).T
+    def fit(cls, *features: Tensor) -> PcaBasis:
+        """Fit on the cells of one or several maps (C, h, w); of many cells on 8192, evenly spaced."""
+        cells = torch.cat([one.detach().float().cpu().flatten(1).T for one in features])
+        if len(cells) > FITTED_CELLS:
+            cells = cells[torch.linspace(0, len(cells) - 1, FITTED_CELLS).long()]
         mean = cells.mean(0)
         _, _, v = torch.linalg.svd(cells - mean, full_matrices=False)
         components = torch.zeros(cells.shape[1], 3)
@@ -42,28 +49,110 @@ class PcaBasis:
         low, high = projected.quantile(0.02, dim=0), projected.quantile(0.98, dim=0)
         return cls(mean, components, low, torch.maximum(high, low + 1e-6))
 
+    def colours(self, features: Tensor) -> Tensor:
+        """RGB in [0, 1] (3, H, W), on the CPU, of features (C, H, W)."""
+        features = features.detach().float().cpu()
+        projected = torch.einsum("chw,ck->khw", features, self.components)
+        offset = self.mean @ self.components + self.low
+        return ((projected - offset[:, None, None]) / (self.high - self.low)[:, None, None]).clamp(0, 1)
+
     def picture(self, features: Tensor) -> Image.Image:
         """RGB picture (H, W) of features (C, H, W)."""
-        features = features.detach().float().cpu()
-        projected = torch.einsum("chw,ck->hwk", features, self.components) - self.mean @ self.components
-        rgb = ((projected - self.low) / (self.high - self.low)).clamp(0, 1)
-        return Image.fromarray((rgb * 255).round().to(torch.uint8).numpy())
+        return photo(self.colours(features))
 
 
-def side_by_side(panels: list[tuple[str, Image.Image]], size: tuple[int, int]) -> Image.Image:
-    """Panels of ``size`` (H, W) in a row, each under its caption; smaller ones are enlarged blockwise."""
+def pca_picture(
+    features: Tensor | Sequence[Tensor], basis: PcaBasis | Tensor | Sequence[Tensor] | None = None
+) -> Tensor | list[Tensor]:
+    """Features as colours: three principal components as red, green and blue.
+
+    Colours mean the same only within one basis: give the maps to compare in one call, or one ``basis`` to each call.
+
+    Args:
+        features: (C, H, W) or (B, C, H, W); or several such maps of one C, of any sizes.
+        basis: what the components are fitted on: maps of the same C, low-resolution features say; or a fitted
+            :class:`naf_hub.picture.PcaBasis`. By default all of ``features`` together.
+
+    Returns:
+        RGB in [0, 1] on the CPU, (3, H, W) or (B, 3, H, W); of several maps a list of them.
+
+    Raises:
+        ValueError: no maps, or maps of other shapes than these, of several C, or with values that are not finite.
+    """
+    maps = _checked_maps(features)
+    if not isinstance(basis, PcaBasis):
+        fitted = maps if basis is None else _checked_maps(basis)
+        basis = PcaBasis.fit(*(sample for one in fitted for sample in one.reshape(-1, *one.shape[-3:])))
+    channels = {one.shape[-3] for one in maps} | {len(basis.mean)}
+    if len(channels) > 1:
+        raise ValueError(f"maps and basis must have the same channels, got {sorted(channels)}")
+    found = [
+        basis.colours(one) if one.ndim == 3 else torch.stack([basis.colours(sample) for sample in one])
+        for one in maps
+    ]
+    return found[0] if isinstance(features, Tensor) else found
+
+
+def _checked_maps(maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    several = [maps] if isinstance(maps, Tensor) else list(maps)
+    if not several:
+        raise ValueError("no features given")
+    for one in several:
+        if one.ndim not in (3, 4) or not one.numel():
+            raise ValueError(f"features must be (C, H, W) or (B, C, H, W), got {tuple(one.shape)}")
+        if not torch.isfinite(one).all():
+            raise ValueError("features have values that are not finite")
+    channels = sorted({one.shape[-3] for one in several})
+    if len(channels) > 1:
+        raise ValueError(f"features of one basis must have the same channels, got {channels}")
+    return several
+
+
+def side_by_side(
+    panels: Sequence[tuple[str, Image.Image]], size: tuple[int, int], columns: int | None = None
+) -> Image.Image:
+    """Panels of ``size`` (H, W) in rows of ``columns`` (default: one row), each under its caption.
+
+    Smaller panels are enlarged blockwise, larger ones shrunk; captions that are wider than a panel are wrapped.
+    """
     height, width = size
-    gap = 4
-    sheet = Image.new("RGB", (width * len(panels) + gap * (len(panels) - 1), height + CAPTION), "white")
+    columns = min(columns or len(panels), len(panels))
+    across = (width + GAP) * columns - GAP
+    letters = max(FONT, across // SHEET_OF_FONT)
+    font, line = ImageFont.load_default(size=letters), round(letters * 1.3)
+    captions = [_wrapped(caption, font, width - 6) for caption, _ in panels]
+    rows = range(0, len(panels), columns)
+    heads = [max(map(len, captions[start : start + columns])) * line + 5 for start in rows]
+    sheet = Image.new("RGB", (across, sum(heads) + height * len(rows) + GAP * (len(rows) - 1)), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
-    for i, (caption, panel) in enumerate(panels):
-        x = i * (width + gap)
-        sheet.paste(panel.convert("RGB").resize((width, height), Image.Resampling.NEAREST), (x, CAPTION))
-        while caption and draw.textlength(caption, font=font) > width - 6:
-            caption = caption[:-1]
-        draw.text((x + 3, 3), caption, fill="black", font=font)
+    top = 0
+    for head, start in zip(heads, rows, strict=True):
+        for i, (_, panel) in enumerate(panels[start : start + columns]):
+            x = i * (width + GAP)
+            shrinks = panel.width > width or panel.height > height
+            how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+            sheet.paste(panel.convert("RGB").resize((width, height), how), (x, top + head))
+            for n, text in enumerate(captions[start + i]):
+                draw.text((x + 3, top + 2 + n * line), text, fill="black", font=font)
+        top += head + height + GAP
     return sheet
+
+
+def _wrapped(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> list[str]:
+    """Lines no wider than ``room`` pixels; broken between words, and in words where one is too wide."""
+    lines = [""]
+    for word in caption.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= room:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > room:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 def photo(image: Tensor) -> Image.Image:

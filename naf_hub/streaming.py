@@ -66,30 +66,48 @@ def save_rows(
     Raises:
         ValueError: another suffix or dtype, or strips that are not of that shape together.
     """
-    import torch
-
     target = Path(path)
     if target.suffix not in (".npy", ".safetensors"):
         raise ValueError(f"{target} must end in .npy or .safetensors")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    width = shape[3] * (2 if dtype == "float16" else 4)
     with atomic_file(target) as temporary, open(temporary, "r+b") as file:
         _write_header(file, target.suffix, shape, dtype)
-        start, row = file.tell(), 0
-        file.truncate(start + shape[0] * shape[1] * shape[2] * width)
-        for strip in strips:
-            stop = row + strip.shape[2]
-            if (*strip.shape[:2], strip.shape[3]) != (*shape[:2], shape[3]) or stop > shape[2]:
-                raise ValueError(f"shape {shape} does not fit rows {row} to {stop}, {tuple(strip.shape)}")
-            rows = strip.detach().to("cpu", getattr(torch, dtype)).contiguous().flatten(0, 1)
-            for number, channel in enumerate(rows):
-                file.seek(start + (number * shape[2] + row) * width)
-                file.write(channel.numpy().tobytes())
-            row = stop
-        if row != shape[2]:
-            raise ValueError(f"shape {shape} has more rows than the {row} that came")
+        write_strips(file, file.tell(), strips, shape, dtype)
     return target
+
+
+def write_strips(
+    file: BinaryIO, start: int, strips: Iterable[Tensor], shape: tuple[int, int, int, int], dtype: str
+) -> None:
+    """Write strips from byte ``start`` on, so that the numbers (B, C, n, W) lie in order; the file ends with them.
+
+    Raises:
+        ValueError: the strips are not of that shape together.
+    """
+    import torch
+
+    width = shape[3] * (2 if dtype == "float16" else 4)
+    file.truncate(start + shape[0] * shape[1] * shape[2] * width)
+    row = 0
+    for strip in strips:
+        stop = row + strip.shape[2]
+        if (*strip.shape[:2], strip.shape[3]) != (*shape[:2], shape[3]) or stop > shape[2]:
+            raise ValueError(f"shape {shape} does not fit rows {row} to {stop}, {tuple(strip.shape)}")
+        rows = strip.detach().to("cpu", getattr(torch, dtype)).contiguous().flatten(0, 1)
+        for number, channel in enumerate(rows):
+            file.seek(start + (number * shape[2] + row) * width)
+            write_all(file, channel.numpy().tobytes())
+        row = stop
+    if row != shape[2]:
+        raise ValueError(f"shape {shape} has more rows than the {row} that came")
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write all of ``data``; a file without a buffer may take a part at a time."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _write_header(file: BinaryIO, suffix: str, shape: tuple[int, int, int, int], dtype: str) -> None:

@@ -17,10 +17,10 @@ import naf_hub
 from naf_hub import made_with, memory
 from naf_hub.commands import upsample
 from naf_hub.commands.main import Cli, cli
-from naf_hub.commands.photo import image_size
-from naf_hub.commands.photo_batch import result_stem
 from naf_hub.image_files import search_images
 from naf_hub.measuring import PeakMemory
+from naf_hub.photo_batch import result_stem
+from naf_hub.photo_size import image_size
 from naf_hub.pipeline import FeaturePipeline
 
 SMALL = ["--upsampler", "bilinear", "--size", "32"]

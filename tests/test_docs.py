@@ -44,11 +44,15 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/quickstart.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/index.md", "docs/quickstart.md", "docs/extract.md", "docs/views.md"]
+)
 def test_python_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     Image.fromarray(rgb).save("photo.jpg")
+    Path("photos").mkdir()
+    Image.fromarray(rgb).save("photos/photo.jpg")
     import torch
 
     scope: dict[str, object] = {"image": torch.rand(1, 3, 448, 448), "lr_features": torch.rand(1, 16, 28, 28)}

@@ -18,7 +18,7 @@ from ..options import (
     restorer_option,
     weights_option,
 )
-from .photo_batch import PhotoBatch, describe_contender
+from ..photo_batch import PhotoBatch, describe_contender
 from .restored_photo import RestoredSettings, noise_estimator, restore_file
 
 

@@ -105,10 +105,12 @@ def eval_group() -> None:
 def _add_commands() -> None:
     from . import (
         bench,
+        compare,
         convert,
         demo,
         denoise,
         export,
+        extract,
         leaderboard,
         new_plugin,
         pin,
@@ -122,7 +124,9 @@ def _add_commands() -> None:
         registered.info_command,
         registered.plugins_command,
         upsample.upsample_command,
+        extract.extract_command,
         denoise.denoise_command,
+        compare.compare_command,
         bench.bench_command,
         leaderboard.leaderboard_command,
         demo.demo_command,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..contenders import name_model
 from ..made_with import KEY, describe_photo, record, sidecar
+from ..photo_size import is_bounded, read_for, resize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..pipeline import FeaturePipeline
-
-# The long side is at most so many times the short side that is asked for.
-LONGEST_RATIO = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,31 +47,6 @@ class Settings:
         return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
 
 
-def image_size(height: int, width: int, size: str, patch: int) -> tuple[int, int]:
-    """(H, W) an image is resized to.
-
-    One number is the shorter side: the other follows the aspect ratio and both are rounded to the patch. The longer
-    side is at most :data:`LONGEST_RATIO` times that number; then the shorter one follows.
-
-    Raises:
-        ValueError: not a size.
-    """
-    if size == "native":
-        return height, width
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-    if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
-        raise ValueError(f"size {size!r} is not N, HxW or 'native'")
-    if match[2]:
-        return int(match[1]), int(match[2])
-    scale = int(match[1]) * min(1 / min(height, width), LONGEST_RATIO / max(height, width))
-    return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))  # pyright: ignore
-
-
-def is_bounded(height: int, width: int, size: str) -> bool:
-    """Whether :func:`image_size` had to bound the longer side."""
-    return size.isdigit() and max(height, width) > LONGEST_RATIO * min(height, width)
-
-
 def upsample_file(
     model: FeaturePipeline, source: Path, targets: Collection[Path], settings: Settings, place: Path | None = None
 ) -> dict[str, Any]:  # fmt: skip
@@ -96,20 +68,16 @@ def upsample_file(
         ValueError: the sizes do not fit the model.
     """
     import torch
-    import torch.nn.functional as F
 
-    from ..images import read_image
     from ..memory import needed_memory, require_memory
 
-    image = read_image(source)[None]
+    image, size = read_for(model.backbone, source, settings.size)
     made_of = describe_photo(source, place or Path(source.name))
     height, width = image.shape[-2:]
-    size = image_size(height, width, settings.size, getattr(model.backbone, "patch_size", 1))
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
     what = f"{source}: {size[0]}x{size[1]} pixels of features"
     require_memory(needed_memory(model, size), what, "give a smaller --size", str(device))
-    if size != (height, width):
-        image = F.interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
+    image = resize(image, size)
     start = time.perf_counter()
     with torch.no_grad():
         image = image.to(device)

@@ -21,8 +21,9 @@ from ..options import (
     upsampler_option,
     upsampler_weights_option,
 )
-from .photo import LONGEST_RATIO, Settings, image_size, upsample_file
-from .photo_batch import PhotoBatch, describe_contender
+from ..photo_batch import PhotoBatch, describe_contender
+from ..photo_size import LONGEST_RATIO, image_size
+from .photo import Settings, upsample_file
 
 
 @click.command("upsample")

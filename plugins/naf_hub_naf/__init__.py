@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from naf_hub import RestorerRecord, UpsamplerRecord, Weights, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 PAPER = "https://arxiv.org/abs/2511.18452"
 WEIGHTS = {
@@ -62,3 +67,10 @@ def register_restorers(register):
             trainable=True,
         )
     )
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    from .attention_command import attention_command
+
+    cli.add_command(attention_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from ..contenders import Contender, name_model
-from ..made_with import describe_model, differences, read_record, sidecar
-from ..memory import shortage
-from ..options import print_json
-from ..plugins import one_line
+from .contenders import Contender, name_model
+from .feature_files import is_whole
+from .made_with import describe_model, differences, is_beginning, read_record, sidecar
+from .memory import shortage
+from .options import print_json
+from .plugins import one_line
 
 if TYPE_CHECKING:
-    from ..image_files import Search
+    from .image_files import Search
 
 log = logging.getLogger("naf_hub")
 
@@ -28,6 +30,27 @@ log = logging.getLogger("naf_hub")
 LONGEST_STEM = 255 - len(".safetensors")
 # So many failures are told one by one; the rest is counted, and in --json listed.
 TOLD = 10
+
+
+# A disk without room for one result has none for the next.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def attempt(photo: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What ``work`` tells of a photo; if it failed, ``image`` and ``error``, so that it costs its photo alone.
+
+    Raises:
+        OSError: the disk is full or can only be read, so that every other photo would fail, too.
+    """
+    try:
+        return work(photo)
+    except Exception as error:  # of plugins and decoders, which may fail in any way
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        log.debug("%s", photo, exc_info=True)
+        expected = isinstance(error, (ValueError, OSError, RuntimeError, MemoryError))
+        message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
+        return {"image": str(photo), "error": message if str(photo) in message else f"{photo}: {message}"}
 
 
 class ResultSettings(Protocol):
@@ -52,33 +75,31 @@ class PhotoBatch:
         out: folder of the results.
         settings: of the results.
         force: whether results of other settings, or of other photos, are made anew.
+        remedy: what to do where they are not.
     """
 
     def __init__(self, make: Callable[[Path, list[Path], Path], dict[str, Any]], found: Search, out: Path,
-                 settings: ResultSettings, force: bool) -> None:  # fmt: skip
+                 settings: ResultSettings, force: bool,
+                 remedy: str = "use --force to make it anew, or another -o") -> None:  # fmt: skip
         self.make, self.found, self.out, self.settings, self.force = make, found, out, settings, force
+        self.remedy = remedy
         self.photos = found.images
         self.real = {photo.resolve() for photo in self.photos}
         self.written: dict[tuple[int, int], Path] = {}
 
     def run(self, photo: Path) -> dict[str, Any]:
         """Make what is missing of one photo; says ``kept`` if nothing was, ``error`` if it failed."""
-        stem = self.out / result_stem(self.photos[photo])
-        targets = self.settings.outputs(stem)
-        try:
-            missing = self._missing(photo, targets)
-            if not missing:
-                return {"image": str(photo), "kept": True, "files": [str(path) for path in targets]}
-            result = self.make(photo, missing, self.photos[photo])
-            for path in missing:
-                self.written[_identity(path)] = photo
-            return result
-        except Exception as error:  # of plugins and decoders, which may fail in any way
-            log.debug("%s", photo, exc_info=True)
-            expected = isinstance(error, (ValueError, OSError, RuntimeError, MemoryError))
-            message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
-            message = message if str(photo) in message else f"{photo}: {message}"
-            return {"image": str(photo), "error": message}
+        return attempt(photo, self._run)
+
+    def _run(self, photo: Path) -> dict[str, Any]:
+        targets = self.settings.outputs(self.out / result_stem(self.photos[photo]))
+        missing = self._missing(photo, targets)
+        if not missing:
+            return {"image": str(photo), "kept": True, "files": [str(path) for path in targets]}
+        result = self.make(photo, missing, self.photos[photo])
+        for path in missing:
+            self.written[_identity(path)] = photo
+        return result
 
     def _missing(self, photo: Path, targets: list[Path]) -> list[Path]:
         """Those of a photo's results that are to be made.
@@ -102,17 +123,17 @@ class PhotoBatch:
                     "folders, or another -o"
                 )
             found = read_record(path)
+            if found is None and path.suffix == ".safetensors" and path.is_file() and is_beginning(path):
+                missing.append(path)
+                continue
             if found is None:
                 raise FileExistsError(
                     f"{taken[0]} exists and is no result of naf-hub; it stays: choose another -o"
                 )
             different = differences(found, self.settings.of(path), photo, self.photos[photo])
             if different and not self.force:
-                raise FileExistsError(
-                    f"{path} was made otherwise ({'; '.join(different)}): use --force to make it "
-                    "anew, or another -o"
-                )
-            if self.force or path not in taken:
+                raise FileExistsError(f"{path} was made otherwise ({'; '.join(different)}): {self.remedy}")
+            if self.force or path not in taken or not is_whole(path):
                 missing.append(path)
         return missing
 
@@ -184,7 +205,7 @@ def result_stem(place: Path) -> Path:
     ``a.jpg`` gives ``a``; every other name stays whole (``a.png``, ``a.JPG``, and ``a.png.jpg`` too), so that no two
     photos of a folder have one result. Names that would get too long are cut, with a digest behind.
     """
-    from ..image_files import UNREADABLE, image_suffixes
+    from .image_files import UNREADABLE, image_suffixes
 
     name = place.name
     if place.suffix == ".jpg" and Path(place.stem).suffix.lower() not in image_suffixes() | UNREADABLE:
