@@ -17,8 +17,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 
 def _sync(path: Path) -> None:
     # Windows flushes only what is open for writing.
@@ -62,6 +60,8 @@ def remove_stale(target: Path) -> None:
 
     Each write to ``target`` does so first. A folder that was caught while it was replaced is put back.
     """
+    import psutil
+
     prefix = _prefix(target)
     with contextlib.suppress(OSError):
         for path in target.parent.iterdir():

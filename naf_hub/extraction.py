@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,14 +17,15 @@ from .contenders import name_model
 from .errors import NafHubError
 from .feature_files import is_whole
 from .image_files import Search, search_images
+from .image_sizes import ImageSize, describe_image_size, parse_image_size
 from .made_with import KEY, describe_model, describe_photo, read_record, record, setting_differences
 from .photo_batch import NO_ROOM, PhotoBatch, attempt
-from .photo_size import image_size
 from .photo_tensors import photo_tensors
 from .safetensors_writer import SafetensorsWriter
 from .shard_writing import ShardFolder, ShardLimit
 from .shares import Share
 from .streaming import DTYPES
+from .terminal import no_bar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ def extract_features(
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Search,
     out: str | os.PathLike[str],
     *,
-    size: str = "448",
+    size: ImageSize | str = 448,
     dtype: str = "float16",
     share: Share | None = None,
     shards_of: ShardLimit | None = None,
@@ -98,7 +98,8 @@ def extract_features(
             backbone, for these alone.
         images: files, folders (searched recursively) and patterns, or what a search found.
         out: the folder; its folders mirror those searched.
-        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``: pixels that photos are brought to.
+        size: pixels that photos are brought to: N (the shorter side), (H, W), or ``None``, as they are; or as the
+            command line has it, ``"448x640"``.
         dtype: ``"float16"`` or ``"float32"`` of what is written.
         share: which of the photos, so that several processes may share them; default all.
         shards_of: write shards that each hold so much; default a file for each photo.
@@ -114,20 +115,20 @@ def extract_features(
     """
     from tqdm import tqdm
 
-    image_size(16, 16, size, 1)
+    size = parse_image_size(size) if isinstance(size, str) else size
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     out, share = Path(out), share or Share()
     found = _search(images, out)
     require_places_apart(found.images)
     require_writable(out)
-    settings = {**(models or describe_models(model)), "size": size, "dtype": dtype}
+    settings = {**(models or describe_models(model)), "size": describe_image_size(size), "dtype": dtype}
     require_like(out, settings, shards_of is not None)
     mine = Search(share.pick(found.images))
     done = Extraction()
     with _writing(model, mine, out, settings, share, shards_of, done) as work, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "image resized from")  # the shapes say it
-        for photo in tqdm(mine.images, disable=not (progress and sys.stderr.isatty()), unit="image"):
+        for photo in tqdm(mine.images, disable=no_bar(progress), unit="image"):
             result = work(photo)
             if "error" in result:
                 done.failures[photo] = result["error"]
@@ -217,7 +218,7 @@ def _writing(
     shards_of: ShardLimit | None, done: Extraction,
 ) -> Iterator[Callable[[Path], dict[str, Any]]]:  # fmt: skip
     """What writes the features of one photo, and tells of it as :func:`~naf_hub.photo_batch.attempt` does."""
-    size, dtype = settings["size"], settings["dtype"]
+    size, dtype = parse_image_size(settings["size"]), settings["dtype"]
     if shards_of is None:
 
         def make(photo: Path, missing: list[Path], place: Path) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def _stopped_by_full_disk(
 def _write_file(
     target: Path, model: nn.Module, photo: Path, place: Path, settings: Mapping[str, Any]
 ) -> None:
-    tensors = photo_tensors(model, photo, settings["size"], settings["dtype"])
+    tensors = photo_tensors(model, photo, parse_image_size(settings["size"]), settings["dtype"])
     made = record(settings, describe_photo(photo, place))
     with atomic_file(target) as temporary, open(temporary, "r+b", buffering=0) as file:
         writer = SafetensorsWriter(file, 1000 + 2 * len(made), settings["dtype"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 from pathlib import Path
 from typing import Any, overload
@@ -11,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from .devices import require_device
 from .errors import WeightsError
 from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
@@ -22,6 +24,7 @@ from .weights.fill import stream_into
 from .weights.hub import CONFIG
 from .weights.terms import tell_terms
 
+log = logging.getLogger("naf_hub")
 WeightsLike = str | os.PathLike[str] | None
 
 
@@ -62,6 +65,7 @@ def load(
         UnknownNameError: with the nearest names.
         WeightsError: weights missing, damaged or for another model.
         TypeError: an option the upsampler does not have.
+        ValueError: a GPU that is not there.
     """
     upsampler = load_upsampler(name, weights=weights, made_for=backbone, device=device, **options)
     if backbone is None:
@@ -86,6 +90,7 @@ def load_upsampler(
     Raises:
         UnknownNameError, WeightsError, TypeError: as for :func:`load`.
     """
+    require_device(device)
     record = registry().find(name, UpsamplerRecord)
     if not record.backbone_agnostic and weights == "default":
         weights = _weights_for(record, made_for)
@@ -116,6 +121,7 @@ def load_backbone(
     Raises:
         UnknownNameError, WeightsError, TypeError: as for :func:`load`.
     """
+    require_device(device)
     record = registry().find(name, BackboneRecord)
     dtype = dtype or (getattr(torch, record.dtype) if record.dtype else None)
     backbone = _build_backbone(record, weights, options, dtype, device)
@@ -142,6 +148,7 @@ def load_restorer(
     Raises:
         UnknownNameError, WeightsError, TypeError: as for :func:`load`.
     """
+    require_device(device)
     record = registry().find(name, RestorerRecord)
     restorer = _build(record, weights, options)
     if not isinstance(restorer, Restorer):
@@ -202,7 +209,9 @@ def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path 
             "hf://owner/repo), or weights=None for random initialisation"
         )
     tell_terms(record, weights)
-    return *locate(record, weights), f"{record.name} weights {os.fspath(weights or '')!r}"
+    made_with, file = locate(record, weights)
+    log.info("%s: %s", record.name, file or ("random weights" if record.learned else "needs no weights"))
+    return made_with, file, f"{record.name} weights {os.fspath(weights or '')!r}"
 
 
 def _build(

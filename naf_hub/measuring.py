@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +39,7 @@ class PeakMemory:
             return self
         import psutil
 
+        _return_freed_memory()
         self.process = psutil.Process()
         self.before = self.process.memory_info().rss
         self.done = threading.Event()
@@ -56,6 +59,14 @@ class PeakMemory:
             return
         self.done.set()
         self.thread.join()
+
+
+def _return_freed_memory() -> None:
+    """Give what was freed before back to the system, where the C library can (glibc): a call that takes it again would
+    seem to need none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
 
 
 def timed(call: Callable[[], Any], device: str) -> float:
@@ -88,30 +99,56 @@ def make_features(model: Upsampler, image: Tensor, shape: tuple[int, int, int]) 
         return model.gather_example(image, backbone)
 
 
-def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: int, device: str,
-            image_side: int | None = None) -> dict[str, Any]:  # fmt: skip
-    """Forward time, peak memory and the ratio to the floor of one upsampler.
+def measure(
+    model: Upsampler,
+    shape: tuple[int, int, int],
+    size: tuple[int, int],
+    repeats: int,
+    device: str,
+    image_size: tuple[int, int] | None = None,
+    *,
+    batch: int = 1,
+    warmup: int = 0,
+    backward: bool = False,
+    flops: bool = False,
+    prepare: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None,
+) -> dict[str, Any]:
+    """Time, peak memory and the ratio to the floor of one upsampler.
 
     Args:
-        shape: features (C, h, w); random, seeded, batch 1; see :func:`make_features`.
-        size: output side in pixels; the image has ``image_side`` (default the same).
+        shape: features (C, h, w); random, seeded; see :func:`make_features`.
+        size: (H, W) of the output; the image has ``image_size`` (default the same).
         repeats: timed calls; model and floor take turns, so that a noisy machine disturbs both alike.
+        batch: how many examples at once.
+        warmup: further calls before the timed ones; one, whose memory is measured, comes first anyway.
+        backward: also time a step of training: forward, a 1x1 convolution to one channel, backward and SGD.
+        flops: also count operations, see :mod:`naf_hub.flops`.
+        prepare: makes what is timed of the forward call (a captured graph, say); memory is that of the call itself.
 
     Returns:
-        Seconds (median and least), ``peak_bytes`` of the first call, and the floor's label, seconds and ratio
-        of medians where the method states a floor.
+        Seconds (median, least, and the distance of the quartiles), ``peak_bytes`` of the first call, number of
+        ``parameters``; the floor's label, seconds and ratio of medians where the method states a floor;
+        ``backward_seconds`` and ``backward_peak_bytes``; ``gflops_paper`` and ``gflops_full``.
     """
     import torch
 
     torch.manual_seed(0)
-    side = image_side or size
-    image = torch.rand(1, 3, side, side, device=device)
+    image = torch.rand(batch, 3, *(image_size or size), device=device)
     features = make_features(model, image, shape)
+
+    def forward() -> Any:
+        return model(image, features, size)
+
+    result: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     with torch.no_grad():
         # The first call, with nothing cached by the allocator, is the one whose memory is honest.
         with PeakMemory(device) as peak:
-            model(image, features, size)
-        floor = model.bench_floor(image, features, (size, size))
+            forward()
+        result["peak_bytes"] = peak.bytes
+        floor = model.bench_floor(image, features, size)
+        call = forward if prepare is None else prepare(forward)
+        for _ in range(warmup):
+            call()
         seconds: list[float] = []
         floor_seconds: list[float] = []
         if floor:
@@ -119,11 +156,11 @@ def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: i
         for _ in range(repeats):
             if floor:
                 floor_seconds.append(timed(floor[1], device))
-            seconds.append(timed(lambda: model(image, features, size), device))
-    result: dict[str, Any] = {
+            seconds.append(timed(call, device))
+    result |= {
         "seconds": statistics.median(seconds),
         "least_seconds": min(seconds),
-        "peak_bytes": peak.bytes,
+        "spread_seconds": spread(seconds),
     }
     if floor:
         result |= {
@@ -131,4 +168,46 @@ def measure(model: Upsampler, shape: tuple[int, int, int], size: int, repeats: i
             "floor_seconds": statistics.median(floor_seconds),
             "ratio": statistics.median(seconds) / statistics.median(floor_seconds),
         }
+    if backward:
+        result |= _measure_training(model, forward, shape[0], repeats, warmup, device)
+    if flops:
+        from .flops import flops_of
+
+        found = flops_of(model, image, features, size)
+        result |= {"gflops_paper": found.paper / 1e9, "gflops_full": found.full / 1e9}
     return result
+
+
+def spread(seconds: list[float]) -> float:
+    """Distance of the quartiles; 0 for one value."""
+    if len(seconds) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(seconds, n=4, method="inclusive")
+    return third - first
+
+
+def _measure_training(
+    model: Upsampler, forward: Callable[[], Any], channels: int, repeats: int, warmup: int, device: str
+) -> dict[str, Any]:
+    """A step of training as the published benchmark does it: no gradients are zeroed."""
+    import torch
+
+    head = torch.nn.Conv2d(channels, 1, 1).to(device)
+    parameters = [*head.parameters(), *model.requires_grad_(True).parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.01)
+
+    def step() -> None:
+        head(forward()).sum().backward()
+        optimizer.step()
+
+    model.train()
+    try:
+        with torch.enable_grad():
+            with PeakMemory(device) as peak:
+                step()
+            for _ in range(warmup):
+                step()
+            seconds = [timed(step, device) for _ in range(repeats)]
+    finally:
+        model.eval().requires_grad_(False)
+    return {"backward_seconds": statistics.median(seconds), "backward_peak_bytes": peak.bytes}

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from .errors import NotEnoughMemoryError
 from .parts.budget import parse_bytes
 
@@ -57,6 +55,8 @@ def free_memory(device: str = "cpu") -> int:
 
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    import psutil
+
     free = psutil.virtual_memory().available
     limited = _left_to_container(Path("/sys/fs/cgroup"))
     return free if limited is None else min(free, limited)

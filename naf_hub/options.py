@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
-import json
-import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .contenders import Contender, parse_weights
+from .devices import check_device_name
+from .devices import pick_device as pick_device
+from .devices import use_threads as use_threads
+from .image_sizes import ImageSize, parse_image_size
+from .name_completion import complete_backbones, complete_restorers, complete_upsamplers
 from .records import BackboneRecord, Record, RestorerRecord, UpsamplerRecord
+from .terminal import print_json as print_json
+from .terminal import print_table as print_table
 
 if TYPE_CHECKING:
     from .reports import Report
@@ -26,7 +29,6 @@ else:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 WORDS = {"true": True, "false": False, "True": True, "False": False, "None": None}
 
 
@@ -82,37 +84,6 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def pick_device(name: str | None = "auto") -> str:
-    """The device a command computes on.
-
-    Args:
-        name: ``auto`` (the GPU where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-
-    Raises:
-        ValueError: no such device on this machine; says what to use.
-    """
-    import torch
-
-    name = name or "auto"
-    if not DEVICE.fullmatch(name):
-        raise ValueError(f"device {name!r}: give auto, cpu, cuda, cuda:1 or mps")
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device mps is not there: torch finds no Apple GPU; use auto or cpu")
-    if name.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise ValueError(f"device {name} is not there: torch finds no CUDA GPU; use auto or cpu")
-        if int(name.partition(":")[2] or 0) >= count:
-            raise ValueError(
-                f"device {name} is not there: torch finds {count} CUDA GPU(s), counted from cuda:0"
-            )
-    return name
-
-
 def _checked(function: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """A click callback: a ValueError of ``function`` becomes bad usage (exit 2)."""
 
@@ -123,12 +94,6 @@ def _checked(function: Callable[[Any], Any]) -> Callable[[click.Context, click.P
             raise click.BadParameter(str(error)) from error
 
     return callback
-
-
-def _check_device(name: str) -> str:
-    if not DEVICE.fullmatch(name):
-        raise ValueError(f"{name!r}: give auto, cpu, cuda, cuda:1 or mps")
-    return name
 
 
 def pairs_option(name: str, destination: str, text: str) -> Callable[[F], F]:
@@ -153,9 +118,37 @@ def weights_option(name: str, default: str, text: str) -> Callable[[F], F]:
 WEIGHTS_HELP = "WEIGHTS is a named set, a path, hf://owner/repo, or none for random ones."
 
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", callback=_checked(_check_device),
+    "--device", default="auto", show_default=True, metavar="DEVICE", callback=_checked(check_device_name),
     help="Compute on this device: auto (the GPU where there is one), cpu, cuda, cuda:1 or mps.",
 )  # fmt: skip
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), metavar="N", show_default="a thread a core",
+    help="Compute with so many CPU threads.",
+)  # fmt: skip
+
+
+def size_option(
+    default: str | None, text: str, *, native: str | None = "as it is", name: str = "--size"
+) -> Callable[[F], F]:
+    """``--size``; the command receives N, (H, W) or ``None`` for ``native``, see :func:`parse_image_size`.
+
+    Args:
+        default: as it is typed, or ``None`` for none, which the command then receives.
+        text: what is brought to that size: the start of the help.
+        native: what ``native`` means, ``None`` where it is no choice.
+        name: of the option, where a command has sizes of several things.
+    """
+
+    def parse(value: str | None) -> ImageSize:
+        return None if value is None else parse_image_size(value, native is not None)
+
+    forms = "N pixels on the shorter side, HxW exactly" + (f", native {native}" if native else "")
+    return click.option(
+        name, default=default, show_default=True, metavar="N|HxW|native" if native else "N|HxW",
+        callback=_checked(parse), help=f"{text}: {forms}.",
+    )  # fmt: skip
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 constructor_option = pairs_option(
     "--option", "options", "Set a constructor option of the upsampler, e.g. memory=512MiB; repeatable."
@@ -196,7 +189,7 @@ def upsampler_option(
     return click.option(
         "--upsampler", "upsamplers" if multiple else "upsampler", multiple=multiple, default=default,
         required=multiple and default is None, show_default=default is not None, metavar="NAME[=WEIGHTS]",
-        help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
+        shell_complete=complete_upsamplers, help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
     )  # fmt: skip
 
 
@@ -205,7 +198,7 @@ def backbone_option(default: str | None = None, *, multiple: bool = False, requi
     """``--backbone NAME[=WEIGHTS]``; the command receives the text, see :func:`parse_backbone_option`."""
     return click.option(
         "--backbone", multiple=multiple, default=default, required=required, show_default=default is not None,
-        metavar="NAME[=WEIGHTS]", help=text + WEIGHTS_HELP,
+        metavar="NAME[=WEIGHTS]", shell_complete=complete_backbones, help=text + WEIGHTS_HELP,
     )  # fmt: skip
 
 
@@ -239,7 +232,8 @@ def restorer_option(
     return click.option(
         "--restorer", "restorers" if multiple else "restorer", multiple=multiple, default=default,
         required=required and multiple and default is None, show_default=default is not None,
-        metavar="NAME[=WEIGHTS]", help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
+        metavar="NAME[=WEIGHTS]", shell_complete=complete_restorers,
+        help=text + WEIGHTS_HELP + (" Repeat it to compare." if multiple else ""),
     )  # fmt: skip
 
 
@@ -273,27 +267,6 @@ def show_report(
                 format_, report.table
             )()
         )
-
-
-def print_json(data: Any) -> None:
-    """Print plain data as indented JSON."""
-    click.echo(json.dumps(data, indent=2))
-
-
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print left-aligned columns; the last is wrapped to the terminal."""
-    if not rows:
-        return
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    indent = sum(widths) + 2 * len(widths)
-    room = max(30, shutil.get_terminal_size().columns - indent)
-    for row in rows:
-        head = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
-        # Names of packages and commands have hyphens; broken there they could not be copied.
-        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
-        click.echo((head + lines[0]).rstrip())
-        for line in lines[1:]:
-            click.echo(" " * indent + line)
 
 
 def parse_upsamplers(

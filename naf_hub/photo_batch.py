@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import click
-
 from .contenders import Contender, name_model
 from .feature_files import is_whole
 from .made_with import describe_model, differences, is_beginning, read_record, sidecar
 from .memory import shortage
-from .options import print_json
 from .plugins import one_line
+from .terminal import no_bar, print_json, tell
 
 if TYPE_CHECKING:
     from .image_files import Search
@@ -159,8 +157,8 @@ class PhotoBatch:
 
         results: list[dict[str, Any]] = []
         failed = 0
-        quiet = len(self.photos) < 2 or as_json or not sys.stderr.isatty()
-        for photo in tqdm(self.photos, disable=quiet, unit="image"):
+        bar = no_bar(len(self.photos) > 1 and not as_json)
+        for photo in tqdm(self.photos, disable=bar, unit="image"):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "image resized from")  # the sizes are printed anyway
                 result = self.run(photo)
@@ -173,7 +171,7 @@ class PhotoBatch:
                 tqdm.write(f"{photo}: {describe(result)} -> {', '.join(result['files'])}")
         kept = sum("kept" in result for result in results)
         for line in [*remarks(results), *_counts(word, len(results), kept, failed)]:
-            click.echo(f"naf-hub: {line}", err=True)
+            tell(line)
         if as_json:
             for result in results:
                 result["files"] = [os.path.abspath(path) for path in result.get("files", [])]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .photo_size import read_for, resize
+from .image_sizes import ImageSize, fit_size, resized
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, "tuple[Iterable[Tensor], tuple[int, int, int, int]]"]
 
 
-def photo_tensors(model: FeaturePipeline | nn.Module, photo: Path, size: str, dtype: str) -> Tensors:
+def photo_tensors(model: FeaturePipeline | nn.Module, photo: Path, size: ImageSize, dtype: str) -> Tensors:
     """The features of a photo: ``features``, where the model is a pipeline, and ``low_res``.
 
     Raises:
@@ -28,13 +28,15 @@ def photo_tensors(model: FeaturePipeline | nn.Module, photo: Path, size: str, dt
     import torch
 
     from .checks import tell_once
+    from .images import read_image
     from .interfaces import Upsampler
     from .memory import free_memory, memory_of_strips, needed_memory, require_memory
     from .pipeline import FeaturePipeline
 
     pipeline = model if isinstance(model, FeaturePipeline) else None
     backbone = model if pipeline is None else pipeline.backbone
-    image, wanted = read_for(backbone, photo, size)
+    image = read_image(photo)[None]
+    wanted = fit_size(image.shape[-2], image.shape[-1], size, getattr(backbone, "patch_size", 1))
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
     needed = memory_of_strips(wanted) if pipeline is None else needed_memory(pipeline, wanted)
     whole = needed <= free_memory(str(device))
@@ -44,7 +46,7 @@ def photo_tensors(model: FeaturePipeline | nn.Module, photo: Path, size: str, dt
     what = f"{photo}: {wanted[0]}x{wanted[1]} pixels of features"
     require_memory(needed, what, "give a smaller --size", str(device))
     with torch.no_grad(), tell_once():
-        image = resize(image, wanted).to(device)
+        image = resized(image, wanted).to(device)
         if pipeline is None:
             return {"low_res": _in_one(backbone(image), dtype)}
         upsampler = pipeline.upsampler

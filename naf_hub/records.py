@@ -19,6 +19,10 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 # What a plugin serves by prefix goes by the name that the user looks up: ``timm:resnet10t``.
 PREFIXED = re.compile(r"[a-z][a-z0-9_]*:[\w./@-]+")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# Licences that allow every use, some of them for naming the authors. SPDX identifiers, in the Hub's spelling too.
+FREE = re.compile(
+    r"apache-2\.0|mit(-0)?|bsd-[23]-clause|isc|cc0-1\.0|cc-by(-sa)?-[34]\.0|unlicense|0bsd", re.I
+)
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
 # Mean and standard deviation per RGB channel of images in [0, 1], what most published backbones were trained with.
@@ -70,6 +74,11 @@ class Weights(Picklable):
         object.__setattr__(self, "also", MappingProxyType(dict(self.also)))
 
     @property
+    def free(self) -> bool:
+        """Whether the licence is known to allow every use."""
+        return self.license is not None and FREE.fullmatch(self.license) is not None
+
+    @property
     def repository(self) -> str | None:
         """``owner/repo`` on the Hub, or ``None`` for weights from elsewhere."""
         match = HUB.fullmatch(self.source)
@@ -105,6 +114,9 @@ class Record(Picklable):
         state_dict_keys: the keys, outermost first, under which released pickles (``.pth``) hide their state dict, such
             as ``("teacher",)``; empty where such a file is the state dict itself. A file without the first
             of them is taken to be it, too.
+        parameters: learned numbers of the model as it is loaded; ``None`` where they are not stated, or differ between
+            sets of weights or with the features' channels.
+        family: what it is listed under; default the plugin's name.
         provider: distribution that registered it; filled in by the registry.
     """
 
@@ -117,6 +129,8 @@ class Record(Picklable):
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     learned: bool = True
     state_dict_keys: tuple[str, ...] = ()
+    parameters: int | None = None
+    family: str = ""
     provider: str = ""
 
     kind = "record"
@@ -133,6 +147,8 @@ class Record(Picklable):
                 raise TypeError(
                     f"{self.name}: weights must map names to naf_hub.Weights, got {title!r}: {weights!r}"
                 )
+        if not (self.parameters is None or (isinstance(self.parameters, int) and self.parameters >= 0)):
+            raise ValueError(f"{self.name}: parameters must be a number of them, got {self.parameters!r}")
         if isinstance(self.state_dict_keys, str):
             raise ValueError(f"{self.name}: state_dict_keys must be a tuple of keys")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))

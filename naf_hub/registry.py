@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import fnmatch
 import importlib
+import re
 import threading
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -17,6 +18,8 @@ from .plugins import Plugin, PluginLoader
 from .records import NAME, TARGET, BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 
 R = TypeVar("R", bound=Record)
+
+WILD = re.compile(r"[*?[]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +54,14 @@ class Collector:
         kind: of the records.
         provider: distribution of the plugin.
         license: of that distribution, for records that state none.
+        family: what records are listed under that state none.
     """
 
-    def __init__(self, kind: Kind, provider: str, license: str | None = None) -> None:
+    def __init__(self, kind: Kind, provider: str, license: str | None = None, family: str = "") -> None:
         self.kind = kind
         self.provider = provider
         self.license = license
+        self.family = family
         self.records: list[Record] = []
         self.prefixes: list[Prefix] = []
 
@@ -72,8 +77,14 @@ class Collector:
             raise TypeError(f"register() takes a {expected.__name__}, got {type(record).__name__}")
         if ":" in record.name:
             raise ValueError(f"name {record.name!r}: use lower snake case")
-        license = record.license or self.license
-        self.records.append(dataclasses.replace(record, provider=self.provider, license=license))
+        self.records.append(
+            dataclasses.replace(
+                record,
+                provider=self.provider,
+                license=record.license or self.license,
+                family=record.family or self.family,
+            )
+        )
 
     def prefix(self, name: str, target: str) -> None:
         """See :meth:`naf_hub.hookspecs.Register.prefix`.
@@ -105,7 +116,7 @@ class Registry:
         others = [other for other in manager.get_plugins() if other is not module]
         registers: list[Collector] = []
         for kind in KINDS:
-            register = Collector(kind, plugin.distribution, plugin.license)
+            register = Collector(kind, plugin.distribution, plugin.license, plugin.name)
             manager.subset_hook_caller(kind.hook, others)(register=register)
             registers.append(register)
         # Check all before keeping any: a refused plugin leaves nothing behind.
@@ -127,8 +138,13 @@ class Registry:
         self.prefixes.update({prefix.name: prefix for prefix in prefixes})
 
     def names(self, kind: type[Record], pattern: str | None = None) -> list[str]:
+        """Sorted names of a kind: those that contain ``pattern``, or match it where it has ``*``, ``?`` or ``[``."""
         names = sorted(name for name, record in self.records.items() if isinstance(record, kind))
-        return names if pattern is None else fnmatch.filter(names, pattern)
+        if pattern is None:
+            return names
+        pattern = pattern.lower()
+        whole = pattern if WILD.search(pattern) else f"*{pattern}*"
+        return [name for name in names if fnmatch.fnmatchcase(name, whole)]
 
     def find(self, name: str, kind: type[R]) -> R:
         """The record of ``name``.
@@ -181,7 +197,7 @@ def reload() -> None:
 
 
 def list_upsamplers(pattern: str | None = None) -> list[str]:
-    """Registered upsampler names, sorted; ``pattern`` is a shell pattern such as ``"naf*"``."""
+    """Registered upsampler names, sorted: all, those that contain ``pattern``, or that match it (``"naf*"``)."""
     return registry().names(UpsamplerRecord, pattern)
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 CORE = "naf_hub"
 COMMANDS = f"{CORE}.commands"
+# Distributions whose import package is called otherwise.
+DISTRIBUTIONS = {
+    "open_clip": "open-clip-torch",
+    "PIL": "pillow",
+    "pywt": "pywavelets",
+    "skimage": "scikit-image",
+}
 VAGUE = {"common", "helper", "helpers", "misc", "stuff", "tools", "util", "utils"}
 
 
@@ -63,6 +72,10 @@ class Tree:
 
     def imports(self) -> list[Import]:
         """Everything any module imports, wherever in the module, and what it takes from modules of the core."""
+        return self._imports
+
+    @functools.cached_property
+    def _imports(self) -> list[Import]:
         return [found for module, source in self.sources.items() for found in self._of(module, source)]
 
     def _of(self, module: str, source: str) -> Iterator[Import]:
@@ -203,6 +216,19 @@ def unlisted_imports(tree: Tree, listed: Mapping[str, Iterable[str]]) -> set[str
         and not _within(i.target, COMMANDS)  # a rule of its own
         and i.name not in listed.get(i.target, ())
     }
+
+
+def undeclared_imports(tree: Tree, required: Iterable[str], optional: Iterable[str]) -> set[str]:
+    """What is imported from other distributions is required, or, in a function alone, at least an extra's."""
+    required, optional = set(required), set(optional)
+    found: set[str] = set()
+    for i in tree.imports():
+        package = package_of(i.target)
+        distribution = DISTRIBUTIONS.get(package, package.replace("_", "-").lower())
+        own = package == CORE or package in tree.plugins or package in sys.stdlib_module_names
+        if not own and distribution not in (required if i.at_start else required | optional):
+            found.add(f"{i.source} imports {package}")
+    return found
 
 
 def vague_modules(tree: Tree) -> set[str]:

@@ -18,9 +18,9 @@ from naf_hub import made_with, memory
 from naf_hub.commands import upsample
 from naf_hub.commands.main import Cli, cli
 from naf_hub.image_files import search_images
+from naf_hub.image_sizes import fit_size
 from naf_hub.measuring import PeakMemory
 from naf_hub.photo_batch import result_stem
-from naf_hub.photo_size import image_size
 from naf_hub.pipeline import FeaturePipeline
 
 SMALL = ["--upsampler", "bilinear", "--size", "32"]
@@ -232,11 +232,11 @@ def test_what_a_search_leaves_out_is_counted_with_reasons(tmp_path: Path) -> Non
 
 
 def test_the_long_side_is_bounded_and_that_is_said_once(tmp_path: Path) -> None:
-    assert image_size(8, 200, "448", 16) == (64, 1792)
-    assert image_size(200, 8, "448", 16) == (1792, 64)
-    assert image_size(100, 400, "448", 16) == (448, 1792)
-    assert image_size(8, 200, "448x11200", 16) == (448, 11200)
-    assert image_size(8, 200, "native", 16) == (8, 200)
+    assert fit_size(8, 200, 448, 16) == (64, 1792)
+    assert fit_size(200, 8, 448, 16) == (1792, 64)
+    assert fit_size(100, 400, 448, 16) == (448, 1792)
+    assert fit_size(8, 200, (448, 11200), 16) == (448, 11200)
+    assert fit_size(8, 200, None, 16) == (8, 200)
     photos(tmp_path / "in", "a.jpg", "b.jpg", size=(8, 200))
     result = run(tmp_path / "in", "-o", tmp_path / "out", *FEATURES)
     assert result.exit_code == 0

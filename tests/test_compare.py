@@ -14,7 +14,7 @@ from PIL import Image, ImageFont
 import naf_hub
 from naf_hub.commands.compare import _parse
 from naf_hub.commands.main import cli
-from naf_hub.photo_size import box_in, parse_pixels, point_in
+from naf_hub.photo_places import box_in, parse_pixels, point_in
 from naf_hub.picture import GAP, PcaBasis, _wrapped, side_by_side
 
 NORMED = """
@@ -105,7 +105,7 @@ def test_nothing_is_written_where_nothing_works(photo, tmp_path):
         (["-o", "TAKEN"], 1, "use --force"),
         (["--upsampler", "nearest"], 2, "named twice: nearest"),
         (["--upsampler", "naf_denoiser"], 2, "naf_denoiser"),
-        (["--size", "0"], 1, "is not N, HxW"),
+        (["--size", "0"], 2, "is not N, HxW"),
     ],
 )
 def test_bad_input_is_one_line(photo, tmp_path, arguments, status, word):

@@ -92,7 +92,7 @@ def test_onnx_file_from_the_command_line(tmp_path):
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
     file = tmp_path / "a.onnx"
     assert "--channels N" in run("export", "bilinear", "-o", file).output
-    assert "is not N or HxW" in run("export", "bilinear", "-o", file, "--size", "4x").output
+    assert "is not N, HxW or 'native'" in run("export", "bilinear", "-o", file, "--size", "4x").output
     from naf_hub import onnx_export
 
     model = load("nearest")

@@ -86,7 +86,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def extract(photos: Path, name: str = "out", model: nn.Module | None = None, **options: Any) -> Extraction:
-    return extract_features(model or pipeline(), photos, photos.parent / name, size="16", **options)
+    return extract_features(model or pipeline(), photos, photos.parent / name, size=16, **options)
 
 
 @pytest.fixture(scope="module")
@@ -367,16 +367,16 @@ def test_features_that_do_not_fit_are_written_by_strips(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = pipeline()
-    whole = photo_tensors(model, photos / "a.jpg", "16", "float32")
+    whole = photo_tensors(model, photos / "a.jpg", 16, "float32")
     assert not model.upsampler.striped
     monkeypatch.setenv("NAF_HUB_MEMORY", str(4 * 16 * 24 * 96 + 1))
-    strips = photo_tensors(model, photos / "a.jpg", "16", "float32")
+    strips = photo_tensors(model, photos / "a.jpg", 16, "float32")
     assert whole["features"][1] == strips["features"][1] == (1, 3, 16, 24)
     assert torch.equal(torch.cat(list(strips["features"][0]), 2), torch.cat(list(whole["features"][0]), 2))
     assert model.upsampler.striped
     monkeypatch.setenv("NAF_HUB_MEMORY", "1000")
     with pytest.raises(naf_hub.errors.NotEnoughMemoryError, match="16x24 pixels of features needs"):
-        photo_tensors(model, photos / "a.jpg", "16", "float32")
+        photo_tensors(model, photos / "a.jpg", 16, "float32")
 
 
 def test_features_beyond_float16_are_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_the_command_writes_figures_and_never_over_others(tmp_path):
         (["--at", "5"], 1, "is not x,y"),
         (["--at", "5,5", "--upsampler", "bilinear"], 2, "of NAF alone"),
         (["--at", "5,5", "--upsampler", "naf_denoiser"], 2, "naf_denoiser"),
-        (["--at", "5,5", "--size", "big"], 1, "is not N, HxW"),
+        (["--at", "5,5", "--size", "big"], 2, "is not N, HxW"),
     ],
 )
 def test_what_has_no_attention_is_one_line(tmp_path, arguments, status, word):

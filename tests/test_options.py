@@ -109,9 +109,23 @@ def commands() -> dict[str, click.Command]:
     return found
 
 
-SHARED = ("--device", "--option", "--backbone-option", "--backbone-weights", "--format", "--save")
+SHARED = (
+    "--device",
+    "--threads",
+    "--quiet",
+    "--verbose",
+    "--option",
+    "--backbone-option",
+    "--backbone-weights",
+    "--format",
+    "--save",
+)
 # A pickle is converted by itself: no model runs, and its options are those of the weights.
-APART = {("convert", "--option"), ("train reconstruction", "--backbone-weights")}
+# The leaderboard prints a table of several reports; compare has options for each upsampler and for all.
+APART = {
+    ("convert", "--option"), ("train reconstruction", "--backbone-weights"), ("leaderboard", "--format"),
+    ("compare", "--option"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -136,3 +150,39 @@ def test_bad_pairs_and_devices_are_bad_usage():
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 2, result.output
         assert message in result.stderr
+
+
+def test_every_command_that_computes_takes_device_and_threads():
+    for path, command in commands().items():
+        taken = {name for parameter in command.params for name in parameter.opts}
+        if path != "export":  # on the CPU alone
+            assert ("--device" in taken) == ("--threads" in taken), path
+        assert {"--quiet", "--verbose"} <= taken, path
+    assert any("--threads" in parameter.opts for parameter in commands()["export"].params)
+
+
+def test_sizes_are_read_alike_in_every_command():
+    found = 0
+    for path, command in commands().items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.name in ("size", "label_size"):
+                found += 1
+                assert parameter.metavar in ("N|HxW", "N|HxW|native"), path
+                assert "N pixels on the shorter side, HxW exactly" in (parameter.help or ""), path
+                context = click.Context(command)
+                assert parameter.process_value(context, "32x48") == (32, 48), path
+                assert parameter.process_value(context, "32") == 32, path
+                with pytest.raises(click.BadParameter, match="is not N"):
+                    parameter.process_value(context, "32x")
+    assert found >= 5
+
+
+def test_threads_are_torchs_own_unless_they_are_given():
+    before = torch.get_num_threads()
+    options.use_threads(None)
+    assert torch.get_num_threads() == before
+    try:
+        options.use_threads(before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

@@ -9,9 +9,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import naf_hub
+from naf_hub.commands.main import cli
 
 
 class Cells(naf_hub.Backbone):
@@ -226,3 +228,52 @@ def test_a_buffer_over_the_image_or_the_features_is_refused():
         with pytest.raises(ValueError, match="shares memory with the image or the features"):
             model(image, features, output=output)
     assert torch.equal(model(image, torch.rand(1, 3, 2, 2), output=features), features)  # beside it is well
+
+
+def test_the_call_resizes_as_the_command_does(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (30, 43, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    arguments = ["upsample", str(tmp_path / "a.png"), "-o", str(tmp_path), "--format", "npy", "--no-picture",
+                 "--upsampler", "bilinear", "--dtype", "float32", "--device", "cpu"]  # fmt: skip
+    model = naf_hub.load("bilinear", backbone="pico")
+    for size, given in (("32", {"shorter_side": 32}), ("48x64", {"image_size": (48, 64)}), ("native", {})):
+        done = CliRunner().invoke(cli, [*arguments, "--size", size, "--force"])
+        assert done.exit_code == 0, done.output
+        features = torch.from_numpy(np.load(tmp_path / "a.png.npy"))
+        for image in (tmp_path / "a.png", Image.fromarray(rgb), rgb):
+            with torch.no_grad():
+                assert torch.allclose(model(image, **given)[0], features, atol=1e-5), size
+    assert tuple(model.low_res(rgb, shorter_side=32).shape[-2:]) == (2, 3)
+    strips = list(model.stream(rgb, image_size=(16, 32)))
+    assert sum(strip.shape[-2] for strip in strips) == 16
+
+
+def test_photos_of_several_sizes_make_a_batch_of_one():
+    model = naf_hub.load("bilinear", backbone=Cells())
+    photos = [Image.new("RGB", (20, 12)), np.zeros((40, 24, 3), dtype=np.uint8), torch.zeros(3, 8, 8)]
+    assert tuple(model(photos, image_size=(8, 12)).shape) == (3, 3, 8, 12)
+    with pytest.raises(ValueError, match="images of a batch must have one size, got"):
+        model(photos, shorter_side=8)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"shorter_side": 32, "image_size": (32, 32)}, "not both"),
+        ({"shorter_side": 0}, "shorter_side is a number of pixels"),
+        ({"shorter_side": "448"}, "got '448'"),
+        ({"image_size": (4, 5, 6)}, r"image_size is \(H, W\)"),
+    ],
+)
+def test_a_size_that_is_none_is_told(given, message: str):
+    with pytest.raises(ValueError, match=message):
+        naf_hub.load("bilinear", backbone=Cells())(torch.rand(3, 8, 8), **given)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda"), 0])
+def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for load in (naf_hub.load, naf_hub.load_backbone, naf_hub.load_restorer):
+        name = {"load": "bilinear", "load_backbone": "pico", "load_restorer": "dncnn"}[load.__name__]
+        with pytest.raises(ValueError, match="torch finds no CUDA GPU; use auto or cpu"):
+            load(name, device=device, weights=None)

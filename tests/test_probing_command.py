@@ -399,7 +399,7 @@ def test_bad_data_is_one_line(data: Path, damage, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (("--size", "big"), 2, "HEIGHTxWIDTH"),
+        (("--size", "big"), 2, "is not N or HxW"),
         (("--label-size", "448"), 1, "must both be"),
         (("--upsampler", "bilinear=foo"), 2, "no weights to choose"),
         (("--upsampler", "bilinaer"), 2, "did you mean bilinear"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from naf_hub_probing.transforms import Geometry, parse_size, resize_image, resize_label
+from naf_hub_probing.transforms import Geometry, resize_image, resize_label
 
 GOLDEN = load_file(Path(__file__).parent / "goldens" / "segmentation_transforms.safetensors")
 
@@ -38,17 +38,6 @@ def test_whole_image_keeps_the_label_at_its_own_size() -> None:
 def test_label_resize_is_nearest_and_keeps_large_and_ignored_values() -> None:
     label = torch.tensor([[-1, 300], [7, 65_000]])
     assert torch.equal(resize_label(label, (4, 4)), label.repeat_interleave(2, 0).repeat_interleave(2, 1))
-
-
-@pytest.mark.parametrize(("text", "size"), [("448", 448), (" 384x512 ", (384, 512))])
-def test_parse_size(text: str, size: object) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "0", "x512", "384x", "384x0", "1x2x3", "-4", "4.5"])
-def test_parse_size_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
-        parse_size(text)
 
 
 def test_a_cropped_image_needs_a_cropped_label() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import naf_hub
 from naf_hub.records import UpsamplerRecord, Weights
@@ -74,3 +75,29 @@ def test_bad_names_are_refused(name):
 def test_weights_options_are_frozen():
     with pytest.raises(TypeError):
         Weights("hf://a/b", options={"dim": 1}).options["dim"] = 2  # pyright: ignore
+
+
+def test_parameters_are_those_of_the_model():
+    """Those of timm's models are counted where each is built anyway."""
+    counted: dict[str, int] = {}
+    for record in registry().records.values():
+        if record.parameters is None or record.target.startswith("naf_hub_timm."):
+            continue
+        key = f"{record.target} {dict(record.options)}"
+        if key not in counted:
+            with torch.device("meta"):
+                model = record.resolve()(**record.options)
+            counted[key] = sum(p.numel() for p in model.parameters())
+        assert counted[key] == record.parameters, record.name
+    assert len(counted) >= 15
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "86M"])
+def test_parameters_are_a_number(count: object):
+    with pytest.raises(ValueError, match="parameters must be a number"):
+        naf_hub.UpsamplerRecord(name="a", summary="A.", target="a:B", parameters=count)  # pyright: ignore
+
+
+def test_a_record_is_listed_under_its_family_or_its_plugin():
+    assert naf_hub.info("dinov2_b").family == "DINOv2 vision transformer"
+    assert naf_hub.info("bilinear").family == "filters"

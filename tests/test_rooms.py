@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import textwrap
 from pathlib import Path
 
@@ -15,11 +16,19 @@ from import_rules import (
     plugins_need_plugins,
     read_listed,
     shared_names,
+    undeclared_imports,
     unlisted_imports,
     vague_modules,
 )
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import naf_hub
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).parent.parent
 ROOMS = [ROOT, ROOT / "plugins", ROOT / "backbones", ROOT / "tasks"]
@@ -58,12 +67,26 @@ def listed() -> dict[str, dict[str, str]]:
     return found
 
 
+def declared(*lists: list[str]) -> set[str]:
+    """Names of distributions in lists of requirements."""
+    return {canonicalize_name(Requirement(line).name) for requirements in lists for line in requirements}
+
+
+def undeclared(tree: Tree) -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [
+        lines for extra, lines in project["optional-dependencies"].items() if extra not in ("dev", "docs")
+    ]
+    return undeclared_imports(tree, declared(project["dependencies"]), declared(*extras))
+
+
 RULES = {
     "core imports no plugin": core_needs_plugins,
     "a plugin imports no other plugin": plugins_need_plugins,
     "only commands import commands": commands_needed_elsewhere,
     "no circle of imports": import_circles,
     "plugins take what is listed": lambda tree: unlisted_imports(tree, listed()),
+    "what is imported is declared": undeclared,
     "modules are named for what they hold": vague_modules,
     "one name means one thing": lambda tree: shared_names(tree, SHARED),
 }
@@ -175,6 +198,22 @@ def test_what_is_not_listed_is_found_however_it_is_taken(source: str):
     source += "\nimport naf_hub\nnaf_hub.load('x')\nfrom naf_hub.parts import shown"
     tree = toy({"naf_hub.parts": "", "naf_hub_toy.model": source})
     assert unlisted_imports(tree, listed) == {"naf_hub_toy.model takes naf_hub.parts.hidden"}
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("import numpy, os\nfrom PIL import Image", False),
+        ("def f():\n    import skimage.data", False),
+        ("import skimage.data", True),
+        ("def f():\n    from other_thing import x", True),
+        ("from . import records", False),
+    ],
+)
+def test_an_import_that_is_not_declared_is_found(source: str, wrong: bool):
+    tree = toy({"naf_hub.loading": source, "naf_hub.records": "import naf_hub_toy"})
+    found = undeclared_imports(tree, declared(["numpy>=1.24", "pillow"]), declared(["scikit-image>=0.22"]))
+    assert bool(found) == wrong
 
 
 def test_vague_and_shared_names_are_found():

@@ -32,6 +32,7 @@ def test_shape_at_448(name: str) -> None:
     with torch.device("meta"):
         model = TimmBackbone(**record.options).eval()
     assert (model.embed_dim, model.patch_size) == (record.embed_dim, record.patch_size)
+    assert sum(p.numel() for p in model.parameters()) == record.parameters
     assert model.fixed_size is None
     with torch.no_grad(), torch.device("meta"):
         features = model(torch.empty(1, 3, 448, 448))

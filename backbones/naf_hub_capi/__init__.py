@@ -30,6 +30,7 @@ def register_backbones(register):
             options={"embed_dim": 1024, "depth": 24, "num_heads": 16},
             paper="https://arxiv.org/abs/2502.08769",
             weights=WEIGHTS,
+            parameters=302_658_560,
             embed_dim=1024,
             patch_size=14,
             native_size=224,

@@ -78,17 +78,17 @@ GIANT = {
     ),
 }
 
-# (name, words, channels, depth, heads, native size in pixels, sets of weights)
+# (name, words, channels, depth, heads, native size in pixels, parameters, sets of weights)
 SIZES = (
-    ("franca_b", "base, 86 M parameters", 768, 12, 12, 518, BASE),
-    ("franca_l", "large, 300 M parameters", 1024, 24, 16, 518, LARGE),
-    ("franca_g", "giant, 1.1 G parameters", 1536, 40, 24, 224, GIANT),
+    ("franca_b", "base, 86 M parameters", 768, 12, 12, 518, 86_605_824, BASE),
+    ("franca_l", "large, 300 M parameters", 1024, 24, 16, 518, 304_812_288, LARGE),
+    ("franca_g", "giant, 1.1 G parameters", 1536, 40, 24, 224, 1_134_797_312, GIANT),
 )
 
 
 def records() -> Iterator[BackboneRecord]:
     """One record per size."""
-    for name, words, embed_dim, depth, num_heads, native_size, weights in SIZES:
+    for name, words, embed_dim, depth, num_heads, native_size, parameters, weights in SIZES:
         yield BackboneRecord(
             name=name,
             summary=f"Franca vision transformer, {words}; RASA-debiased features, rasa=False for the plain ones.",
@@ -97,6 +97,7 @@ def records() -> Iterator[BackboneRecord]:
             paper=PAPER,
             weights=weights,
             state_dict_keys=("teacher",),  # the RASA files are flat
+            parameters=parameters,
             embed_dim=embed_dim,
             patch_size=14,
             native_size=native_size,

@@ -21,6 +21,7 @@ def register_backbones(register):
                     summary="distilled on 1,267 images; see the card beside them",
                 )
             },
+            parameters=1_231_600,
             embed_dim=256,
             patch_size=16,
             native_size=224,

@@ -33,28 +33,34 @@ GIANT_DINOV2 = GIANT | {
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """One model: registered name, title, Hub repository, architecture, and the side in pixels NVIDIA prefers."""
+    """One model: registered name, title, Hub repository, architecture, parameters, and the side in pixels NVIDIA
+    prefers."""
 
     name: str
     title: str
     repository: str
     architecture: Mapping[str, Any]
+    parameters: int
     native_size: int = 768
 
 
 RADIO = (
-    Release("radio_v2_5_b", "RADIOv2.5 ViT-B/16", "nvidia/RADIO-B", BASE),
-    Release("radio_v2_5_l", "RADIOv2.5 ViT-L/16", "nvidia/RADIO-L", LARGE),
-    Release("radio_v2_5_h", "RADIOv2.5 ViT-H/16", "nvidia/RADIO-H", HUGE),
-    Release("radio_v2_5_g", "RADIOv2.5 ViT-g/14", "nvidia/RADIO-g", GIANT_DINOV2, 896),
+    Release("radio_v2_5_b", "RADIOv2.5 ViT-B/16", "nvidia/RADIO-B", BASE, 98_233_344),
+    Release("radio_v2_5_l", "RADIOv2.5 ViT-L/16", "nvidia/RADIO-L", LARGE, 319_881_216),
+    Release("radio_v2_5_h", "RADIOv2.5 ViT-H/16", "nvidia/RADIO-H", HUGE, 651_642_880),
+    Release("radio_v2_5_g", "RADIOv2.5 ViT-g/14", "nvidia/RADIO-g", GIANT_DINOV2, 1_159_546_880, 896),
 )
 CRADIO = (
-    Release("cradio_v2_b", "C-RADIOv2 ViT-B/16", "nvidia/C-RADIOv2-B", BASE),
-    Release("cradio_v2_l", "C-RADIOv2 ViT-L/16", "nvidia/C-RADIOv2-L", LARGE),
-    Release("cradio_v2_h", "C-RADIOv2 ViT-H/16", "nvidia/C-RADIOv2-H", HUGE),
-    Release("cradio_v2_g", "C-RADIOv2 ViT-g/16", "nvidia/C-RADIOv2-g", GIANT),
+    Release("cradio_v2_b", "C-RADIOv2 ViT-B/16", "nvidia/C-RADIOv2-B", BASE, 98_233_344),
+    Release("cradio_v2_l", "C-RADIOv2 ViT-L/16", "nvidia/C-RADIOv2-L", LARGE, 319_881_216),
+    Release("cradio_v2_h", "C-RADIOv2 ViT-H/16", "nvidia/C-RADIOv2-H", HUGE, 651_642_880),
+    Release("cradio_v2_g", "C-RADIOv2 ViT-g/16", "nvidia/C-RADIOv2-g", GIANT, 1_159_618_560),
     Release(
-        "cradio_v2_vlm_h", "C-RADIOv2 ViT-H/16 for vision-language models", "nvidia/C-RADIOv2-VLM-H", HUGE
+        "cradio_v2_vlm_h",
+        "C-RADIOv2 ViT-H/16 for vision-language models",
+        "nvidia/C-RADIOv2-VLM-H",
+        HUGE,
+        651_642_880,
     ),
 )
 
@@ -71,6 +77,7 @@ def records() -> Iterator[BackboneRecord]:
                 options=release.architecture,
                 paper=PAPER,
                 weights={"default": Weights(source, license=license, summary="NVIDIA's, on the Hub")},
+                parameters=release.parameters,
                 embed_dim=release.architecture["embed_dim"],
                 patch_size=release.architecture.get("patch_size", 16),
                 native_size=release.native_size,

@@ -59,6 +59,7 @@ def record_for(name: str) -> BackboneRecord:
         target="naf_hub_timm.backbone:TimmBackbone",
         options={"model": name},
         weights=weights,
+        parameters=sum(p.numel() for p in model.parameters()),
         embed_dim=model.embed_dim,
         patch_size=model.patch_size,
         native_size=config.input_size[1] if config else None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..contenders import Contender, name_model
+from ..image_sizes import ImageSize, fit_size, resized
 from ..memory import shortage
 from ..options import (
     backbone_constructor_option,
@@ -25,10 +26,13 @@ from ..options import (
     parse_upsamplers,
     pick_device,
     print_json,
+    size_option,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
-from ..photo_size import box_in, image_size, parse_pixels, resize
+from ..photo_places import box_in, parse_pixels
 from ..plugins import one_line
 
 if TYPE_CHECKING:
@@ -57,21 +61,20 @@ SAME_SPACE = 1e-3
 @pairs_option("--option", "options", "Set a constructor option of every upsampler, or with NAME.KEY=VALUE "
               "of the upsampler NAME; repeatable.")  # fmt: skip
 @backbone_constructor_option
-@click.option("--size", default="448", show_default=True,
-              help="Bring the shorter side to so many pixels, or the picture to HxW exactly, or leave it: "
-                   "'native'.")  # fmt: skip
+@size_option("448", "Bring the photo to this size")
 @click.option("--zoom", default=None, metavar="X,Y,W,H",
               help="Show this part, in pixels of the photo: left, top, width and height.")  # fmt: skip
 @click.option("--columns", default=4, show_default=True, type=click.IntRange(1), help="Panels in a row.")
 @click.option("--panel", default=None, type=click.IntRange(16),
               help="Shorter side of each panel in pixels; default is that of what it shows.")  # fmt: skip
 @device_option
+@threads_option
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @json_option
 def compare_command(
     photo: str, out: str, upsamplers: tuple[str, ...], backbone: str, weights: str | None,
-    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: str,
-    zoom: str | None, columns: int, panel: int | None, device: str, force: bool, as_json: bool,
+    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize,
+    zoom: str | None, columns: int, panel: int | None, device: str, threads: int | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """One picture of a photo's features by several upsamplers, to compare by eye.
 
@@ -80,7 +83,8 @@ def compare_command(
     upsampler whose features lie in another space (layer-normed ones) has components of its own and says so.
     One that fails is named and left out. Exit status 1 when any failed.
     """
-    image_size(16, 16, size, 1)  # bad sizes, boxes and names are told before any model is loaded
+    use_threads(threads)
+    # Bad boxes and names are told before any model is loaded.
     box: Any = None if zoom is None else parse_pixels(zoom, "x,y,w,h")
     target = _checked_target(Path(out), Path(photo), force)
     contenders = _parse(upsamplers, weights, options)
@@ -100,8 +104,8 @@ def compare_command(
         box_in(box, original, original)
     where = pick_device(device)
     model = behind.load(device=where)
-    sides = image_size(*original, size, getattr(model, "patch_size", 1))
-    image = resize(image, sides).to(where)
+    sides = fit_size(*original, size, getattr(model, "patch_size", 1))
+    image = resized(image, sides).to(where)
     store = FeatureStore("float32", device=where)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "image resized from")

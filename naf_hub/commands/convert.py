@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from ..name_completion import complete_names
 from ..options import pairs_option
 
 
 @click.command("convert")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Write this folder.")
-@click.option("--name",
+@click.option("--name", shell_complete=complete_names(),
               help="Convert for this registered name; the weights must fit it."
                    "  [default: the only one they fit]")  # fmt: skip
 @pairs_option(

@@ -7,13 +7,17 @@ from pathlib import Path
 import click
 
 from ..contenders import name_model
+from ..image_sizes import ImageSize
 from ..options import (
     backbone_option,
     device_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    size_option,
+    threads_option,
     upsampler_option,
+    use_threads,
 )
 
 
@@ -47,23 +51,29 @@ def sample_photo(name: str) -> Path:
               help="Take this photo of yours; default is scikit-image's cat.")  # fmt: skip
 @upsampler_option("naf")
 @backbone_option("pico")
+@size_option("448", "Bring the photo to this size")
 @device_option
-def demo_command(out: str, image: str | None, upsampler: str, backbone: str, device: str) -> None:
+@threads_option
+def demo_command(
+    out: str, image: str | None, upsampler: str, backbone: str, size: ImageSize, device: str, threads: int | None
+) -> None:  # fmt: skip
     """Upsample the features of a photo, offline, and write the picture and the features."""
     import torch
 
     from ..pipeline import FeaturePipeline
     from .photo import Settings, upsample_file
 
+    use_threads(threads)
     (chosen,) = parse_upsamplers([upsampler])
     source = Path(image) if image else sample_photo("chelsea.png")
     where = pick_device(device)
     behind = parse_backbone_option(backbone).load(device=where)
     model = FeaturePipeline(behind, chosen.load(behind, where)).eval()
     names = name_model(model.backbone), name_model(model.upsampler)
+    settings = Settings(size)
     stem = Path(out, f"{source.stem}_{chosen.record.name}_{behind.origin.record.name}")
     Path(out).mkdir(parents=True, exist_ok=True)
-    result = upsample_file(model, source, Settings().outputs(stem), Settings())
+    result = upsample_file(model, source, settings.outputs(stem), settings)
     click.echo(
         f"photo      {source.name}, resized to {result['image_size'][0]}x{result['image_size'][1]} pixels"
     )

@@ -16,9 +16,12 @@ from ..options import (
     pick_device,
     restorer_constructor_option,
     restorer_option,
+    threads_option,
+    use_threads,
     weights_option,
 )
 from ..photo_batch import PhotoBatch, describe_contender
+from ..terminal import tell
 from .restored_photo import RestoredSettings, noise_estimator, restore_file
 
 
@@ -32,11 +35,12 @@ from .restored_photo import RestoredSettings, noise_estimator, restore_file
               help="Print the noise that is estimated in each photo and in its result.")  # fmt: skip
 @click.option("--compare", is_flag=True, help="Also write photo and result side by side.")
 @device_option
+@threads_option
 @click.option("--force", is_flag=True, help="Overwrite existing results.")
 @json_option
 def denoise_command(
     images: tuple[str, ...], out: str, restorer: str, weights: str | None, options: dict[str, Any],
-    sigma: str | None, compare: bool, device: str, force: bool, as_json: bool,
+    sigma: str | None, compare: bool, device: str, threads: int | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Take the noise of photos away: files, folders (recursively) and globs.
 
@@ -47,12 +51,13 @@ def denoise_command(
     """
     from ..image_files import search_images
 
+    use_threads(threads)
     (chosen,) = parse_restorers([restorer], weights, options)
     _need_weights(chosen)
     estimate = noise_estimator() if sigma else None
     found = search_images(images, without=[out], restored=False)
     if found.left_out:
-        click.echo(f"naf-hub: {found.describe()}", err=True)
+        tell(found.describe())
     model = chosen.load(device=pick_device(device))
     settings = RestoredSettings(compare, describe_contender(chosen, model))
 

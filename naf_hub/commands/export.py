@@ -6,42 +6,38 @@ from typing import Any
 
 import click
 
+from ..image_sizes import ImageSize, square
+from ..name_completion import complete_backbones, complete_upsamplers
 from ..options import (
     constructor_option,
     json_option,
     parse_backbone_option,
     parse_upsamplers,
     print_json,
+    size_option,
+    threads_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 
-def _size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    sides = value.split("x")
-    if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise click.BadParameter(f"{value!r} is not N or HxW")
-    return int(sides[0]), int(sides[-1])
-
-
 @click.command("export")
-@click.argument("upsampler", metavar="NAME[=WEIGHTS]")
+@click.argument("upsampler", metavar="NAME[=WEIGHTS]", shell_complete=complete_upsamplers)
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), metavar="FILE.onnx",
               help="Write this file.")  # fmt: skip
-@click.option("--backbone", metavar="NAME",
+@click.option("--backbone", metavar="NAME", shell_complete=complete_backbones,
               help="Take the number of channels, and weights that are made per backbone, from this registered "
                    "backbone.")  # fmt: skip
 @click.option("--channels", type=click.IntRange(1), help="Upsample features of so many channels.")
-@click.option("--size", callback=_size, metavar="N|HxW",
-              help="Fix the output to this size in pixels.  [default: the image's]")  # fmt: skip
+@size_option("native", "Fix the output to this size, a square for N", native="the image's")
 @upsampler_weights_option()
 @constructor_option
+@threads_option
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @json_option
 def export_command(
-    upsampler: str, out: str, backbone: str | None, channels: int | None, size: tuple[int, int] | None,
-    weights: str | None, options: dict[str, Any], force: bool, as_json: bool,
+    upsampler: str, out: str, backbone: str | None, channels: int | None, size: ImageSize,
+    weights: str | None, options: dict[str, Any], threads: int | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Export an upsampler to ONNX (operator set 18).
 
@@ -50,6 +46,7 @@ def export_command(
     """
     from pathlib import Path
 
+    use_threads(threads)
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     behind = None if backbone is None else parse_backbone_option(backbone)
     channels = channels or getattr(behind and behind.record, "embed_dim", None)
@@ -60,7 +57,7 @@ def export_command(
 
     from ..onnx_export import export_onnx
 
-    result = export_onnx(chosen.load(behind and behind.name), out, channels, size)
+    result = export_onnx(chosen.load(behind and behind.name), out, channels, square(size))
     if as_json:
         print_json(result)
         return

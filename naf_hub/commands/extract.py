@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..image_sizes import ImageSize
 from ..options import (
     backbone_constructor_option,
     backbone_option,
@@ -20,12 +21,15 @@ from ..options import (
     parse_upsamplers,
     pick_device,
     print_json,
+    size_option,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 from ..photo_batch import TOLD, describe_contender
-from ..photo_size import image_size
 from ..shares import Share
+from ..terminal import tell
 
 if TYPE_CHECKING:
     from ..extraction import Extraction
@@ -44,9 +48,7 @@ if TYPE_CHECKING:
 @backbone_weights_option
 @constructor_option
 @backbone_constructor_option
-@click.option("--size", default="448", show_default=True,
-              help="Bring the shorter side to so many pixels, or the picture to HxW exactly, or leave it: "
-                   "'native'.")  # fmt: skip
+@size_option("448", "Bring photos to this size")
 @click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]),
               help="Save the features in this precision; they are computed in float32.")  # fmt: skip
 @click.option("--shards-of", metavar="N|SIZE",
@@ -55,13 +57,14 @@ if TYPE_CHECKING:
               help="Do every N-th image, from the I-th on. Default: all, or the share of this process where "
                    "accelerate launch or torchrun started several.")  # fmt: skip
 @device_option
+@threads_option
 @json_option
 @click.pass_context
 def extract_command(
     ctx: click.Context, images: tuple[str, ...], list_file: str | None, out: str, upsampler: str, low_res: bool,
     backbone: str, weights: str | None, backbone_weights: str | None, options: dict[str, Any],
-    backbone_options: dict[str, Any], size: str, dtype: str, shards_of: str | None, shard: str | None,
-    device: str, as_json: bool,
+    backbone_options: dict[str, Any], size: ImageSize, dtype: str, shards_of: str | None, shard: str | None,
+    device: str, threads: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Put the features of a data set on disk: files, folders (recursively) and globs, or a list.
 
@@ -69,6 +72,7 @@ def extract_command(
     naf_hub.open_features reads them. A second call does what is missing or damaged. A broken image is named and left
     out. A folder that holds features of other settings is refused. Exit status 1 when any image failed.
     """
+    use_threads(threads)
     from ..extraction import NO_UPSAMPLER, extract_features, require_places_apart, require_writable
     from ..image_files import listed_images, search_images
     from ..shard_writing import ShardLimit
@@ -82,7 +86,6 @@ def extract_command(
         if any(source is not click.core.ParameterSource.DEFAULT for source in given):
             raise click.UsageError("--low-res takes no --upsampler, --weights or --option")
     try:
-        image_size(16, 16, size, 1)
         limit = None if shards_of is None else ShardLimit.parse(shards_of)
         share = Share.of_process() if shard is None else Share.parse(shard)
     except ValueError as error:
@@ -91,7 +94,7 @@ def extract_command(
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
     found = listed_images(list_file) if list_file else search_images(images, without=[out])
     if found.left_out and share.number == 1:
-        click.echo(f"naf-hub: {found.describe()}", err=True)
+        tell(found.describe())
     require_places_apart(found.images)
     require_writable(Path(out))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..options import FORMATS, device_option, pick_device
+from ..options import FORMATS, device_option, pick_device, threads_option, use_threads
+from ..terminal import tell
 
 MARKER = "leaderboard.json"
 
@@ -28,8 +29,9 @@ MARKER = "leaderboard.json"
     "--format", "format_", default="table", type=click.Choice(FORMATS), help="Print the table in this format."
 )
 @device_option
+@threads_option
 def leaderboard_command(
-    plan: str, out: str, data_root: str | None, no_run: bool, format_: str, device: str
+    plan: str, out: str, data_root: str | None, no_run: bool, format_: str, device: str, threads: int | None
 ) -> None:
     """Compare upsamplers over tasks and backbones: run what is missing, keep every report, write one ranked table.
 
@@ -41,6 +43,7 @@ def leaderboard_command(
     from ..leaderboard import Kept, assemble, read_plan, run_missing
     from ..leaderboard.page import html
 
+    use_threads(threads)
     chosen = read_plan(plan, data_root)
     folder = Path(out)
     if (
@@ -52,11 +55,7 @@ def leaderboard_command(
             f"{out} holds other files; give a new folder, or one of an earlier leaderboard"
         )
     kept = Kept(folder / "reports")
-    failed = (
-        {}
-        if no_run
-        else run_missing(chosen, kept, pick_device(device), lambda line: click.echo(line, err=True))
-    )
+    failed = {} if no_run else run_missing(chosen, kept, pick_device(device), tell)
     board = assemble(chosen, kept, failed)
     texts = {
         "md": "\n\n".join(
@@ -79,6 +78,6 @@ def leaderboard_command(
     if board.paper is not None and format_ == "table":
         click.echo("\n" + board.paper.table())
     for line in board.notes():
-        click.echo(line, err=True)
+        tell(line)
     if failed:
         sys.exit(1)

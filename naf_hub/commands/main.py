@@ -106,6 +106,7 @@ def _add_commands() -> None:
     from . import (
         bench,
         compare,
+        completion,
         convert,
         demo,
         denoise,
@@ -117,6 +118,7 @@ def _add_commands() -> None:
         publish,
         registered,
         upsample,
+        verbosity,
     )
 
     for command in (
@@ -135,6 +137,7 @@ def _add_commands() -> None:
         new_plugin.new_plugin_command,
         pin.pin_command,
         publish.publish_command,
+        completion.completion_command,
     ):
         cli.add_command(command)
     for plugin, add in registry.plugin_hooks():
@@ -145,6 +148,7 @@ def _add_commands() -> None:
         except (Exception, SystemExit) as error:  # a plugin's commands must not take the others down
             _warn(plugin, f"failed: {one_line(error)}")
         _keep(cli, before, plugin)
+    verbosity.add_verbosity(cli)
 
 
 def _commands_of(group: click.Group) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contenders import name_model
+from ..image_sizes import ImageSize, describe_image_size, is_bounded, resized
 from ..made_with import KEY, describe_photo, record, sidecar
-from ..photo_size import is_bounded, read_for, resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +23,14 @@ class Settings:
     """What ``upsample`` writes and how.
 
     Attributes:
-        size: ``"448"`` (shorter side), ``"448x640"`` (exactly) or ``"native"``.
+        size: of the photos, see :func:`~naf_hub.image_sizes.fit_size`.
         format: ``"safetensors"``, ``"npy"`` or ``"none"``.
         dtype: ``"float16"`` or ``"float32"`` of the saved features.
         picture: whether to write the side-by-side picture.
         models: of upsampler and backbone, see :func:`~naf_hub.made_with.describe_model`.
     """
 
-    size: str = "448"
+    size: ImageSize = 448
     format: str = "safetensors"
     dtype: str = "float16"
     picture: bool = True
@@ -39,7 +39,7 @@ class Settings:
     def of(self, target: Path) -> dict[str, Any]:
         """Settings on which a file depends; the picture does not on the precision of the saved features."""
         saved = {} if target.suffix == ".png" else {"dtype": self.dtype}
-        return {**self.models, "size": self.size, **saved}
+        return {**self.models, "size": describe_image_size(self.size), **saved}
 
     def outputs(self, stem: Path) -> list[Path]:
         """What is written for one photo."""
@@ -69,15 +69,17 @@ def upsample_file(
     """
     import torch
 
+    from ..images import read_image
     from ..memory import needed_memory, require_memory
 
-    image, size = read_for(model.backbone, source, settings.size)
+    image = read_image(source)[None]
     made_of = describe_photo(source, place or Path(source.name))
     height, width = image.shape[-2:]
+    size = model.working_size(height, width, settings.size)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
     what = f"{source}: {size[0]}x{size[1]} pixels of features"
     require_memory(needed_memory(model, size), what, "give a smaller --size", str(device))
-    image = resize(image, size)
+    image = resized(image, size)
     start = time.perf_counter()
     with torch.no_grad():
         image = image.to(device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from ..options import print_json, print_table
+from ..name_completion import complete_names
+from ..terminal import print_json, print_table
 
 
 @click.command("pin")
-@click.argument("targets", metavar="NAME[=SET]...", nargs=-1, required=True)
+@click.argument("targets", metavar="NAME[=SET]...", nargs=-1, required=True, shell_complete=complete_names())
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False), default="naf-hub.lock", show_default=True, envvar="NAF_HUB_LOCK",
     show_envvar=True, help="Write this lock file, or add to it.",

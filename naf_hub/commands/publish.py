@@ -6,15 +6,17 @@ from typing import Any
 
 import click
 
-from ..options import print_json
-from ..publishing.publish import publish
-from ..publishing.publishable import check_branch, check_license, check_repo
+from ..terminal import print_json, tell
 
 
-def _usage(check: Any) -> Any:
+def _usage(check: str) -> Any:
+    """A callback: what a check of :mod:`naf_hub.publishing.publishable` refuses is bad usage."""
+
     def callback(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+        from ..publishing import publishable
+
         try:
-            return value if value is None else check(value)
+            return value if value is None else getattr(publishable, check)(value)
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
 
@@ -23,20 +25,20 @@ def _usage(check: Any) -> Any:
 
 @click.command("publish")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
-@click.argument("repo", metavar="OWNER/NAME", callback=_usage(check_repo))
+@click.argument("repo", metavar="OWNER/NAME", callback=_usage("check_repo"))
 @click.option("--private", is_flag=True, help="Make the repository private.")
 @click.option(
     "--revision",
     default="main",
     show_default=True,
-    callback=_usage(check_branch),
+    callback=_usage("check_branch"),
     help="Commit to this branch.",
 )
 @click.option(
     "--message", help="Describe the commit in these words.  [default: name and checksum of the weights]"
 )
 @click.option(
-    "--license", callback=_usage(check_license),
+    "--license", callback=_usage("check_license"),
     help="State this licence of the weights, as the Hub names it.  [default: the card's own, else apache-2.0]",
 )  # fmt: skip
 @click.option(
@@ -52,9 +54,11 @@ def publish_command(folder: str, repo: str, as_json: bool, **options: Any) -> No
     The weights are checked and loaded first. The model card is completed with address, licence and checksums
     (DIR itself is left as it is), and everything goes up as one commit. Publish again to update.
     """
+    from ..publishing.publish import publish
+
     report = publish(folder, repo, **options)
     for doubt in report["warnings"]:
-        click.echo(f"naf-hub: {doubt}", err=True)
+        tell(doubt)
     if as_json:
         print_json(report)
         return

@@ -3,65 +3,119 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
 
 import click
 
 from .. import registry
+from ..constructor_options import constructor_options
 from ..errors import UnknownNameError
-from ..kinds import KINDS
-from ..options import print_json, print_table
+from ..kinds import KINDS, kind_of
+from ..name_completion import complete_names
+from ..record_facts import call_of, download_size, in_words, short_license, short_sets
 from ..records import Record
+from ..terminal import LEAST_ROOM, column_widths, print_json, print_line, print_table, terminal_width
+
+# Columns behind the name; those that are empty for all of a kind are left out.
+COLUMNS: dict[str, Callable[[Any], str]] = {
+    "channels": lambda record: str(getattr(record, "embed_dim", "")),
+    "patch": lambda record: str(getattr(record, "patch_size", "")),
+    "parameters": lambda record: "" if record.parameters is None else in_words(record.parameters),
+    "licence": short_license,
+    "weights": short_sets,
+}
+NUMBERS = ("channels", "patch", "parameters")
 
 
 @click.command("list")
-@click.argument("pattern", required=False)
+@click.argument("pattern", required=False, shell_complete=complete_names())
+@click.option(
+    "--kind", type=click.Choice([kind.word for kind in KINDS]), help="List what is of this kind alone."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
-def list_command(pattern: str | None, as_json: bool) -> None:
-    """List what is registered; PATTERN is a shell pattern such as 'naf*'."""
+def list_command(pattern: str | None, kind: str | None, as_json: bool) -> None:
+    """List what is registered, by family: a line a name, as wide as the terminal; whole in a pipe.
+
+    PATTERN is a part of the name ('dino'), or a shell pattern for all of it ('naf*'). The licence is that of the
+    weights: its name where it allows every use, else what to mind; naf-hub info NAME tells all.
+    """
     found = registry.registry()
-    tables = {kind.plural: [found.records[n] for n in found.names(kind.record, pattern)] for kind in KINDS}
+    kinds = [row for row in KINDS if kind in (None, row.word)]
+    tables = {row.plural: [found.records[n] for n in found.names(row.record, pattern)] for row in kinds}
     if as_json:
         print_json({title: [record.to_dict() for record in records] for title, records in tables.items()})
         return
     if not any(tables.values()):
-        raise UnknownNameError(f"nothing registered matches {pattern!r}; naf-hub list shows all")
-    for title, records in tables.items():
-        if records:
-            click.echo(f"{title}:")
-            print_table([(f"  {r.name}", _few_sets(r), r.summary) for r in records])
-    if pattern is None and found.prefixes:
-        click.echo("also: " + ", ".join(f"{p}:<model name>" for p in sorted(found.prefixes)))
+        place = "" if kind is None else f" of kind {kind}"
+        raise UnknownNameError(f"nothing registered{place} matches {pattern!r}; naf-hub list shows all")
+    for number, (title, records) in enumerate((t, r) for t, r in tables.items() if r):
+        if number:
+            click.echo()
+        _print_records(title, records)
+    prefixes = sorted(p.name for p in found.prefixes.values() if kind_of(p.kind) in kinds)
+    if pattern is None and prefixes:
+        print_line("also: " + ", ".join(f"{p}:<model name>" for p in prefixes))
 
 
-def _few_sets(record: Record) -> str:
-    """Names of a record's weights, of more than two the first and how many more: ``info`` shows them all."""
-    names = list(record.weights)
-    return ", ".join(names if len(names) <= 2 else [names[0], f"+{len(names) - 1}"]) or "-"
+def _print_records(title: str, records: Sequence[Record]) -> None:
+    """Records of one kind under the headings of their families."""
+    records = sorted(records, key=lambda record: (record.family.lower(), record.name))
+    columns = [column for column, cell in COLUMNS.items() if any(map(cell, records))]
+    rows = [(title, *columns), *((f"  {r.name}", *(COLUMNS[c](r) for c in columns)) for r in records)]
+    widths = column_widths(rows)
+    lines = [
+        "  ".join(
+            cell.rjust(wide) if column in NUMBERS else cell.ljust(wide)
+            for column, cell, wide in zip(("", *columns), row, widths, strict=True)
+        )
+        for row in rows
+    ]
+    width = terminal_width()
+    summaries = ["summary", *(record.summary for record in records)]
+    if width is None or width - len(lines[0]) - 2 >= LEAST_ROOM:
+        lines = [f"{line}  {summary}" for line, summary in zip(lines, summaries, strict=True)]
+    print_line(lines[0])
+    for family, members in groupby(zip(records, lines[1:], strict=True), lambda pair: pair[0].family):
+        print_line(f" {family}")
+        for _, line in members:
+            print_line(line)
 
 
 @click.command("info")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names())
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def info_command(name: str, as_json: bool) -> None:
-    """Show all that is recorded of one registered name."""
-    data = registry.info(name).to_dict()
+    """Show all that is recorded of one registered name, and what its constructor takes."""
+    record = registry.info(name)
+    data = record.to_dict()
     if as_json:
         print_json(data)
         return
     weights = data.pop("weights")
     for title, entry in weights.items():  # before anything is printed: the lock file may be unreadable
+        entry |= {"download": download_size(record, record.weights[title])}
         if locked := _locked(name, title, entry["source"]):
             entry["revision"] = locked
         elif entry["repository"] and not entry["revision"]:
             entry["revision"] = f"main (not pinned; pin with weights='hf://{entry['repository']}@COMMIT')"
+    del data["options"]  # among the constructor's, below
     data = {"code license" if key == "license" else key: value for key, value in data.items()}
-    rows = [(key, str(value)) for key, value in data.items() if value not in (None, "", {}, [])]
-    print_table(rows)
+    if record.parameters is not None:
+        data["parameters"] = f"{record.parameters:,}"
+    data["load with"] = call_of(record, kind_of(record).loader)
+    print_table(_filled(data, ""))
     for title, entry in weights.items():
         click.echo(f"weights {title!r}:")
-        print_table(
-            [(f"  {key}", str(value)) for key, value in entry.items() if value not in (None, "", {}, [])]
-        )
+        print_table(_filled(entry, "  "))
+    if options := constructor_options(record.target, record.options):
+        click.echo("options, and their defaults:")
+        print_table([(f"  {option.name}", option.default, option.text) for option in options])
+
+
+def _filled(data: dict[str, Any], indent: str) -> list[tuple[str, str]]:
+    return [(indent + key, str(value)) for key, value in data.items() if value not in (None, "", {}, [])]
 
 
 def _locked(name: str, title: str, source: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..image_sizes import LONGEST_RATIO, ImageSize
 from ..options import (
     backbone_constructor_option,
     backbone_option,
@@ -18,11 +19,14 @@ from ..options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    size_option,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 from ..photo_batch import PhotoBatch, describe_contender
-from ..photo_size import LONGEST_RATIO, image_size
+from ..terminal import tell
 from .photo import Settings, upsample_file
 
 
@@ -35,9 +39,7 @@ from .photo import Settings, upsample_file
 @backbone_weights_option
 @constructor_option
 @backbone_constructor_option
-@click.option("--size", default="448", show_default=True,
-              help="Bring the shorter side to so many pixels, or the picture to HxW exactly, or leave it: "
-                   "'native'.")  # fmt: skip
+@size_option("448", "Bring photos to this size")
 @click.option("--format", "format_", default="safetensors", show_default=True,
               type=click.Choice(["safetensors", "npy", "none"]), help="Save the features in this format.")  # fmt: skip
 @click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]),
@@ -46,12 +48,13 @@ from .photo import Settings, upsample_file
     "--picture/--no-picture", default=True, show_default=True, help="Write the side-by-side picture."
 )
 @device_option
+@threads_option
 @click.option("--force", is_flag=True, help="Overwrite existing results.")
 @json_option
 def upsample_command(
     images: tuple[str, ...], out: str, upsampler: str, backbone: str, weights: str | None,
-    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: str,
-    format_: str, dtype: str, picture: bool, device: str, force: bool, as_json: bool,
+    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize,
+    format_: str, dtype: str, picture: bool, device: str, threads: int | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Upsample the features of photos: files, folders (recursively) and globs.
 
@@ -62,12 +65,12 @@ def upsample_command(
     """
     from ..image_files import search_images
 
-    image_size(16, 16, size, 1)  # a bad size is told before any model is loaded
+    use_threads(threads)
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
     found = search_images(images, without=[out])
     if found.left_out:
-        click.echo(f"naf-hub: {found.describe()}", err=True)
+        tell(found.describe())
 
     from ..pipeline import FeaturePipeline
 
@@ -89,14 +92,14 @@ def _describe(result: dict[str, Any]) -> str:
     return f"{tuple(result['low_res'])} -> {tuple(result['features'])} in {result['seconds']:.2f} s"
 
 
-def _remarks(results: Sequence[dict[str, Any]], size: str) -> list[str]:
+def _remarks(results: Sequence[dict[str, Any]], size: ImageSize) -> list[str]:
     """What is said once, at the end of a batch."""
     bounded = [result for result in results if result.get("bounded")]
-    if not bounded:
+    if not bounded or not isinstance(size, int):
         return []
     sides = "x".join(map(str, bounded[0]["image_size"]))
     return [
-        f"longer than {LONGEST_RATIO}:1, so that the long side was made {LONGEST_RATIO * int(size)} pixels: "
+        f"longer than {LONGEST_RATIO}:1, so that the long side was made {LONGEST_RATIO * size} pixels: "
         f"{len(bounded)} of {len(results)} images, such as {bounded[0]['image']} (now {sides}); for more give "
         "--size HxW"
     ]

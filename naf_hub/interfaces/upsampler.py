@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_buffer, check_features, check_image, check_output, check_output_size
 from ..errors import MapError
+from ..flops import Flops
 from ..images import as_batch_for
 from ..promises import Promises
 from ..records import Origin
@@ -209,4 +210,9 @@ class Upsampler(nn.Module):
     ) -> tuple[str, Callable[[], Any]] | None:
         """What ``naf-hub bench`` times in the same run to compare with: a label and a callable doing the
         arithmetic that this method cannot avoid (for example its bare convolutions), or ``None``."""
+        return None
+
+    def flops(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Flops | None:
+        """Operations of the method as it is defined, where an implementation does others (attention by tiles, say);
+        ``None``: those that run are counted, see :mod:`naf_hub.flops`."""
         return None

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..errors import NafHubError
+from ..terminal import no_bar
 from .board import Board
 from .checkpoints import Checkpoint, clean, newest, save_checkpoint
 from .continuation import compare
@@ -281,7 +282,7 @@ class Run:
             total=self.settings.steps * size,
             initial=self.step * size,
             unit="image",
-            disable=None if self.progress else True,
+            disable=no_bar(self.progress),
         )
 
     def _train_step(

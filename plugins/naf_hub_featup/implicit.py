@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.parts.precision import autocast_off, working_dtype
+from naf_hub.terminal import no_bar
 
 from .attention_downsampler import AttentionDownsampler
 from .implicit_network import blurred, implicit_network
@@ -177,7 +178,7 @@ class Implicit(Upsampler):
             return parts["network"].eval()(image)
 
     def _bar(self, work: range, title: str) -> tqdm[int]:
-        disable = None if self.progress is None else not self.progress
+        disable = no_bar() if self.progress is None else not self.progress
         return tqdm(work, f"featup_implicit: {title}", leave=False, disable=disable)
 
 

@@ -71,6 +71,7 @@ RECORDS = (
         name="jbu",
         summary="JBU of the NAF paper's tables: FeatUp's learned range kernel, once, at output resolution.",
         target="naf_hub_filters.jbu:JBU",
+        parameters=34_305,
         paper=FEATUP,
         trainable=True,
     ),

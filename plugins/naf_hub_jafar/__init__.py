@@ -32,6 +32,7 @@ def register_upsamplers(register):
             name="anyup",
             summary="Windowed attention whose keys are read from features of any backbone (AnyUp).",
             target="naf_hub_jafar.anyup:AnyUp",
+            parameters=878_080,
             paper="https://arxiv.org/abs/2510.12764",
             weights=WEIGHTS,
             trainable=True,

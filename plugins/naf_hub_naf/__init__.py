@@ -37,6 +37,7 @@ def register_upsamplers(register):
             name="naf",
             summary="Neighborhood attention filtering: one small model for every backbone and ratio.",
             target="naf_hub_naf.model:NAF",
+            parameters=662_528,
             paper=PAPER,
             weights=WEIGHTS,
             trainable=True,
@@ -48,6 +49,7 @@ def register_upsamplers(register):
             summary="NAF with 768 guidance channels and five blocks per branch (14.8 M parameters).",
             target="naf_hub_naf.model:NAF",
             options={"dim": 768, "num_blocks": 5},
+            parameters=14_780_928,
             paper=PAPER,
             trainable=True,
         )
@@ -61,6 +63,7 @@ def register_restorers(register):
             name="naf_denoiser",
             summary="NAF at ratio 1: noisy pixels averaged over windows of 15 x 15, by weights from the image.",
             target="naf_hub_naf.denoiser:NAFDenoiser",
+            parameters=662_528,
             paper=PAPER,
             weights=DENOISER_WEIGHTS,
             degradations="Gaussian and salt-and-pepper noise, by its training",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from naf_hub.contenders import Contender, name_model
+from naf_hub.image_sizes import ImageSize, fit_size, resized
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -21,10 +22,13 @@ from naf_hub.options import (
     pick_device,
     print_json,
     print_table,
+    size_option,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
-from naf_hub.photo_size import image_size, parse_pixels, point_in, resize
+from naf_hub.photo_places import parse_pixels, point_in
 
 if TYPE_CHECKING:
     from .query_window import QueryWindow
@@ -45,16 +49,15 @@ VIEWS = ("window", "spectrum", "distance", "pair")
 @backbone_weights_option
 @constructor_option
 @backbone_constructor_option
-@click.option("--size", default="448", show_default=True,
-              help="Bring the shorter side to so many pixels, or the picture to HxW exactly, or leave it: "
-                   "'native'.")  # fmt: skip
+@size_option("448", "Bring the photo to this size")
 @device_option
+@threads_option
 @click.option("--force", is_flag=True, help="Overwrite existing figures.")
 @json_option
 def attention_command(
     photo: str, at: str, out: str, views: tuple[str, ...], upsampler: str, backbone: str, weights: str | None,
-    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: str,
-    device: str, force: bool, as_json: bool,
+    backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize,
+    device: str, threads: int | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Figures of what one pixel attends to in NAF, and how sharp each head is there.
 
@@ -62,7 +65,8 @@ def attention_command(
     window as frequencies add up. distance: weights by distance, and what place alone does. pair: the pair of guidance
     channels that tells most. Figures are PHOTO_xX_yY_VIEW.png.
     """
-    image_size(16, 16, size, 1)  # a bad size or place is told before any model is loaded
+    use_threads(threads)
+    # A bad place is told before any model is loaded.
     place: Any = parse_pixels(at, "x,y")
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     _require_naf(chosen)
@@ -91,8 +95,8 @@ def attention_command(
     where = pick_device(device)
     model = behind.load(device=where)
     naf = chosen.load(model, where)
-    sides = image_size(*original, size, getattr(model, "patch_size", 1))
-    image = resize(image, sides).to(where)
+    sides = fit_size(*original, size, getattr(model, "patch_size", 1))
+    image = resized(image, sides).to(where)
     with torch.no_grad():
         features = naf.gather(image, model)
     window = query_window(naf, image, features, point_in(place, original, sides))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size
+from naf_hub.flops import Flops
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off
 from naf_hub.parts.sizes import are_equal, are_known, average_pool, larger, smaller
@@ -304,6 +305,16 @@ class NAF(Upsampler):
                     F.conv2d(maps, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2)
 
         return "bare convolutions", run
+
+    def flops(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Flops:
+        """Convolutions of the encoder for each pixel of the guidance; for each output pixel a product with K x K keys
+        (dim) and one with as many values (channels)."""
+        height, width = (min(side, 4 * out) for side, out in zip(image.shape[-2:], output_size, strict=True))
+        convolutions = [m for m in self.image_encoder.modules() if isinstance(m, nn.Conv2d)]
+        products = sum(m.weight.numel() + (0 if m.bias is None else len(m.bias)) for m in convolutions)
+        paper = 2 * len(image) * height * width * products
+        window = self.kernel_size**2 * (self.dim + features.shape[1])
+        return Flops(paper, paper + 2 * len(image) * output_size[0] * output_size[1] * window)
 
 
 def _shrink(image: Tensor, output_size: tuple[int, int]) -> Tensor:

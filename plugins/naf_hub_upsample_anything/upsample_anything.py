@@ -10,6 +10,7 @@ from tqdm import tqdm
 from naf_hub import Promises, Upsampler
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off, working_dtype
+from naf_hub.terminal import no_bar
 
 from .fit import fit_splats
 from .splats import SplatKernel, Splats
@@ -92,7 +93,7 @@ class UpsampleAnything(Upsampler):
             range(self.steps),
             "upsample_anything: fit",
             leave=False,
-            disable=None if self.progress is None else not self.progress,
+            disable=no_bar() if self.progress is None else not self.progress,
         )
         # The caller may have turned gradients off in either way; of inference mode only a copy comes out.
         with torch.inference_mode(False), torch.enable_grad(), autocast_off(image.device):

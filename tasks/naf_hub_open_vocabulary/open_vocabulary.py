@@ -18,6 +18,7 @@ from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError
 from naf_hub.labels import IGNORE
 from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.terminal import no_bar
 
 from .benchmark import Benchmark
 from .clip import load_clip
@@ -92,7 +93,7 @@ class OpenVocabulary(Task):
         competing = {**models, **({CLIP_ALONE: None} if baseline else {})}
         counted = {label: Confusion(len(benchmark.classes.names)) for label in competing}
         skipped: dict[str, str] = {}
-        bar = tqdm(benchmark.pairs, unit="image", desc=self.name, disable=None if progress else True)
+        bar = tqdm(benchmark.pairs, unit="image", desc=self.name, disable=no_bar(progress))
         for image, target in benchmark.read(skipped, iter(bar)):
             view = segmenter.look(image)
             for label, model in competing.items():

@@ -18,8 +18,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 from .vocabulary_options import check_vocabulary, clip_option, threshold_option, window_options
@@ -48,16 +50,19 @@ from .vocabulary_options import check_vocabulary, clip_option, threshold_option,
 @click.option("--baseline", is_flag=True, help="Add the row of CLIP alone, without a backbone.")
 @control_option
 @device_option
+@threads_option
 @report_options
 def open_vocabulary(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
-    options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str, baseline: bool,
-    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
+    threads: int | None, baseline: bool, controls: tuple[str, ...], format_: str, as_json: bool,
+    save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Open-vocabulary segmentation: mIoU of CLIP whose last block attends by upsampled features; no training.
 
     CLIP's weights come from the Hub, and OpenCLIP with the extra "eval". Figures of different presets do not compare.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 

@@ -19,8 +19,10 @@ from naf_hub.options import (
     pick_device,
     print_json,
     print_table,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 from .vocabulary_options import check_vocabulary, clip_option, threshold_option, window_options
@@ -42,12 +44,13 @@ from .vocabulary_options import check_vocabulary, clip_option, threshold_option,
 @window_options
 @threshold_option
 @device_option
+@threads_option
 @click.option("--force", is_flag=True, help="Make anew what naf-hub wrote before; other files stay.")
 @json_option
 def segment(
     photo: str, classes: str, out: str, upsampler: str, backbone: str, weights: str | None,
     backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], device: str,
-    force: bool, as_json: bool, **protocol: Any,
+    threads: int | None, force: bool, as_json: bool, **protocol: Any,
 ) -> None:  # fmt: skip
     """Segment a photo into classes that are named in words; nothing is trained.
 
@@ -64,6 +67,7 @@ def segment(
     from .vocabulary import Vocabulary
     from .vocabulary_protocol import VocabularyProtocol
 
+    use_threads(threads)
     (contender,) = parse_upsamplers([upsampler], weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
     vocabulary = Vocabulary.parse(classes)

@@ -22,6 +22,7 @@ from naf_hub.images import read_image
 from naf_hub.paired_files import spread
 from naf_hub.reports import Metric, Report, Row, describe_environment
 from naf_hub.store import FeatureStore
+from naf_hub.terminal import no_bar
 
 from .boundary_scores import Drawn, score_edges
 from .edges import Edges, find_edges
@@ -127,7 +128,7 @@ class Boundaries(Task):
         found: dict[str, list[Edges]] = {label: [] for label in (*models, IMAGE)}
         drawn: list[Drawn] = []
         skipped: dict[str, str] = {}
-        bar = tqdm(pairs, unit="image", desc="boundaries", disable=None if progress else True)
+        bar = tqdm(pairs, unit="image", desc="boundaries", disable=no_bar(progress))
         for picture, boundary in read_pairs(bar, skipped):
             drawn.append(Drawn.of(boundary, chosen.tolerance))
             image = picture[None].to(device)

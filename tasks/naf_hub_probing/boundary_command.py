@@ -18,8 +18,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 
@@ -42,17 +44,19 @@ from naf_hub.options import (
 @click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
 @control_option
 @device_option
+@threads_option
 @report_options
 def boundaries(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
-    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """How well edges of upsampled features lie on boundaries that people drew; no classes, no training.
 
     DATA holds images/ and boundaries/, grey pictures of the same names: the share of the annotators who drew a boundary
     through the pixel. The row "image" has the edges of the picture itself.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 

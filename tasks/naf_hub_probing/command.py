@@ -6,9 +6,17 @@ from typing import Any
 
 import click
 
-from naf_hub.options import parse_backbone_option, parse_upsamplers, pick_device, show_report
+from naf_hub.image_sizes import ImageSize
+from naf_hub.options import (
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    show_report,
+    size_option,
+    use_threads,
+)
 
-from .probe_options import hint_at_time, model_options, parse_sizes, probe_options, tell_skipped, teller
+from .probe_options import hint_at_time, model_options, probe_options, tell_skipped, teller
 
 
 @click.command()
@@ -16,17 +24,15 @@ from .probe_options import hint_at_time, model_options, parse_sizes, probe_optio
 @click.option(
     "--data", required=True, type=click.Path(), help="Read this folder with train/, val/ and classes.json."
 )
-@click.option("--size", default="448", show_default=True, metavar="S|HxW",
-              help="With S, bring the shorter side to S and crop S x S from the centre; with HxW, resize "
-                   "the whole image.")  # fmt: skip
-@click.option("--label-size", metavar="S|HxW",
-              help="Bring labels and output to this size; default is S, or the labels' own size with HxW.")  # fmt: skip
+@size_option("448", "Bring pictures to this size, and for N cut the centre N x N", native=None)
+@size_option(None, "Bring labels and output to this size, else to N x N, or to the labels' own with --size HxW",
+             native=None, name="--label-size")  # fmt: skip
 @probe_options
 def segmentation(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,
-    options: dict[str, Any], backbone_options: dict[str, Any], size: str, label_size: str | None, device: str,
-    baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None,
-    allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
+    options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize, label_size: ImageSize,
+    device: str, threads: int | None, baseline: bool, controls: tuple[str, ...], cache: str, workers: int,
+    out: str | None, allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Linear-probe segmentation: mIoU of a 1x1 convolution on frozen upsampled features.
 
@@ -34,7 +40,7 @@ def segmentation(
     are the published protocol: it upsamples every image anew in every epoch. --train-pixels N is a
     different, much cheaper protocol; compare upsamplers under the same one.
     """
-    sizes = parse_sizes(size, label_size)
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
@@ -46,7 +52,7 @@ def segmentation(
     report = Segmentation().evaluate(
         contenders,
         data,
-        {**protocol, "size": sizes[0], "label_size": sizes[1]},
+        {**protocol, "size": size, "label_size": label_size},
         backbone=behind,
         device=where,
         baseline=baseline,

@@ -6,9 +6,17 @@ from typing import Any
 
 import click
 
-from naf_hub.options import parse_backbone_option, parse_upsamplers, pick_device, show_report
+from naf_hub.image_sizes import ImageSize
+from naf_hub.options import (
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    show_report,
+    size_option,
+    use_threads,
+)
 
-from .probe_options import hint_at_time, model_options, parse_sizes, probe_options, tell_skipped, teller
+from .probe_options import hint_at_time, model_options, probe_options, tell_skipped, teller
 
 
 @click.command(context_settings={"show_default": True})
@@ -20,8 +28,7 @@ from .probe_options import hint_at_time, model_options, parse_sizes, probe_optio
     "--unit", default=0.001, metavar="METRES", help="Take one step of the depth pictures for so many metres."
 )
 @click.option("--max-depth", default=10.0, metavar="METRES", help="Leave out depths beyond.")
-@click.option("--size", default="448", metavar="S|HxW",
-              help="With S, bring the central square to S x S; with HxW, resize the whole image.")  # fmt: skip
+@size_option("448", "Bring pictures to this size, and for N cut the centre N x N", native=None)
 @click.option("--read-out", type=click.Choice(["linear", "softmax", "sigmoid", "regression"]), default="linear",
               help="Weigh 256 depths so, or take a single output.")  # fmt: skip
 @click.option(
@@ -30,9 +37,9 @@ from .probe_options import hint_at_time, model_options, parse_sizes, probe_optio
 @probe_options
 def depth(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,
-    options: dict[str, Any], backbone_options: dict[str, Any], size: str, device: str, baseline: bool,
-    controls: tuple[str, ...], cache: str, workers: int, out: str | None, allow_changed_images: bool,
-    format_: str, as_json: bool, save: str | None, **protocol: Any,
+    options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize, device: str,
+    threads: int | None, baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None,
+    allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Linear-probe depth: share of nearly right depths of a 1x1 convolution on frozen upsampled features.
 
@@ -41,7 +48,7 @@ def depth(
     defaults are the published protocol, which upsamples every image anew in every epoch. --train-pixels N is a
     different, much cheaper one, without the loss of gradients; compare upsamplers under the same one.
     """
-    (side,) = parse_sizes(size)
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
@@ -52,7 +59,7 @@ def depth(
     report = Depth().evaluate(
         contenders,
         data,
-        {**protocol, "size": side},
+        {**protocol, "size": size},
         backbone=behind,
         device=where,
         baseline=baseline,

@@ -16,6 +16,7 @@ from naf_hub.options import (
     control_option,
     device_option,
     report_options,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
 )
@@ -113,6 +114,7 @@ _PROTOCOL = (
         help="Read images in so many processes.",
     ),
     device_option,
+    threads_option,
     click.option(
         "--out",
         type=click.Path(file_okay=False),
@@ -137,20 +139,6 @@ def _decorate(command: F, options: Sequence[Callable[[F], F]]) -> F:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def parse_sizes(*texts: str | None) -> list[Any]:
-    """Sizes as :func:`naf_hub_probing.transforms.parse_size` reads them.
-
-    Raises:
-        click.UsageError: no size.
-    """
-    from .transforms import parse_size
-
-    try:
-        return [None if text is None else parse_size(text) for text in texts]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def hint_at_time(contenders: Sequence[Contender], device: str, protocol: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ class ProbeProtocol:
 
     Attributes:
         recipe: epochs, learning rate and so on.
-        size: of the pictures; see :func:`naf_hub_probing.transforms.parse_size`.
+        size: of the pictures; see :data:`naf_hub_probing.transforms.Size`.
         standardize: the head learns on features standardised per channel over the training split.
         limit, limit_train: at most that many pairs of each split (of training), evenly spaced.
         seeds: train so many heads, from ``seed`` on; figures are their means, with the standard deviation of the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import numpy as np
 import torch
@@ -11,19 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+# The shorter side, then a centre crop to the square; or the whole picture at H x W.
 Size = int | tuple[int, int]
-
-
-def parse_size(text: str) -> Size:
-    """``"448"`` (shorter side, then a centre crop to the square) or ``"384x512"`` (whole picture, H x W).
-
-    Raises:
-        ValueError: neither form, or a side of 0.
-    """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
-    if match is None or 0 in (sides := [int(side) for side in match.groups() if side is not None]):
-        raise ValueError(f"size {text!r}: give one number such as 448, or HEIGHTxWIDTH such as 384x512")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def shorter_side(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -34,7 +22,7 @@ def shorter_side(height: int, width: int, size: int) -> tuple[tuple[int, int], t
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
-    """Resize (3, H, W) floats, bilinear, antialiased as Pillow does, by the rule of :func:`parse_size`."""
+    """Resize (3, H, W) floats, bilinear, antialiased as Pillow does, by the rule of ``Size``."""
     if isinstance(size, tuple):
         return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     resized, (top, left) = shorter_side(image.shape[-2], image.shape[-1], size)

@@ -21,8 +21,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 
@@ -56,6 +58,7 @@ from naf_hub.options import (
 @continuation_options
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
+@threads_option
 @json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
@@ -68,6 +71,7 @@ def train(
     allow_changed_images: bool,
     tensorboard: bool,
     device: str,
+    threads: int | None,
     as_json: bool,
     backbone: tuple[str, ...],
     images: tuple[str, ...],
@@ -83,6 +87,8 @@ def train(
     goes on from there as if nothing had happened. Several GPUs or machines:
     accelerate launch -m naf_hub train reconstruction ...
     """
+    use_threads(threads)
+
     from naf_hub.training.run import Run
     from naf_hub.training.settings import build, parse_set
 
@@ -165,11 +171,13 @@ def train(
 )
 @control_option
 @device_option
+@threads_option
 @report_options
 def evaluate(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], images: tuple[str, ...], device: str,
-    fit: tuple[str, ...], controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, fit: tuple[str, ...], controls: tuple[str, ...], format_: str, as_json: bool,
+    save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's.
 
@@ -177,6 +185,7 @@ def evaluate(
     compared with those, and with bilinear interpolation of those. The last row, image_free, is the best linear
     upsampler that never sees the image: guidance gain is what of its error an upsampler avoids, in percent.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 

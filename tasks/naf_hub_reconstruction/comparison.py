@@ -15,6 +15,7 @@ from tqdm import tqdm
 from naf_hub.errors import ImageError
 from naf_hub.interfaces import Backbone, Features, StandIn, Upsampler
 from naf_hub.store import each_map, maps_in
+from naf_hub.terminal import no_bar
 
 from .evaluate import bilinear, held_out_crops, pair_sizes
 from .features import resize
@@ -140,7 +141,7 @@ def compare(
     }
     count = 0
     crops = held_out_crops(files, sizes.crop, protocol.resize, protocol.min_side, skipped)
-    for path, crop in tqdm(crops, total=len(files), unit="image", disable=None if progress else True):
+    for path, crop in tqdm(crops, total=len(files), unit="image", disable=no_bar(progress)):
         count += 1
         pairs.turn_to(path, crop.to(device))
         for name, model in measured.items():
@@ -178,7 +179,7 @@ def fit_ceilings(
     chosen = [files[i * len(files) // FITTED] for i in range(FITTED)] if len(files) > FITTED else files
     protocol, seen = pairs.protocol, False
     crops = held_out_crops(chosen, pairs.sizes.crop, protocol.resize, protocol.min_side, None)
-    bar = tqdm(crops, total=len(chosen), unit="image", desc="image-free", disable=None if progress else True)
+    bar = tqdm(crops, total=len(chosen), unit="image", desc="image-free", disable=no_bar(progress))
     for path, crop in bar:
         seen = True
         pairs.turn_to(path, crop.to(device))

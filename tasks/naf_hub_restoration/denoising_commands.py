@@ -18,6 +18,8 @@ from naf_hub.options import (
     restorer_constructor_option,
     restorer_option,
     show_report,
+    threads_option,
+    use_threads,
     weights_option,
 )
 
@@ -85,11 +87,12 @@ def noise_settings(
 @continuation_options
 @click.option("--tensorboard", is_flag=True, help="Also log to OUT/tensorboard.")
 @device_option
+@threads_option
 @json_option
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
     out: str, recipe: str | None, assignments: tuple[str, ...], resume: bool, extend: bool,
-    allow_changed_images: bool, tensorboard: bool, device: str, as_json: bool,
+    allow_changed_images: bool, tensorboard: bool, device: str, threads: int | None, as_json: bool,
     images: tuple[str, ...], more_images: tuple[str, ...], held_out: tuple[str, ...],
     restorer: str | None, noise: str | None, sigma: str | None, probability: str | None,
 ) -> None:  # fmt: skip
@@ -99,6 +102,8 @@ def train(
     saves and ends (130); --resume goes on from there as if nothing had happened. Several GPUs or machines:
     accelerate launch -m naf_hub train denoising ...
     """
+    use_threads(threads)
+
     from naf_hub.training.settings import build, parse_set
 
     from .denoising_config import RECIPES, TrainConfig
@@ -170,17 +175,19 @@ def train(
     help="Compare a Gaussian blur, non-local means, total variation and wavelets, too; they are told SIGMA.",
 )
 @device_option
+@threads_option
 @report_options
 def evaluate(
     restorers: tuple[str, ...], weights: str | None, options: dict[str, Any], images: tuple[str, ...],
-    noise: str | None, sigma: str | None, probability: str | None, device: str, format_: str, as_json: bool,
-    save: str | None, **protocol: Any,
+    noise: str | None, sigma: str | None, probability: str | None, device: str, threads: int | None, format_: str,
+    as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """PSNR and SSIM of restored images, as scikit-image defines them and as the paper's code does.
 
     scikit-image takes one image at a time. The paper's code takes the error of a batch together, and its SSIM has
     Gaussian windows that reach past borders.
     """
+    use_threads(threads)
     given = noise_settings(noise, sigma, probability)
     if not restorers and not protocol["classical"]:
         raise click.UsageError("give --restorer, --classical or both")

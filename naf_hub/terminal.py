@@ -1,0 +1,81 @@
+"""What commands print: tables that fit the terminal, and are not cut or wrapped where a pipe reads them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+# Text is wrapped beside the other columns where so many characters are left for it, else below them.
+LEAST_ROOM = 24
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that reads the standard output; ``None`` where it is a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_json(data: Any) -> None:
+    """Print plain data as indented JSON."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print left-aligned columns; the last is wrapped to the terminal, but words (addresses, say) stay whole."""
+    if not rows:
+        return
+    width = terminal_width()
+    widths = column_widths(row[:-1] for row in rows)
+    indent = sum(widths) + 2 * len(widths)
+    for row in rows:
+        head = "".join(cell.ljust(wide + 2) for cell, wide in zip(row, widths, strict=False))
+        if width is None:
+            click.echo((head + row[-1]).rstrip())
+        elif width - indent < LEAST_ROOM and len(row[-1]) > width - indent:
+            click.echo(head.rstrip())
+            _print_wrapped("    ", "    ", row[-1], width)
+        else:
+            _print_wrapped(head, " " * indent, row[-1], width)
+
+
+def _print_wrapped(head: str, indent: str, text: str, width: int) -> None:
+    # Names of packages and commands have hyphens; broken there they could not be copied.
+    room = max(1, width - len(indent))
+    lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
+    click.echo((head + lines[0]).rstrip())
+    for line in lines[1:]:
+        click.echo(indent + line)
+
+
+def column_widths(rows: Iterable[Sequence[str]]) -> list[int]:
+    """The longest cell of each column."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def print_line(line: str) -> None:
+    """Print one line, cut where the terminal ends."""
+    width = terminal_width()
+    line = line.rstrip()
+    click.echo(line if width is None or len(line) <= width else f"{line[: max(0, width - 1)]}…")
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given: nothing is told but results and failures."""
+    return not logging.getLogger("naf_hub").isEnabledFor(logging.WARNING)
+
+
+def tell(line: str) -> None:
+    """Say something about a job on the standard error, unless ``--quiet`` was given."""
+    if not is_quiet():
+        click.echo(f"naf-hub: {line}", err=True)
+
+
+def no_bar(wanted: bool = True) -> bool | None:
+    """What tqdm's ``disable`` is given: no bar under ``--quiet`` or where none is wanted, else one on a terminal."""
+    return None if wanted and not is_quiet() else True
