@@ -136,6 +136,36 @@ def check_output_size(output_size: Any, image: Tensor) -> tuple[int, int]:
     return pair
 
 
+def check_points(points: Any, image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels (x, y) of an output as (B, N, 2) int64 on the image's device, from (N, 2) or (B, N, 2).
+
+    Args:
+        points: a tensor, an array or nested sequences of whole numbers.
+        image: (B, 3, H_img, W_img).
+        size: (H, W) of the output.
+
+    Raises:
+        TypeError: not whole numbers.
+        ValueError: another shape, none at all, or a point that is not on the output.
+    """
+    found = torch.as_tensor(points, device=image.device)
+    if found.ndim not in (2, 3) or found.shape[-1] != 2 or found.shape[-2] == 0:
+        raise ValueError(f"points must have shape (N, 2) or (B, N, 2) with N > 0, got {tuple(found.shape)}")
+    if found.ndim == 3 and len(found) != len(image):
+        raise ValueError(f"batch sizes differ: image has {len(image)}, points have {len(found)}")
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(
+            f"points must be whole pixels (x, y) of the output, got {found.dtype}; "
+            "multiply fractions by (W, H) and round down"
+        )
+    found = found.long()
+    outside = (found < 0) | (found >= found.new_tensor((size[1], size[0])))
+    if outside.any():
+        x, y = found[outside.any(-1)][0].tolist()
+        raise ValueError(f"point (x={x}, y={y}) is not on the output, {size[1]} wide and {size[0]} high")
+    return found.expand(len(image), -1, -1)
+
+
 def check_buffer(
     output: Any, image: Tensor, features: Tensor | Mapping[str, Tensor], like: Tensor, size: tuple[int, int]
 ) -> None:

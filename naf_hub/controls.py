@@ -15,14 +15,29 @@ from torch import Tensor
 from .interfaces import StandIn, Upsampler
 
 
-class GreyGuidance(StandIn):
-    """Guided by an evenly grey picture, 0.5 in every pixel and channel."""
+class _Misguided(StandIn):
+    """Guided by what :meth:`guide` makes of the picture."""
+
+    def guide(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
-        return self.like.upsample(torch.full_like(image, 0.5), features, output_size)
+        return self.like.upsample(self.guide(image), features, output_size)
+
+    def upsample_points(
+        self, image: Tensor, features: Any, output_size: tuple[int, int], points: Tensor
+    ) -> Tensor:
+        return self.like.upsample_points(self.guide(image), features, output_size, points)
 
 
-class OtherGuidance(StandIn):
+class GreyGuidance(_Misguided):
+    """Guided by an evenly grey picture, 0.5 in every pixel and channel."""
+
+    def guide(self, image: Tensor) -> Tensor:
+        return torch.full_like(image, 0.5)
+
+
+class OtherGuidance(_Misguided):
     """Guided by another picture: the one it saw before, brought to the same size.
 
     The first has none before it and gets itself, turned by half a circle.
@@ -32,12 +47,12 @@ class OtherGuidance(StandIn):
         super().__init__(like)
         self.seen: Tensor | None = None
 
-    def upsample(self, image: Tensor, features: Any, output_size: tuple[int, int]) -> Tensor:
+    def guide(self, image: Tensor) -> Tensor:
         before = image[:1].flip(-2, -1) if self.seen is None else self.seen.to(image)
         self.seen = image[-1:].detach()
         if before.shape != self.seen.shape:
             before = F.interpolate(before, image.shape[-2:], mode="bilinear")
-        return self.like.upsample(torch.cat([before, image[:-1]]), features, output_size)
+        return torch.cat([before, image[:-1]])
 
 
 CONTROLS: Mapping[str, type[StandIn]] = {"grey": GreyGuidance, "other": OtherGuidance}

@@ -27,6 +27,11 @@ def plain(text: str) -> str:
     return re.sub(r"&(?=#?\w+;)", r"\\&", shown)
 
 
+def plain_name(label: str) -> str:
+    """The label as a name that every system takes for a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
+
+
 def code(text: str) -> str:
     """The text as inline code of Markdown; an empty one as ``""``. In a table each ``|`` needs a backslash besides."""
     shown = one_line(text) or '""'

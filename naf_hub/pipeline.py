@@ -75,6 +75,22 @@ class FeaturePipeline(nn.Module):
                 batch, self.upsampler.gather(batch, self.backbone), output_size, rows
             )
 
+    def features_at(
+        self,
+        image: Any,
+        points: Any,
+        output_size: int | tuple[int, int] | None = None,
+        *,
+        shorter_side: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """What :meth:`forward` returns at chosen pixels, (B, C, N); see :meth:`naf_hub.Upsampler.features_at`."""
+        batch = self._batch(image, shorter_side, image_size)
+        with tell_once():
+            return self.upsampler.features_at(
+                batch, self.upsampler.gather(batch, self.backbone), points, output_size
+            )
+
     def low_res(
         self, image: Any, *, shorter_side: int | None = None, image_size: tuple[int, int] | None = None
     ) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from PIL import Image
 
 from naf_hub.training.run import Run
 from naf_hub.training.settings import build
-from naf_hub_reconstruction.config import TrainConfig, read_recipe
+from naf_hub_reconstruction.config import TrainConfig
 from naf_hub_reconstruction.course import ReconstructionCourse
 
 BACKBONE = """
@@ -83,20 +82,6 @@ def draw_picture(path: Path, seed: int, side: tuple[int, int] = (72, 80)) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
     return path
-
-
-def follow_recipe(name: str, folder: Path, **changes: Any) -> tuple[Any, list[float], str]:
-    """Twenty tiny steps of a shipped recipe on one view: the trained model, its losses, and where its weights are."""
-    picture = draw_picture(folder / "pictures" / "a.png", 7)
-    tiny = {key: value for key, value in TINY.items() if not key.startswith("upsampler")}
-    quick = {
-        "steps": 20, "batch": 1, "views": 1, "lr": 2e-2, "precision": "fp32", "images": [str(picture)], "down": [0.5],
-        "down_range": [],
-    }  # fmt: skip
-    course = ReconstructionCourse(build(TrainConfig, read_recipe(name), tiny, quick, changes))
-    summary = Run(course, folder / "run", progress=False).run()
-    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    return course.model, [line["loss"] for line in log if line["event"] == "train"], summary["weights"]
 
 
 def draw_pictures(folder: Path, count: int, seed: int = 0) -> Path:

@@ -159,6 +159,18 @@ class TurnsRows(Good):
             yield strip.flip(2)
 
 
+class SwapsCoordinates(Good):
+    def upsample_points(self, image, features, output_size, points):
+        return super().upsample_points(image, features, output_size, points.flip(-1))
+
+
+class CutsAtPoints(Good):
+    """The right values, but no gradient."""
+
+    def upsample_points(self, image, features, output_size, points):
+        return super().upsample_points(image, features.detach(), output_size, points) + 0 * features.sum()
+
+
 class DividesByDeviation(Good):
     def upsample(self, image, features, output_size):
         return super().upsample(image, features, output_size) * (1 + 0 / image.std())
@@ -195,6 +207,7 @@ BROKEN = {
     "shapes": WrongShape,
     "dtypes": WrongDtype,
     "buffers": TurnsRows,
+    "points": SwapsCoordinates,
     "finite": DividesByDeviation,
     "linearity": Offsets,
     "channel_order": SwapsChannels,
@@ -240,6 +253,11 @@ class HoldsALambda(Good):
 def test_what_cannot_be_pickled_is_noticed():
     with pytest.raises(AssertionError, match="cannot be pickled"):
         UPSAMPLER_CHECKS["copies"](subject(HoldsALambda))
+
+
+def test_points_without_gradients_are_noticed():
+    with pytest.raises(AssertionError, match="gradients through points"):
+        UPSAMPLER_CHECKS["points"](subject(CutsAtPoints))
 
 
 def test_modified_inputs_are_noticed():

@@ -203,7 +203,7 @@ def test_training_starts_from_the_set_of_the_backbone():
     from naf_hub_reconstruction.preparation import prepare_model
 
     config = build(TrainConfig, {"upsampler": "choosy", "init": "default", "backbone": "pico=none"})
-    assert prepare_model(config, torch.device("cpu")).gain == 2  # pyright: ignore
+    assert prepare_model(config, torch.device("cpu"), naf_hub.load_backbone("pico", weights=None)).gain == 2  # pyright: ignore
 
 
 @pytest.mark.parametrize(

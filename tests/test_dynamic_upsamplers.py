@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from formula_weights import formula_state
-from reconstruction_world import BACKBONE, follow_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -187,17 +186,3 @@ def test_bench_takes_the_channels_of_its_features():
     result = CliRunner().invoke(cli, ["bench", "dysample", "bilinear", *small])
     assert result.exit_code == 0, result.output
     assert [row["label"] for row in json.loads(result.stdout)["rows"]] == ["dysample", "bilinear"]
-
-
-# --- training ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_recipes_train(name: str, tmp_path: Path, install_plugin):
-    install_plugin("tiny-plugin", BACKBONE)
-    model, losses, weights = follow_recipe(name, tmp_path)
-    # DySample starts as bilinear interpolation, which leaves it less to gain.
-    assert sum(losses[-8:]) < (0.95 if name == "dysample" else 0.8) * sum(losses[:8])
-    loaded = naf_hub.load(name, weights=weights)
-    assert loaded.channels == 8
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from formula_weights import formula_state
-from reconstruction_world import BACKBONE, TINY, draw_picture
 from safetensors.torch import load_file
 from torch import Tensor
 
 import naf_hub
 from naf_hub.testing import check_upsampler
-from naf_hub.training.run import Run
-from naf_hub.training.settings import build
 from naf_hub.weights.convert import convert
 from naf_hub_lift.lift import LiFT
-from naf_hub_reconstruction.config import TrainConfig, read_recipe
-from naf_hub_reconstruction.course import ReconstructionCourse
 
 GOLDENS = Path(__file__).parent / "goldens" / "upsamplers"
 OUTPUT = 1e-5
@@ -142,20 +136,3 @@ def test_options_that_make_no_sense_are_refused(options: dict, message: str):
 def test_tokens_keep_the_promises():
     checks = ("shapes", "batch_independence", "gradient_agreement")
     check_upsampler("lift", channels=8, checks=checks, kind="token")
-
-
-def test_the_recipe_trains(tmp_path: Path, install_plugin):
-    install_plugin("tiny-plugin", BACKBONE)
-    picture = draw_picture(tmp_path / "pictures" / "a.png", 7)
-    tiny = {key: value for key, value in TINY.items() if not key.startswith("upsampler")}
-    changes = {
-        "steps": 15, "batch": 2, "views": 1, "lr": 2e-2, "images": [str(picture)],
-        "upsampler_options": {"kind": "token"},
-    }  # fmt: skip
-    course = ReconstructionCourse(build(TrainConfig, read_recipe("lift"), tiny, changes))
-    summary = Run(course, tmp_path / "run", progress=False).run()
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in log if line["event"] == "train"]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    loaded = naf_hub.load("lift", weights=summary["weights"])
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), course.model.parameters(), strict=True))

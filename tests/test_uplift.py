@@ -9,17 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from formula_weights import formula_state
-from reconstruction_world import BACKBONE, TINY, draw_picture
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 import naf_hub
 from naf_hub.testing import check_upsampler
-from naf_hub.training.run import Run
-from naf_hub.training.settings import build
-from naf_hub_reconstruction.config import TrainConfig, read_recipe
-from naf_hub_reconstruction.course import ReconstructionCourse
 from naf_hub_uplift.local_attender import LocalAttender
 from naf_hub_uplift.uplift import UPLiFT
 
@@ -165,20 +160,3 @@ def test_images_of_fourteen_keep_the_promises():
 def test_options_that_make_no_sense_are_refused(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         UPLiFT(**{"channels": 8, **options})
-
-
-def test_the_recipe_trains(tmp_path: Path, install_plugin):
-    install_plugin("tiny-plugin", BACKBONE)
-    picture = draw_picture(tmp_path / "pictures" / "a.png", 7)
-    tiny = {key: value for key, value in TINY.items() if not key.startswith("upsampler")}
-    changes = {
-        "steps": 15, "batch": 2, "views": 1, "lr": 5e-3, "images": [str(picture)], "down": [0.5],
-        "upsampler_options": {"encoder_dims": [4, 8], "dim": 17},
-    }  # fmt: skip
-    course = ReconstructionCourse(build(TrainConfig, read_recipe("uplift"), tiny, changes))
-    summary = Run(course, tmp_path / "run", progress=False).run()
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in log if line["event"] == "train"]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    loaded = naf_hub.load("uplift", weights=summary["weights"])
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), course.model.parameters(), strict=True))

@@ -6,9 +6,17 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
-from ..checks import check_buffer, check_features, check_image, check_output, check_output_size
+from ..checks import (
+    check_buffer,
+    check_features,
+    check_image,
+    check_output,
+    check_output_size,
+    check_points,
+)
 from ..errors import MapError
 from ..flops import Flops
 from ..images import as_batch_for
@@ -36,6 +44,8 @@ class Upsampler(nn.Module):
         wants: the maps it needs of a backbone. With several, ``features`` is a mapping by ``Want.name``.
         origin: record and weights, where it was loaded by name.
         guided: whether the image has any influence on the output.
+        learns_to_gather: whether :meth:`gather` has parameters that training learns. It is then called with gradients,
+            for each step anew.
         takes_any_range: whether images may leave [0, 1] without a warning, being normalised by the caller.
     """
 
@@ -44,13 +54,15 @@ class Upsampler(nn.Module):
     wants: tuple[Want, ...] = (Want(),)
     origin: Origin | None = None
     guided: bool = True
+    learns_to_gather: bool = False
     takes_any_range: bool = False
 
     def gather(self, image: Tensor, backbone: nn.Module) -> Features:
         """What :meth:`forward` takes as features, from a backbone: by default the maps in :attr:`wants`.
 
         This is the only place where an upsampler meets a backbone. A method that needs more than maps of the
-        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`.
+        whole image (tiles, jittered views) overrides it; see also :attr:`gather_key`. :meth:`reference` must then take
+        the last map alone, too, which training compares the output with.
 
         Args:
             image: (B, 3, H, W), RGB in [0, 1]; may have another size than the image that guides later.
@@ -157,6 +169,34 @@ class Upsampler(nn.Module):
             raise ValueError(f"rows must be (start, stop) within 0 and {size[0]}, got {rows!r}")
         return self.upsample_rows(image, features, size, (start, stop))
 
+    def features_at(
+        self,
+        image: Any,
+        features: Features,
+        points: Any,
+        output_size: int | tuple[int, int] | None = None,
+    ) -> Tensor:
+        """What :meth:`forward` returns at chosen pixels of the output, without its map where the method can.
+
+        Costs with the number of points beside what the method needs of the whole image (NAF: its guidance);
+        a method that cannot pick pixels makes rows and keeps the points on them. Gradients flow as through the map.
+
+        Args:
+            image: as for :meth:`forward`.
+            features: as for :meth:`forward`.
+            points: (N, 2) for every image, or (B, N, 2): whole (x, y), columns before rows, from (0, 0) at the top
+                left to (W - 1, H - 1). A fraction f of the width is pixel ``int(f * W)``.
+            output_size: as for :meth:`forward`: the size of the map whose pixels are meant.
+
+        Returns:
+            (B, C, N), dtype and device of ``features``: ``forward(...)[b, :, y, x]`` to rounding.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward`, or points that are not whole or not on the output.
+        """
+        image, size = self._check(image, features, output_size)
+        return self.upsample_points(image, features, size, check_points(points, image, size))
+
     def _check(
         self, image: Any, features: Features, output_size: int | tuple[int, int] | None
     ) -> tuple[Tensor, tuple[int, int]]:
@@ -204,6 +244,29 @@ class Upsampler(nn.Module):
         """:meth:`upsample` into a checked buffer (B, C, H, W), as its strips of rows come; a method that can write
         its result where it is wanted overrides it."""
         fill(output, self.upsample_rows(image, features, output_size, (0, output_size[0])))
+
+    def upsample_points(
+        self, image: Tensor, features: Any, output_size: tuple[int, int], points: Tensor
+    ) -> Tensor:
+        """Pixels of :meth:`upsample`, see :meth:`features_at`; a method that can make pixels alone overrides it.
+
+        Args:
+            image, features, output_size: checked.
+            points: (B, N, 2) int64 (x, y), checked, on the image's device.
+
+        Returns:
+            (B, C, N).
+        """
+        x, y = points.unbind(-1)
+        first, last = (int(row) for row in y.aminmax())
+        picked, places = [], []
+        for strip in self.upsample_rows(image, features, output_size, (first, last + 1)):
+            sample, place = ((y >= first) & (y < first + strip.shape[2])).nonzero(as_tuple=True)
+            picked.append(strip[sample, :, y[sample, place] - first, x[sample, place]])
+            places.append(sample * points.shape[1] + place)
+            first += strip.shape[2]
+        order = torch.cat(places).argsort()
+        return torch.cat(picked)[order].unflatten(0, points.shape[:2]).mT
 
     def bench_floor(
         self, image: Tensor, features: Any, output_size: tuple[int, int]

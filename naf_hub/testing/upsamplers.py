@@ -133,6 +133,32 @@ def buffers(subject: Subject) -> None:
         assert_close(rows, expected[:, :, 5:31], 2e-5, "rows 5 to 31")
 
 
+def points(subject: Subject) -> None:
+    """Features at chosen pixels are the map's there, and so are their gradients where those are promised."""
+    model, size = subject.make(), SIZES[3]
+    image, features = subject.inputs(2, size)
+    height, width = size[5:]
+    chosen = torch.tensor([(0, 0), (width - 1, height - 1), (5, 17), (width - 1, 2), (5, 17)])
+    chosen = torch.stack([chosen, chosen.flip(0).clamp(1)])  # the second image is asked for others
+    given = maps_in(features)
+    for found in given:
+        found.requires_grad_(model.promises.gradients)
+    with torch.set_grad_enabled(model.promises.gradients):
+        whole = model(image, features, (height, width))
+        wanted = torch.stack([m[:, y, x] for m, (x, y) in zip(whole, chosen.mT, strict=True)])
+        picked = model.features_at(image, features, chosen, (height, width))
+    assert_close(picked, wanted, 2e-5, "features at points")
+    if not model.promises.gradients:
+        return
+    through_points, through_map = (
+        torch.autograd.grad(result.square().sum(), given, allow_unused=True) for result in (picked, wanted)
+    )
+    for one, other in zip(through_points, through_map, strict=True):
+        assert (one is None) == (other is None), "features at points: a gradient is missing"
+        if one is not None and other is not None:
+            assert_close(one, other, 2e-4, "gradients through points")
+
+
 def finite(subject: Subject) -> None:
     """Black and white images, and features of zeros, give finite outputs, though nothing in them deviates."""
     model = subject.make()
@@ -219,7 +245,7 @@ UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
         shapes, dtypes, finite, batch_independence, linear_groups, linearity, channel_order, translation,
-        constant_features, feature_range, determinism, buffers, threads, gradients, gradient_agreement, copies,
+        constant_features, feature_range, determinism, buffers, points, threads, gradients, gradient_agreement, copies,
         autocast, export, open_sizes, bad_input,
     )
 }  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .course import Course
 from .facts import changed_files, compare_facts
-from .settings import ConfigError, difference
+from .settings import ConfigError, RunSettings, difference
 
 PROCESSES = "number of processes"
 
@@ -42,7 +43,7 @@ def compare(
     settings, step, before = course.settings, manifest["step"], manifest["config"]["steps"]
     extends = extend and settings.steps > before
     free = settings.free_to_change | ({"steps"} if extends else frozenset[str]())
-    changes = difference(manifest["config"], settings.to_dict(), free)
+    changes = difference({**_defaults(settings), **manifest["config"]}, settings.to_dict(), free)
     facts = {PROCESSES: manifest["processes"], **manifest["facts"]}
     changes += compare_facts(facts, {PROCESSES: processes, **course.facts})
     if changes:
@@ -62,3 +63,10 @@ def compare(
     if not extends:
         return None, replaced
     return {"step": step, "steps_before": before, "steps": settings.steps}, replaced
+
+
+def _defaults(settings: RunSettings) -> dict[str, Any]:
+    """What a run computed by before settings had these names."""
+    fields = dataclasses.fields(settings)
+    found = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}

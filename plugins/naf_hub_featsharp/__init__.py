@@ -15,6 +15,7 @@ def register_upsamplers(register):
             paper="https://arxiv.org/abs/2502.16025",
             backbone_agnostic=False,
             ratios="a whole number of cells a cell, then bilinear",
+            trainable=True,
             state_dict_keys=("model_state",),
         )
     )

@@ -79,6 +79,53 @@ def lanczos_matrix(n_in: int, n_out: int, lobes: int = 3) -> Tensor:
     return weight / weight.sum(1, keepdim=True)
 
 
+@without_autocast
+def resize_at(
+    features: Tensor,
+    size: tuple[int, int],
+    points: Tensor,
+    mode: str = "bilinear",
+    align_corners: bool = False,
+    lobes: int = 3,
+) -> Tensor:
+    """Some pixels of :func:`resize` alone: (B, C, N), of the cells that each of them is made of.
+
+    Args:
+        features, size, mode, align_corners, lobes: as of :func:`resize`.
+        points: (B, N, 2) int64 (x, y).
+    """
+    dtype = working_dtype(features.dtype)
+    (rows, down), (columns, along) = (
+        _taps(n_in, n_out, where, mode, align_corners, lobes, dtype)
+        for n_in, n_out, where in zip(features.shape[-2:], size, points.flip(-1).unbind(-1), strict=True)
+    )
+    sample = torch.arange(len(features), device=features.device)[:, None]
+    total = torch.zeros((), dtype=dtype, device=features.device)
+    for row, weight in zip(rows.unbind(-1), down.unbind(-1), strict=True):
+        for column, other in zip(columns.unbind(-1), along.unbind(-1), strict=True):
+            total = total + features[sample, :, row, column] * (weight * other)[..., None]
+    return total.to(features.dtype).mT
+
+
+def _taps(
+    n_in: int, n_out: int, where: Tensor, mode: str, align_corners: bool, lobes: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cells and weights along one axis of the output positions ``where`` (B, N): two (B, N, taps)."""
+    if mode == "lanczos":
+        matrix = lanczos_matrix(n_in, n_out, lobes).to(dtype)
+    else:
+        kind = {} if mode.startswith("nearest") else {"align_corners": align_corners}
+        eye = torch.eye(n_in, dtype=dtype)[None, ..., None]  # each cell a channel, one column wide
+        matrix = F.interpolate(eye, (n_out, 1), mode=mode, **kind)[0, ..., 0].T
+    first = (matrix != 0).int().argmax(1, keepdim=True)
+    last = n_in - 1 - (matrix.flip(1) != 0).int().argmax(1, keepdim=True)
+    cells = (first + torch.arange(int((last - first).max()) + 1)).clamp(max=n_in - 1)
+    # A run that reaches the border is clamped onto its last cell, which then must not count twice.
+    repeated = cells.diff(dim=1, prepend=cells[:, :1] - 1) == 0
+    weights = matrix.gather(1, cells).masked_fill(repeated, 0)
+    return cells.to(where.device)[where], weights.to(where.device)[where]
+
+
 class BilinearBlocks:
     """Any rows and columns of ``resize(features, size)``, without making the whole map.
 
@@ -158,3 +205,8 @@ class Interpolation(Upsampler):
 
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         return resize(features, output_size, self.mode, self.align_corners, self.lobes)
+
+    def upsample_points(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int], points: Tensor
+    ) -> Tensor:
+        return resize_at(features, output_size, points, self.mode, self.align_corners, self.lobes)

@@ -54,7 +54,7 @@ class FeatureUnification(nn.Module):
         def piece(_: Range, rows: Range, __: Range) -> Tensor:
             strip = padded[:, :, rows[0] : rows[1] + 2 * reach].flatten(0, 1)[:, None]
             responses = F.conv2d(strip, self.basis) / taps[slice(*rows)]
-            runs = responses.view(batch, channels * filters, *responses.shape[2:]).unflatten(
+            runs = responses.reshape(batch, channels * filters, *responses.shape[2:]).unflatten(
                 1, (filters, channels)
             )
             return runs.softmax(dim=1).mean(dim=2)

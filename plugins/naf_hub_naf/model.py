@@ -19,6 +19,7 @@ from naf_hub.parts.sizes import are_equal, are_known, average_pool, larger, smal
 from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
+from .point_attention import attend_at
 from .rope import RoPE
 from .rows import stream_rows
 from .spatial import DistanceWeight
@@ -126,6 +127,22 @@ class NAF(Upsampler):
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], output: Tensor
     ) -> None:
         self.filter(self.normalize(image), features, output_size, output)
+
+    def upsample_points(
+        self, image: Tensor, features: Tensor, output_size: tuple[int, int], points: Tensor
+    ) -> Tensor:
+        queries, keys, values = self.operands(self.normalize(image), features, output_size)
+        with autocast_off(image.device):
+            return attend_at(
+                points,
+                queries,
+                keys,
+                values,
+                heads=self.num_heads,
+                kernel_size=self.kernel_size,
+                memory=working_memory(self.memory, image.device.type),
+                weight=self.distance,
+            )
 
     def filter(
         self,

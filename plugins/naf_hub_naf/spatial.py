@@ -24,7 +24,11 @@ class DistanceWeight(nn.Module):
 
     def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Weights from vertical (ny, Ty, Uy) and horizontal (nx, Tx, Ux) offsets: (ny, nx, Ty*Tx, Uy*Ux)."""
-        dy, dx = rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]
+        weights = self.between(rows[:, None, :, None, :, None], columns[None, :, None, :, None, :])
+        return weights.flatten(4, 5).flatten(2, 3)
+
+    def between(self, dy: Tensor, dx: Tensor) -> Tensor:
+        """Weights from vertical and horizontal offsets that broadcast."""
         squared = dy.square() + dx.square() if self.metric == "gaussian" else (dy.abs() + dx.abs()).square()
         sigma = self.sigma.to(squared.dtype)
-        return torch.exp(-squared / (2 * sigma.square())).flatten(4, 5).flatten(2, 3)
+        return torch.exp(-squared / (2 * sigma.square()))

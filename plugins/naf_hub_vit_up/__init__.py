@@ -32,5 +32,6 @@ def register_upsamplers(register):
                 "dinov3_b": released("vit_up_dinov3_base", "DINOv3 ViT-B/16", channels=768, num_heads=12),
             },
             backbone_agnostic=False,
+            trainable=True,
         )
     )

@@ -73,6 +73,7 @@ class ViTUp(ForeignWeights, Upsampler):
 
     promises = Promises(constant=False)
     guided = False
+    learns_to_gather = True
 
     def __init__(
         self,

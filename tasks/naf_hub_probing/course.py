@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from naf_hub.escapes import plain_name
 from naf_hub.labels import IGNORE
 from naf_hub.training.checkpoints import forget
 from naf_hub.training.course import Batch, Examination, Share
@@ -21,7 +22,6 @@ from naf_hub.training.settings import RunSettings
 
 from .head import HeadWeights, LinearHead
 from .material import Material, Pictures
-from .report import plain_name
 
 
 @dataclasses.dataclass(frozen=True)

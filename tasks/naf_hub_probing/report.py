@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from naf_hub.atomic import atomic_file
 from naf_hub.confusion import class_table
+from naf_hub.escapes import plain_name
 from naf_hub.reports import Metric, Report
 
 from .features import Survey
@@ -69,11 +69,6 @@ def split_counts(pairs: Pairs, seen: Survey) -> dict[str, Any]:
         "images_without_label": pairs.unlabelled,
         "pixels": dict(zip(pairs.counted, seen.pixels.tolist(), strict=True)),
     }
-
-
-def plain_name(label: str) -> str:
-    """The label as a name that every system takes for a file."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
 
 
 def heads_file(folder: Path, label: str) -> Path:

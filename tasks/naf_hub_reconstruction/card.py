@@ -50,6 +50,8 @@ features = upsampler(image, low_resolution_features, (448, 448))  # image: RGB i
 
 {_data(settings, summary)}
 
+The loss is {code(settings["loss"])}{_levels(settings)}.
+
 {training_section(settings, summary, "crops")}
 
 {hardware_section(summary)}
@@ -58,6 +60,11 @@ features = upsampler(image, low_resolution_features, (448, 448))  # image: RGB i
 
 {_figures(settings, summary.get("held_out"))}
 """
+
+
+def _levels(settings: Mapping[str, Any]) -> str:
+    count = settings["levels"]
+    return f", added up over inputs of {count} sizes" if count else ""
 
 
 def _paper(name: str) -> str:

@@ -44,8 +44,10 @@ from naf_hub.options import (
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Keep the run in this folder.")
 @click.option(
     "--recipe",
-    default="naf-code",
-    help="Start from this recipe: a shipped one (naf-cpu, ...) or a TOML file.",
+    "recipes",
+    multiple=True,
+    default=("naf-code",),
+    help="Start from this recipe: a shipped one (naf-cpu, ...) or a TOML file; of several, later ones win.",
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
@@ -63,7 +65,7 @@ from naf_hub.options import (
 @click.argument("more_images", nargs=-1, metavar="[IMAGES]...")
 def train(
     out: str,
-    recipe: str,
+    recipes: tuple[str, ...],
     assignments: tuple[str, ...],
     cache_features: str | None,
     resume: bool,
@@ -107,7 +109,7 @@ def train(
         given["images"] = [*images, *more_images]
     if held_out:
         given["held_out"] = list(held_out)
-    config = build(TrainConfig, read_recipe(recipe), given, parse_set(assignments))
+    config = build(TrainConfig, *map(read_recipe, recipes), given, parse_set(assignments))
     course = ReconstructionCourse(config, cache_features, out)
     # Of several processes each has a GPU of its own, which accelerate knows.
     where = None if device == "auto" else pick_device(device)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from naf_hub.training.recipes import Recipes
 from naf_hub.training.settings import RunSettings, require
+
+from .loss_terms import parse_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,10 +17,12 @@ class TrainConfig(RunSettings):
     """Everything that decides what a training run computes. Lengths are image pixels.
 
     Defaults are the published code (NAF, arXiv 2511.18452, and its release). Steps, learning rate and so on are
-    those of :class:`~naf_hub.training.settings.RunSettings`: AdamW on the mean squared error.
+    those of :class:`~naf_hub.training.settings.RunSettings`, of AdamW.
 
     Attributes:
         upsampler, upsampler_options: what is trained, and its constructor options.
+        loss: what is minimised, as ``"mse"`` or ``"cosine+scaled_mse+0.1*input"``; see
+            :mod:`~naf_hub_reconstruction.loss_terms`.
         init: weights to start from (a named set, a path or ``hf://``); empty is random.
         backbone: the frozen teacher, as ``NAME`` or ``NAME=WEIGHTS``; of several, one is drawn per step. A
             name that comes again is called ``NAME#2``.
@@ -43,11 +47,17 @@ class TrainConfig(RunSettings):
             are mirrored, all without another pass of the backbone. The ratios of ``down`` must be whole.
         guidance: side of the guidance image over that of the target grid, one drawn per batch.
         guidance_max: upper bound of that side.
+        levels: if not 0, a step learns from so many inputs of each crop: half its side, a quarter and so on, each
+            guided by itself as a picture of that size. Outputs are compared at every doubling up to the crop's grid,
+            each with the features of the picture that has that grid; the errors are added. ``down``, ``guidance``
+            and ``guidance_max`` then only decide how held-out images are examined.
+        level_steps: ``"all"`` those doublings, as UPLiFT is trained, or ``"first"`` of each input, as LiFT.
         eval_images: how many of the held-out images are examined.
     """
 
     upsampler: str = "naf"
     upsampler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss: str = "mse"
     init: str = ""
     backbone: tuple[str, ...] = ()
     backbone_weights: str = "default"
@@ -66,6 +76,8 @@ class TrainConfig(RunSettings):
     windows: tuple[int, ...] = ()
     guidance: tuple[float, ...] = (4.0,)
     guidance_max: int = 224
+    levels: int = 0
+    level_steps: Literal["all", "first"] = "all"
     steps: int = 25_000
     lr: float = 2e-4
     weight_decay: float = 1e-5
@@ -77,8 +89,11 @@ class TrainConfig(RunSettings):
         super().__post_init__()
         for key in ("crop", "eval_images"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
-        for key in ("resize", "min_side", "views", "guidance_max"):
+        for key in ("resize", "min_side", "views", "guidance_max", "levels"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
+        parse_loss(self.loss)
+        apart = not (self.levels and (self.pooled or self.windows or self.down_range))
+        require(apart, "levels", self.levels, "goes with neither pooled, windows nor down_range")
         require(0 <= self.pooled <= 1, "pooled", self.pooled, "must lie between 0 and 1")
         require(bool(self.down), "down", self.down, "needs at least one fraction")
         require(all(0 < v <= 1 for v in self.down), "down", self.down, "fractions must lie in (0, 1]")

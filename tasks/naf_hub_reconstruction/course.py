@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from naf_hub.image_files import find_training_images
-from naf_hub.interfaces import Upsampler
+from naf_hub.interfaces import Features, Upsampler
 from naf_hub.training.course import ALONE, Batch, Examination, Export, Share
 from naf_hub.training.interrupts import leave_signals_to_parent
 from naf_hub.training.settings import ConfigError
@@ -21,8 +20,17 @@ from .card import model_card
 from .config import TrainConfig
 from .data import Crop, Crops
 from .evaluate import Pair, score
+from .loss_terms import Loss
 from .plan import Steps
-from .preparation import cropping_of, held_out_files, prepare_model, prepare_pairs, prepare_teachers
+from .preparation import (
+    cropping_of,
+    freeze_idle,
+    held_out_files,
+    load_backbones,
+    prepare_model,
+    prepare_pairs,
+    prepare_teachers,
+)
 from .preview import draw_preview
 
 
@@ -50,6 +58,7 @@ class ReconstructionCourse:
         self.settings, self.cache_features, self.out = settings, cache_features, out
         self.facts: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
+        self.objective = Loss(settings.loss)
         self.pairs: dict[str, list[Pair]] = {}
 
     def prepare(self, device: torch.device, share: Share) -> None:
@@ -60,9 +69,13 @@ class ReconstructionCourse:
         self.device = device
         self.files = find_training_images(settings.images, self.out)
         self.held_out = held_out_files(settings, self.files, self.out)
-        upsampler = prepare_model(settings, device)
+        backbones = load_backbones(settings)
+        first = next(iter(backbones.values()))
+        upsampler = prepare_model(settings, device, first)
+        if share.processes > 1:
+            freeze_idle(upsampler, first.to(device))
         self.teachers, self.plan, self.facts = prepare_teachers(
-            settings, self.files, device, self.cache_features, upsampler
+            settings, self.files, device, self.cache_features, upsampler, backbones
         )
         self.by_place = list(self.teachers.values())
         self.model = upsampler
@@ -95,12 +108,23 @@ class ReconstructionCourse:
         yield from cast("Iterator[list[Crop]]", loader)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Tensor:
-        """Mean squared error of the upsampled features against those of the larger image."""
-        crops: list[Crop] = batch.content
-        guidance, small, target = self.by_place[crops[0].item.sizes.teacher].batch(crops)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            output = net(guidance, small, (target.shape[-2], target.shape[-1]))
-        return F.mse_loss(output.float(), target)
+        """``settings.loss`` of the upsampled features against those of the larger image, summed over the levels."""
+        settings, crops = self.settings, cast("list[Crop]", batch.content)
+        teacher = self.by_place[crops[0].item.sizes.teacher]
+        if settings.levels:
+            examples = teacher.levels(crops, settings.levels, settings.level_steps == "all")
+        else:
+            examples = iter((teacher.batch(crops),))
+
+        def upsample(guidance: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                return net(guidance, features, size)
+
+        losses = [
+            self.objective(upsample, *example, teacher.upsampler.reference(example.small))
+            for example in examples
+        ]
+        return torch.stack(losses).sum()
 
     def examine(self, model: nn.Module, step: int) -> Examination:
         """Held-out error for each backbone, chosen by the mean ratio to bilinear's; and a preview."""
@@ -111,14 +135,18 @@ class ReconstructionCourse:
             ratios = [figures["ratio_to_bilinear"] for figures in found.figures.values()]
             found.score = sum(ratios) / len(ratios)
         if settings.is_due(settings.preview_every, step):
-            files, teacher = self.held_out or self.files, self.by_place[0]
+            files, teacher = self.held_out or self.files, self.by_place[0].gathering_by(upsampler)
             found.preview = lambda: draw_preview(settings, files, teacher, upsampler)
         return found
 
     def _score(self, name: str, model: Upsampler) -> dict[str, Any]:
-        if name not in self.pairs:
-            self.pairs[name] = prepare_pairs(self.settings, self.held_out, self.teachers[name])
-        found = score({"model": model}, self.pairs[name])
+        pairs = self.pairs.get(name)
+        if pairs is None:
+            teacher = self.teachers[name].gathering_by(model)
+            pairs = prepare_pairs(self.settings, self.held_out, teacher)
+            if not model.learns_to_gather:
+                self.pairs[name] = pairs
+        found = score({"model": model}, pairs)
         return {
             "images": found["images"],
             "bilinear_mse": found["bilinear_mse"],

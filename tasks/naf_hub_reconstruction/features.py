@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,20 @@ def resize(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+
+
+class Example(NamedTuple):
+    """What an upsampler is given and what it should make of it.
+
+    Attributes:
+        guidance: (B, 3, g, g) in [0, 1].
+        small: input features as the upsampler gathers them.
+        target: (B, C, H, W) features of the larger image, in the space of the output.
+    """
+
+    guidance: Tensor
+    small: Features
+    target: Tensor
 
 
 class Teacher:
@@ -59,21 +75,73 @@ class Teacher:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return each_map(Tensor.float, self.upsampler.gather(images, self.backbone))
 
-    def pair(self, crops: Tensor, sizes: Sizes) -> tuple[Tensor, Features, Tensor]:
-        """Guidance (B, 3, g, g) in [0, 1], input features and target (B, C, h, w) of crops (B, 3, side, side)."""
-        crops = crops.to(self.device)
-        whole = self.features(crops)
-        small = self._pool(whole, sizes) if sizes.pooled else self.features(resize(crops, sizes.input))
-        return resize(crops, sizes.guidance), small, self.upsampler.reference(whole)
+    def inputs(self, images: Tensor) -> Features:
+        """As :meth:`features`, with gradients where the upsampler learns to gather."""
+        if not self.upsampler.learns_to_gather:
+            return self.features(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            found = self.upsampler.gather(images, self.backbone)
+        return each_map(Tensor.float, found)
 
-    def batch(self, crops: Sequence[Crop]) -> tuple[Tensor, Features, Tensor]:
-        """As :meth:`pair`, of the crops of one step, or of the windows in them."""
+    def target(self, images: Tensor) -> Tensor:
+        """Features (B, C, h, w) of images, in the space of the output.
+
+        Of an upsampler that gathers more than maps of the whole image, those of the backbone's last map: what is
+        gathered may have another grid, and its passes would be for nothing.
+        """
+        if takes_maps(self.upsampler):
+            return self.upsampler.reference(self.features(images))
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.upsampler.reference(self.backbone(images).float())
+
+    def gathering_by(self, upsampler: Upsampler) -> Teacher:
+        """The same, for another upsampler of the same kind."""
+        other = copy.copy(self)
+        other.upsampler = upsampler
+        return other
+
+    def pair(self, crops: Tensor, sizes: Sizes) -> Example:
+        """What is learned from crops (B, 3, side, side)."""
+        crops = crops.to(self.device)
+        if not sizes.pooled:
+            return Example(
+                resize(crops, sizes.guidance), self.features(resize(crops, sizes.input)), self.target(crops)
+            )
+        whole = self.features(crops)
+        return Example(
+            resize(crops, sizes.guidance), self._pool(whole, sizes), self.upsampler.reference(whole)
+        )
+
+    def levels(self, crops: Sequence[Crop], count: int, all_steps: bool) -> Iterator[Example]:
+        """What is learned from smaller pictures of the crops, each guided by itself.
+
+        Args:
+            crops: of one step, their sides multiples of ``2**count`` patches.
+            count: pictures of half the side, a quarter and so on, smoothed as they shrink.
+            all_steps: compare at every doubling up to the crop's grid, or at the first alone.
+        """
+        image = torch.stack([crop.image for crop in crops if crop.image is not None]).to(self.device)
+        side = image.shape[-1]
+        pictures = [image] + [
+            F.interpolate(image, (side >> level, side >> level), mode="bilinear", antialias=True).clamp(0, 1)
+            for level in range(1, count + 1)
+        ]
+        targets = [self.target(picture) for picture in pictures[:-1]]
+        for level, picture in enumerate(pictures[1:], start=1):
+            small = self.inputs(picture)
+            for finer in range(level - 1, -1 if all_steps else level - 2, -1):
+                yield Example(picture, small, targets[finer])
+
+    def batch(self, crops: Sequence[Crop]) -> Example:
+        """What is learned from the crops of one step, or from the windows in them."""
         sizes, items = crops[0].item.sizes, [crop.item for crop in crops]
         if self.cache is None:
             images = torch.stack([crop.image for crop in crops if crop.image is not None]).to(self.device)
-            whole = self.features(images)
-            target = self.upsampler.reference(whole)
-            small = whole if sizes.pooled else self.features(resize(images, sizes.input))
+            if sizes.pooled:
+                small = self.features(images)
+                target = self.upsampler.reference(small)
+            else:
+                small, target = self.inputs(resize(images, sizes.input)), self.target(images)
         else:
             entries = [self._cached(crop) for crop in crops]
             stacked = {
@@ -86,7 +154,7 @@ class Teacher:
         small = each_map(lambda found: cut(found, items), small)
         if sizes.pooled:
             small = self._pool(small, sizes)
-        return resize(cut(images, items), sizes.guidance), small, cut(target, items)
+        return Example(resize(cut(images, items), sizes.guidance), small, cut(target, items))
 
     def _pool(self, features: Features, sizes: Sizes) -> Features:
         """Every map averaged to the input's grid; one of a single cell, such as a class token, as it is."""
@@ -105,9 +173,7 @@ class Teacher:
         # One crop at a time: a batch would round differently with its neighbours.
         image = crop.image[None].to(self.device)
         whole = self._halve(self.features(image), crop)
-        maps = {
-            "target": self.upsampler.reference(each_map(lambda found: found[None].float(), whole))[0].half()
-        }
+        maps = {"target": self._cached_target(image, whole).half()}
         if not isinstance(whole, Tensor):  # of one map, the target is all there is
             maps |= _pack(WHOLE, whole)
         inputs = {
@@ -118,6 +184,12 @@ class Teacher:
         self.cache.store(crop.path, crop.item, {**maps, "image": pixels}, inputs)
         return {**maps, **inputs[sizes.input], "image": pixels}
 
+    def _cached_target(self, image: Tensor, whole: Features) -> Tensor:
+        """The target (C, h, w) of one crop whose maps were rounded; of maps that give none, that of the crop."""
+        if not takes_maps(self.upsampler):
+            return self.target(image)[0]
+        return self.upsampler.reference(each_map(lambda found: found[None].float(), whole))[0]
+
     def _halve(self, features: Features, crop: Crop) -> Features:
         found = each_map(lambda one: one[0].half().cpu(), features)
         if not all(torch.isfinite(one).all() for one in maps_in(found)):
@@ -125,6 +197,11 @@ class Teacher:
                 f"{crop.path}: features leave the range of float16; train without --cache-features"
             )
         return found
+
+
+def takes_maps(upsampler: Upsampler) -> bool:
+    """Whether it gathers maps of the whole image and nothing else."""
+    return upsampler.gather_key == (upsampler.wants,)
 
 
 def cut(maps: Tensor, items: Sequence[Item]) -> Tensor:

@@ -88,13 +88,18 @@ class Plan:
         self.config, self.images, self.patches = config, images, tuple(patches)
         self._order = EpochOrder(config.seed, images)
         for patch in self.patches:
+            if config.levels and config.crop < patch << config.levels:
+                raise ConfigError(
+                    f"levels = {config.levels}: the smallest input of crop = {config.crop} holds no patch of the "
+                    f"backbone ({patch} pixels)"
+                )
             grid = crop_side(config.crop, patch) // patch  # raises early
             for fraction in config.down if config.windows else ():
                 self._sides_of_windows(grid, input_side(grid, 1, fraction))
 
     def crop(self, teacher: int) -> int:
-        """Side of the crops that a backbone gets, in pixels."""
-        return crop_side(self.config.crop, self.patches[teacher])
+        """Side of the crops that a backbone gets, in pixels; with levels, that of the coarsest is whole patches."""
+        return crop_side(self.config.crop, self.patches[teacher] << self.config.levels)
 
     def sizes(self, step: int) -> Sizes:
         """The backbone and the sizes drawn for ``step``."""

@@ -18,11 +18,13 @@ from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
 from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.settings import ConfigError
+from naf_hub.wants import Want
 
 from .cache import CropFeatures
 from .config import TrainConfig
 from .evaluate import Pair, held_out_pairs
-from .features import Teacher
+from .features import Teacher, takes_maps
+from .loss_terms import CHANGES, Loss
 from .plan import Plan
 
 RANDOM = ("", "none")
@@ -67,7 +69,8 @@ def prepare_pairs(config: TrainConfig, files: Sequence[Path], teacher: Teacher) 
 
 
 def load_backbones(config: TrainConfig) -> dict[str, Backbone]:
-    """The frozen teachers by name; a name that comes again is ``NAME#2`` (with options of its own, say).
+    """The frozen teachers by name; a name that comes again is ``NAME#2`` (with options of its own, say). Random
+    weights are drawn from the seed.
 
     Raises:
         ConfigError: none named, or options for one that is not.
@@ -83,6 +86,7 @@ def load_backbones(config: TrainConfig) -> dict[str, Backbone]:
     strangers = tables.keys() - names
     if strangers:
         raise ConfigError(f"backbone_options.{min(strangers)}: no such backbone; given: {', '.join(names)}")
+    torch.manual_seed(config.seed)
     loaded: dict[str, Backbone] = {}
     for label, (name, equals, own) in zip(names, named, strict=True):
         weights = own if equals else config.backbone_weights
@@ -103,15 +107,18 @@ def prepare_teachers(
     device: torch.device,
     cache_folder: str | os.PathLike[str] | None,
     upsampler: Upsampler,
+    backbones: Mapping[str, Backbone],
 ) -> tuple[dict[str, Teacher], Plan, dict[str, Any]]:
     """The frozen backbones, the plan of the steps, and the facts a continued run must share.
 
     Raises:
-        ConfigError: see :func:`load_backbones`; or features to be cached without fixed views.
+        ConfigError: features to be cached without fixed views, or settings that do not go with the upsampler.
     """
     if cache_folder is not None and not config.views:
         raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
-    backbones = load_backbones(config)
+    if cache_folder is not None and config.levels:
+        raise ConfigError("--cache-features keeps one input of a crop; leave it out, or set levels to 0")
+    _check_gathering(config, upsampler, cache_folder is not None)
     plan = Plan(config, len(files), [b.patch_size for b in backbones.values()])
     digests = {name: fingerprint(backbone) for name, backbone in backbones.items()}
     teachers: dict[str, Teacher] = {}
@@ -136,8 +143,25 @@ def prepare_teachers(
     return teachers, plan, facts
 
 
-def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:
+def _check_gathering(config: TrainConfig, upsampler: Upsampler, cached: bool) -> None:
+    """Raise a :class:`ConfigError` where settings do not go with what the upsampler gathers of a backbone."""
+    name = config.upsampler
+    if upsampler.learns_to_gather and cached:
+        raise ConfigError(f"{name} learns what it reads of the backbone: leave --cache-features out")
+    if config.pooled and not takes_maps(upsampler):
+        raise ConfigError(
+            f"pooled = {config.pooled}: averages maps of the whole image, and {name} takes more"
+        )
+    if Loss(config.loss).upsamples_target and upsampler.gather_key != ((Want(),),):
+        raise ConfigError(
+            f"loss = {config.loss!r}: {' and '.join(CHANGES)} upsample the target, a plain map, and {name} takes more"
+        )
+
+
+def prepare_model(config: TrainConfig, device: torch.device, backbone: Backbone) -> Upsampler:
     """The upsampler to train, in training mode; random weights are drawn from the seed.
+
+    What is made per backbone is made for the one given, of several the first.
 
     Raises:
         ConfigError: it has nothing to train.
@@ -148,10 +172,26 @@ def prepare_model(config: TrainConfig, device: torch.device) -> Upsampler:
         raise ConfigError(f"{record.name} cannot be trained; these can: {', '.join(names) or 'none'}")
     torch.manual_seed(config.seed)
     weights = None if config.init in RANDOM else config.init
-    # Weights made per backbone are those of the first: of several it can be made for one only.
-    made_for = config.backbone[0].partition("=")[0] if config.backbone else None
-    model = load_upsampler(record.name, weights=weights, made_for=made_for, **config.upsampler_options)
+    model = load_upsampler(record.name, weights=weights, made_for=backbone, **config.upsampler_options)
     model.to(device)
     model.requires_grad_(True)  # load() freezes
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+
+
+def freeze_idle(model: Upsampler, backbone: Backbone) -> None:
+    """Take parameters that the method carries and never uses out of training: processes that share gradients would
+    wait for theirs. The method is tried once, on noise."""
+    training = model.training
+    device = next(model.parameters()).device
+    side = 4 * backbone.patch_size
+    image = torch.rand(1, 3, side, side, device=device)
+    features = model.eval().gather(image, backbone)
+    grid = model.reference(features).shape[-2:]
+    model(
+        image, features, (16 * grid[0], 16 * grid[1])
+    ).sum().backward()  # far enough for layers of later steps
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    model.train(training)

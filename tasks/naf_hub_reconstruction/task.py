@@ -126,7 +126,7 @@ class Reconstruction(Task):
 def train(
     *,
     out: str | os.PathLike[str],
-    recipe: str | None = None,
+    recipe: str | Sequence[str] = (),
     resume: bool = False,
     extend: bool = False,
     allow_changed_images: bool = False,
@@ -140,7 +140,7 @@ def train(
 
     Args:
         out: folder of the run.
-        recipe: a shipped recipe or a TOML file; settings go over it.
+        recipe: a shipped recipe or a TOML file, or several, of which later ones win; settings go over them.
         cache_features: folder for features of the frozen backbones; needs ``views``.
         resume, extend, allow_changed_images, device, tensorboard, progress: see :class:`~naf_hub.training.run.Run`.
         settings: keys of :class:`~naf_hub_reconstruction.config.TrainConfig`.
@@ -154,7 +154,8 @@ def train(
     from .config import TrainConfig, read_recipe
     from .course import ReconstructionCourse
 
-    config = build(TrainConfig, read_recipe(recipe) if recipe else {}, settings)
+    named = [recipe] if isinstance(recipe, str) else recipe
+    config = build(TrainConfig, *map(read_recipe, named), settings)
     course = ReconstructionCourse(config, cache_features, out)
     return Run(
         course,

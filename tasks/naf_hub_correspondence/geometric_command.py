@@ -1,0 +1,78 @@
+"""``naf-hub eval homography``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from naf_hub.options import (
+    backbone_constructor_option,
+    backbone_option,
+    backbone_weights_option,
+    constructor_option,
+    control_option,
+    device_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    report_options,
+    show_report,
+    upsampler_option,
+    upsampler_weights_option,
+)
+
+
+@click.command(context_settings={"show_default": True})
+@upsampler_option(multiple=True)
+@upsampler_weights_option()
+@backbone_option(required=True)
+@backbone_weights_option
+@constructor_option
+@backbone_constructor_option
+@click.option(
+    "--data", required=True, multiple=True, type=click.Path(), help="Take photos of this folder; repeatable."
+)
+@click.option("--size", default=448, type=click.IntRange(min=1), help="Side of the square photos.")
+@click.option("--output-size", default=112, type=click.IntRange(min=1), help="Side of the maps, in cells.")
+@click.option(
+    "--points",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Look for so many cells of each photo, drawn at random; 0 looks for all.",
+)
+@click.option("--keep", default=1000, type=click.IntRange(min=1), help="Score so many of the surest cells.")
+@click.option(
+    "--strength",
+    default=1.0,
+    type=click.FloatRange(0, 1),
+    help="Of the homographies: 1 turns by up to 30 degrees.",
+)
+@click.option("--seed", default=0, help="Of homographies and points.")
+@click.option(
+    "--limit", default=0, type=click.IntRange(min=0), help="Use so many photos, evenly spread; 0 uses all."
+)
+@control_option
+@device_option
+@report_options
+def homography(
+    upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
+    options: dict[str, Any], backbone_options: dict[str, Any], data: tuple[str, ...], device: str,
+    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+) -> None:  # fmt: skip
+    """Points of photos found again after a known homography, by nearest features; no labels.
+
+    Each photo is matched to itself, turned, scaled, tilted and shifted at random. PCK counts points that are missed by
+    no more than a share of the photo's side; "surest" are the cells whose nearest feature is much nearer than the next.
+    """
+    contenders = parse_upsamplers(upsamplers, weights, options)
+    behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
+
+    from .geometric import GeometricCorrespondence
+
+    report = GeometricCorrespondence().evaluate(
+        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
+    )
+    for photo, reason in report.data["skipped"].items():
+        click.echo(f"skipped: {photo}: {reason}", err=True)
+    show_report(report, format_, as_json, save)

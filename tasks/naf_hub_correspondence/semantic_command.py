@@ -1,0 +1,62 @@
+"""``naf-hub eval correspondence``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from naf_hub.options import (
+    backbone_constructor_option,
+    backbone_option,
+    backbone_weights_option,
+    constructor_option,
+    control_option,
+    device_option,
+    parse_backbone_option,
+    parse_upsamplers,
+    pick_device,
+    report_options,
+    show_report,
+    upsampler_option,
+    upsampler_weights_option,
+)
+
+
+@click.command(context_settings={"show_default": True})
+@upsampler_option(multiple=True)
+@upsampler_weights_option()
+@backbone_option(required=True)
+@backbone_weights_option
+@constructor_option
+@backbone_constructor_option
+@click.option("--data", required=True, type=click.Path(), help="Read SPair-71k in this folder.")
+@click.option("--size", default=448, type=click.IntRange(min=1), help="Side of the squares and of the maps.")
+@click.option(
+    "--limit",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Use so many pairs of each category, evenly spread; 0 uses all.",
+)
+@control_option
+@device_option
+@report_options
+def correspondence(
+    upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
+    options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
+    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+) -> None:  # fmt: skip
+    """PCK on SPair-71k: keypoints found on another object of the class, by nearest features.
+
+    DATA is the unpacked archive SPair-71k, which cvlab.postech.ac.kr publishes. The row "backbone's grid" has no
+    upsampling. Without the data, `naf-hub eval homography` takes any folder of photos.
+    """
+    contenders = parse_upsamplers(upsamplers, weights, options)
+    behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
+
+    from .semantic import SemanticCorrespondence
+
+    report = SemanticCorrespondence().evaluate(
+        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
+    )
+    show_report(report, format_, as_json, save)
