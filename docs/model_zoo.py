@@ -18,9 +18,9 @@ hide: [toc]
 INTRODUCTION = """# Model zoo
 
 What has learned weights, or is made to have them. Type to search, click a heading to sort; the same as
-[CSV](zoo.csv). Parameters are millions; the download is in MB, *in italics* where the publisher states no size: then it is
-four bytes a parameter. Upsamplers that are made for a number of channels are counted at {channels}. The licence is that of
-the weights. Without weights to download (-): random ones, to train.
+[CSV](zoo.csv). Parameters are millions, of upsamplers made for a number of channels at {channels}. The download is in MB,
+*in italics* where the publisher states no size: then it is four bytes a parameter. The licence is that of the weights.
+Without weights to download (-): random ones, to train.
 
 Any timm model with a spatial feature map also loads, as `timm:<model name>`; methods without weights are on
 [Upsamplers](upsamplers.md).
@@ -68,14 +68,14 @@ def _terms(record: Record) -> dict[str, bool]:
 
 
 def _source(sets: list[Weights]) -> str:
-    """The Hub repository of the first set, or the file elsewhere; empty where it ships with naf-hub or there is none."""
+    """Repository or file of the first set; empty where it ships with naf-hub, or where there is none."""
     if not sets or sets[0].source.startswith("package://"):
         return ""
     return f"https://huggingface.co/{sets[0].repository}" if sets[0].repository else sets[0].source
 
 
 def entries(records: list[Record], count: Callable[[UpsamplerRecord], int]) -> list[Entry]:
-    """Of all records that are learned, upsamplers first; ``count`` tells the parameters of one that does not state them."""
+    """Of all that is learned, upsamplers first; ``count`` tells the parameters of one that does not state them."""
     kinds = (UpsamplerRecord, BackboneRecord, RestorerRecord)
     learned = [record for kind in kinds for record in records if isinstance(record, kind) and record.learned]
     return [
