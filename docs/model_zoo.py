@@ -17,10 +17,10 @@ hide: [toc]
 """
 INTRODUCTION = """# Model zoo
 
-What has learned weights, or is made to have them. Type to search, click a heading to sort; the same as
-[CSV](zoo.csv). Parameters are millions, of upsamplers made for a number of channels at {channels}. The download is in MB,
-*in italics* where the publisher states no size: then it is four bytes a parameter. The licence is that of the weights.
-Without weights to download (-): random ones, to train.
+What has learned weights, or is made to have them. Type to search, click a heading to sort; the same as [CSV](zoo.csv).
+Parameters are millions, of upsamplers made for a number of channels at {channels}. The download is in MB, *in italics*
+where the publisher states no size: then it is four bytes a parameter. The licence is that of the weights. Those without
+weights to download (-) start from random ones, to train.
 
 Any timm model with a spatial feature map also loads, as `timm:<model name>`; methods without weights are on
 [Upsamplers](upsamplers.md).

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     page for page in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"] if page.name != "cli.md"
 ]
-SHELL = re.compile(r"^ *```(?:bash|sh|console|)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 # What ends a command within a line: a remark, a pipe, a redirection, the next command.
 END = re.compile(r"\s#|\s\||\s>|;|&&|\)$")
 PLACEHOLDER = re.compile(r"\.\.\.|\$|\*")
@@ -25,7 +25,10 @@ PLACEHOLDER = re.compile(r"\.\.\.|\$|\*")
 
 def commands(page: Path) -> list[str]:
     """The calls of naf-hub in the shell blocks of a page, with their continuation lines."""
-    text = re.sub(r"\\\n\s*", " ", "\n".join(SHELL.findall(page.read_text(encoding="utf-8"))))
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"\\\n\s*", " ", "\n".join(block for language, block in found if language in ("", "bash", "sh"))
+    )
     return [
         END.split(call)[0].strip()
         for line in text.splitlines()
@@ -87,5 +90,5 @@ def test_messages_quoted_on_the_faq_page_exist():
     sources = [*(ROOT / "naf_hub").rglob("*.py")]
     written = "\n".join(text for path in sources for text in texts(ast.parse(path.read_text("utf-8"))))
     for message in quoted:
-        pieces = [re.escape(piece) for piece in message.split("...")]
+        pieces = [re.escape(piece) for piece in message.split("...") if piece]
         assert re.search(".*".join(pieces), written), f"no message of naf-hub's: {message}"
