@@ -19,8 +19,8 @@ INTRODUCTION = """# Model zoo
 
 What has learned weights, or is made to have them. Type to search, click a heading to sort; the same as [CSV](zoo.csv).
 Parameters are millions, of upsamplers made for a number of channels at {channels}. The download is in MB, *in italics*
-where the publisher states no size: then it is four bytes a parameter. The licence is that of the weights. Those without
-weights to download (-) start from random ones, to train.
+where the publisher states no size: then it is four bytes a parameter. The licence is that of the weights. *Sets* are
+the published weights; without any (-) a model starts from random ones, to train.
 
 Any timm model with a spatial feature map also loads, as `timm:<model name>`; methods without weights are on
 [Upsamplers](upsamplers.md).
@@ -97,20 +97,19 @@ def _cells(row: Entry) -> list[str]:
     size = _millions(row.download)
     download = size if row.download_stated or row.download is None else f"*{size}*"
     license = f"[{row.license}]({row.source})" if "huggingface.co" in row.source else row.license
-    cells = [f"`{row.name}`", _millions(row.parameters), download, license]
+    about = [str(row.sets or "-")]
     if row.kind == "backbone":
-        return [cells[0], str(row.channels), str(row.patch), str(row.native or "any"), *cells[1:]]
-    return [cells[0], str(row.sets or "-"), *cells[1:]]
+        about = [str(row.channels), str(row.patch), str(row.native or "any")]
+    return [f"`{row.name}`", license, *about, _millions(row.parameters), download]
 
 
 def page(rows: list[Entry], note: str, channels: int) -> str:
     parts = [HEADING + note, INTRODUCTION.format(channels=channels)]
-    common = ["parameters", "download", "licence"]
     for kind, heading in (("upsampler", "Upsamplers"), ("backbone", "Backbones"), ("restorer", "Restorers")):
-        middle = ["channels", "patch", "native size"] if kind == "backbone" else ["sets of weights"]
-        header = ["name", *middle, *common]
+        about = ["channels", "patch", "native size"] if kind == "backbone" else ["sets"]
+        header = ["name", "licence", *about, "parameters", "download"]
         numbers = ["---:"] * (len(header) - 2)
-        lines = [header, ["---", *numbers, "---"], *(_cells(row) for row in rows if row.kind == kind)]
+        lines = [header, ["---", "---", *numbers], *(_cells(row) for row in rows if row.kind == kind)]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
         parts.append(f'## {heading}\n\n<div class="sortable" markdown>\n\n{table}\n\n</div>\n')
     return "\n".join(parts)

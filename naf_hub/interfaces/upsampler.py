@@ -251,7 +251,9 @@ class Upsampler(nn.Module):
         """Pixels of :meth:`upsample`, see :meth:`features_at`; a method that can make pixels alone overrides it.
 
         Args:
-            image, features, output_size: checked.
+            image: checked.
+            features: checked.
+            output_size: (H, W).
             points: (B, N, 2) int64 (x, y), checked, on the image's device.
 
         Returns:
