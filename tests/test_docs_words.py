@@ -47,7 +47,7 @@ def refuse_unknown(words: list[str]) -> None:
     """Follow the words to the command they name and let its own parser take the rest, without running it."""
     abridged = any(PLACEHOLDER.search(word) for word in words)
     words = [word for word in words if word != "..."]
-    context, command = click.Context(cli, info_name="naf-hub"), cli
+    context, command = click.Context(cli, info_name="naf-hub", **cli.context_settings), cli
     given: dict[str, object] = {}
     while True:
         given, rest, _ = command.make_parser(context).parse_args(args=words)
@@ -55,7 +55,7 @@ def refuse_unknown(words: list[str]) -> None:
             break
         name, found, words = command.resolve_command(context, rest)
         assert found is not None
-        context, command = click.Context(found, context, name), found
+        context, command = click.Context(found, context, name, **found.context_settings), found
     for option in command.params:
         if isinstance(option.type, click.Choice) and isinstance(value := given.get(option.name or ""), str):
             option.type.convert(value, option, context)

@@ -77,7 +77,6 @@ def test_whatever_shape_a_module_gives_its_backbone_gives_the_map(module: Tokens
 
 
 def test_normalisation_and_arguments_are_passed_on(module: Tokens):
-    plain = {"mean": (0, 0, 0), "std": (1, 1, 1)}
     image = torch.rand(1, 3, 16, 16)
     backbone = naf_hub.wrap(
         module,
