@@ -85,7 +85,8 @@ def test_normalisation_and_arguments_are_passed_on(module: Tokens):
         prefix_tokens=2,
         trial_size=SMALL,
         shift=2.0,
-        **plain,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
     )
     torch.testing.assert_close(backbone(image), module.patches(image) + 2)
     ours = naf_hub.wrap(module, call="patches", trial_size=SMALL)
