@@ -8,7 +8,7 @@ from naf_hub.parts.budget import working_memory
 
 from .encoder import GuidanceEncoder
 
-# What maps may take where no budget is given. Rows made anew cost three to four times the encoder, so that much is spent
+# What maps may take where no budget is given. Rows made anew cost three to four times the encoder, so that much goes
 # before: on CPUs guidance of 2048x2048 pixels (4 GiB) and that of a 4K photo at a quarter of its sides are held.
 _AFFORDABLE = {"cpu": 6 * 2**30}
 _AFFORDABLE_ELSEWHERE = 16 * 2**30

@@ -139,10 +139,10 @@ class NAF(Upsampler):
     def upsample_points(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], points: Tensor
     ) -> Tensor:
-        image = self.normalize(image)
-        if self._goes_by_rows(self._guide(image, output_size), features, output_size):
+        normalized = self.normalize(image)
+        if self._goes_by_rows(self._guide(normalized, output_size), features, output_size):
             return super().upsample_points(image, features, output_size, points)
-        queries, keys, values = self.operands(image, features, output_size)
+        queries, keys, values = self.operands(normalized, features, output_size)
         with autocast_off(image.device):
             return attend_at(
                 points,
