@@ -175,7 +175,7 @@ class Loss:
         loss = self.distance(output, target)
         for name, weight in self.terms:
             if name == INPUT:
-                averaged = F.adaptive_avg_pool2d(output.float(), low.shape[-2:])
+                averaged = F.adaptive_avg_pool2d(output.float(), (low.shape[-2], low.shape[-1]))
                 loss = loss + weight * self.distance(averaged, low)
             elif name == VARIATION:
                 loss = loss + weight * total_variation(output.float())
