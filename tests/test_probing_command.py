@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from ready_python import Process, start_python
 from reconstruction_world import finish, same_state, wait_for
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -396,26 +396,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 
 
 def test_killed_and_resumed_equals_straight(data: Path, tmp_path: Path) -> None:
-    def start(out: str) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "naf_hub",
-            "eval",
-            "segmentation",
-            "--data",
-            str(data),
-            "--size",
-            "32",
-        ]
+    def start(out: str) -> Process:
+        command = ["-m", "naf_hub", "eval", "segmentation", "--data", str(data), "--size", "32"]
         command += ["--backbone", "pico", "--upsampler", "bilinear", "--epochs", "40", "--json"]
-        return subprocess.Popen(
-            [*command, "--out", str(tmp_path / out)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        path = os.pathsep.join(filter(None, sys.path))
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return start_python(*command, "--out", str(tmp_path / out), environment=variables)
 
     straight, killed = start("a"), start("b")
     wait_for(lambda: newest(tmp_path / "b" / "bilinear-run" / "checkpoints"), killed)
