@@ -68,6 +68,43 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return rows @ (maps @ columns.T)
 
 
+def nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest interpolation of (B, C, H, W) maps; with unknown sizes by its own arithmetic, which is not ONNX's."""
+    height, width = maps.shape[-2:]
+    if are_known(height, width, *size):
+        return F.interpolate(maps, size)
+    rows, columns = (
+        nearest_places(n_in, n_out, maps.device) for n_in, n_out in ((height, size[0]), (width, size[1]))
+    )
+    return maps.index_select(2, rows).index_select(3, columns)
+
+
+def nearest_places(n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """The indices (n_out,) that nearest interpolation takes along one axis."""
+    if are_known(n_in, n_out):
+        places = torch.arange(n_in, dtype=torch.float32, device=device)
+        return F.interpolate(places[None, None], n_out)[0, 0].long()
+    ratio = number(n_in, device).float() / number(n_out, device).float()
+    places = (torch.arange(n_out, device=device).float() * ratio).floor().long()
+    return torch.minimum(places, number(n_in - 1, device))
+
+
+def resize_matrix(
+    n_in: int,
+    n_out: int,
+    like: Tensor,
+    outputs: tuple[int, int] | None = None,
+    inputs: tuple[int, int] | None = None,
+) -> Tensor:
+    """(n_out, n_in) weights of bilinear resizing with antialias along one axis, half-pixel centres; else as
+    :func:`pooling_matrix`."""
+    ratio = number(n_in, like.device).double() / number(n_out, like.device).double()
+    centres = (torch.arange(*(outputs or (0, n_out)), device=like.device).double() + 0.5) * ratio
+    positions = torch.arange(*(inputs or (0, n_in)), device=like.device).double() + 0.5
+    weights = (1 - (positions - centres[:, None]).abs() / ratio.clamp(min=1)).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
+
+
 def pooling_matrix(
     n_in: int,
     n_out: int,

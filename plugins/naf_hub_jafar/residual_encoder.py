@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from naf_hub.parts.sizes import are_equal, average_pool
+
 GROUPS = 8
 
 
@@ -57,7 +59,7 @@ def residual_encoder(first: nn.Module, width: int, outputs: int) -> nn.Sequentia
 
 def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, D, H, W) averaged to a size, or repeated where that is larger."""
-    return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)
+    return maps if are_equal(maps.shape[-2:], size) else average_pool(maps, size)
 
 
 class LearnedRotation(nn.Module):

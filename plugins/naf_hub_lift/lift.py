@@ -42,7 +42,10 @@ class LiFT(ForeignWeights, Upsampler):
         ValueError: no channels, or options that do not fit together.
     """
 
-    promises = Promises(constant=False)
+    promises = Promises(
+        constant=False,
+        closed_sizes="what it reads from the image is max-pooled to its grid, by windows that the sizes decide",
+    )
 
     def __init__(self, channels: int | None = None, kind: str = "key", head_channels: int = 64) -> None:
         super().__init__()

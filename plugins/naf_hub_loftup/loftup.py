@@ -13,6 +13,7 @@ from naf_hub.interfaces import Features, Shape, Step
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.pieces import Range, assemble, split
 from naf_hub.parts.precision import working_dtype
+from naf_hub.parts.sizes import are_equal
 
 from .cross_attention import CrossTransformer
 from .fourier_features import FourierFeatures, stretch_colours
@@ -99,7 +100,12 @@ class LoftUp(ForeignWeights, Upsampler):
         width = channels + CELL_CHANNELS if sine else channels
         if num_heads < 1 or width % num_heads:
             raise ValueError(f"num_heads must divide the width, got num_heads={num_heads}, width={width}")
-        self.promises = Promises(constant=False, batch_independent=per_image)
+        self.promises = Promises(
+            constant=False,
+            batch_independent=per_image,
+            open_sizes=sine,
+            closed_sizes="its table of places is resized by the number of cells (lr_pe_type='sine' has none)",
+        )
         self.channels = channels
         self.per_image = per_image
         self.memory = None if memory is None else parse_bytes(memory)
@@ -137,7 +143,7 @@ class LoftUp(ForeignWeights, Upsampler):
 
     def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
         """As :meth:`forward`, for an image that is already normalised by ImageNet's mean and standard deviation."""
-        if output_size is not None and image.shape[-2:] != output_size:
+        if output_size is not None and not are_equal(image.shape[-2:], output_size):
             image = F.interpolate(image, output_size, mode="bilinear")
         colours = stretch_colours(image, self.per_image)
         tokens = self.tokens(features)
