@@ -99,7 +99,11 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "promises", naf_hub.Promises(export=False))
     with pytest.raises(ValueError, match="promises no graph that serves every size"):
         onnx_export.export_onnx(model, file, 4)
-    for name, why in (("carafe", "say how often by steps="), ("lift", "max-pooled"), ("vit_up", "fixed sizes")):
+    for name, why in (
+        ("carafe", "say how often by steps="),
+        ("lift", "max-pooled"),
+        ("vit_up", "fixed sizes"),
+    ):
         with pytest.raises(ValueError, match=why):
             onnx_export.export_onnx(naf_hub.load(name, weights=None, channels=64), file, 64)
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxruntime" else True)

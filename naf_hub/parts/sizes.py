@@ -50,6 +50,15 @@ def number(size: int, device: torch.device | str | None = None) -> Tensor:
     return torch.full((), size, device=device)
 
 
+def line(first: float, last: float, count: int, like: Tensor) -> Tensor:
+    """``torch.linspace``, which takes no symbols, in the dtype and on the device of ``like``."""
+    if are_known(count):
+        return torch.linspace(first, last, count, dtype=like.dtype, device=like.device)
+    place, end = torch.arange(count, device=like.device), number(count - 1, like.device)
+    step = (last - first) / end.to(like.dtype)
+    return torch.where(2 * place < end, first + step * place, last - step * (end - place))
+
+
 def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """The first rows and columns (B, C, H, W) of larger maps; slicing by unknown sizes would compare them."""
     if are_known(*maps.shape[-2:], *size):

@@ -45,7 +45,8 @@ class FeatSharp(ForeignWeights, Upsampler):
     """
 
     promises = Promises(
-        constant=False, closed_sizes="it needs tiles of a fixed size (resolution=), so that its grid is fixed, too"
+        constant=False,
+        closed_sizes="it needs tiles of a fixed size (resolution=), so that its grid is fixed, too",
     )
 
     def __init__(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
+from naf_hub.parts.sizes import line
 
 # Logarithms of the lowest and the highest frequency, in radians per half a map and per whole range of a colour.
 LOWEST, HIGHEST = -2.0, 10.0
@@ -45,9 +46,8 @@ class FourierFeatures(nn.Module):
         """
         height, width = image.shape[-2:]
         dtype, device = working_dtype(image.dtype), image.device
-        y = torch.linspace(-1, 1, height, dtype=dtype, device=device)[rows[0] : rows[1]]
-        x = torch.linspace(-1, 1, width, dtype=dtype, device=device)
         seen = image[:, :, rows[0] : rows[1]].to(dtype).permute(0, 2, 3, 1)
+        y, x = line(-1, 1, height, seen)[rows[0] : rows[1]], line(-1, 1, width, seen)
         values = [at.expand(seen.shape[:3]) for at in (y[:, None], x)]
         if self.colours:
             values += seen.unbind(-1)
