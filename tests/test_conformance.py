@@ -35,6 +35,7 @@ SMALL_GRAPHS: dict[str, dict[str, Any]] = {
     "sapa": {"steps": 1, "up_kernel_size": 3},
     "dysample": {"steps": 1},
     "uplift": {"steps": 1},
+    "lift": {"steps": 1},
     "featup_jbu": {"ratio": 2},
     "anyup": {"qk_dim": 16},
     "jafar": {"qk_dim": 16},

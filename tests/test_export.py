@@ -101,7 +101,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
         onnx_export.export_onnx(model, file, 4)
     for name, why in (
         ("carafe", "say how often by steps="),
-        ("lift", "max-pooled"),
+        ("featup_implicit", "trains a network"),
         ("vit_up", "fixed sizes"),
     ):
         with pytest.raises(ValueError, match=why):

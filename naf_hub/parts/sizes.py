@@ -77,6 +77,25 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return rows @ (maps @ columns.T)
 
 
+def max_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``adaptive_max_pool2d`` of (B, C, H, W) maps; with unknown sizes axis by axis, by operators that ONNX has."""
+    if are_known(*maps.shape, *size):
+        return F.adaptive_max_pool2d(maps, size)
+    return _max_columns(_max_columns(maps, size[1]).mT, size[0]).mT
+
+
+def _max_columns(maps: Tensor, n_out: int) -> Tensor:
+    n_in, device = maps.shape[-1], maps.device
+    wide, narrow = number(n_in, device), number(n_out, device)
+    bins, cells = torch.arange(n_out, device=device), torch.arange(n_in, device=device)
+    # Bins narrower than a cell hold their first and last cell alone; of others, a cell is in its first and last alone.
+    first, last = bins * wide // narrow, ((bins + 1) * wide + narrow - 1) // narrow - 1
+    found = torch.maximum(maps.index_select(-1, first), maps.index_select(-1, last))
+    for of_cell in (cells * narrow // wide, ((cells + 1) * narrow + wide - 1) // wide - 1):
+        found = found.scatter_reduce(-1, of_cell.expand(maps.shape), maps, "amax")
+    return found
+
+
 def nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Nearest interpolation of (B, C, H, W) maps; with unknown sizes by its own arithmetic, which is not ONNX's."""
     height, width = maps.shape[-2:]
