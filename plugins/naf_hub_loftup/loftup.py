@@ -161,10 +161,10 @@ class LoftUp(ForeignWeights, Upsampler):
         numbers = 3 * self.fourier_feat.channels + 8 * dim + 2 * features.shape[1]
         if image.device.type != "cpu":  # there, attention never makes its matrix; elsewhere that depends
             numbers += 3 * heads * tokens.shape[1]
-        row_bytes = numbers * len(image) * width * colours.element_size()
+        row_bytes = numbers * image.shape[0] * width * colours.element_size()
         return assemble(
             piece,
-            (len(features), features.shape[1], height, width),
+            (features.shape[0], features.shape[1], height, width),
             features,
             (image, *self.parameters()),
             rows=split(height, working_memory(self.memory, image.device.type) // row_bytes),
@@ -193,7 +193,7 @@ class LoftUp(ForeignWeights, Upsampler):
         )
         size = (maps.shape[-2], maps.shape[-1])
         if isinstance(self.lr_pe, FourierFeatures):
-            places = self.lr_pe(maps[:1], (0, size[0])).to(maps.dtype).expand(len(maps), -1, -1, -1)
+            places = self.lr_pe(maps[:1], (0, size[0])).to(maps.dtype).expand(maps.shape[0], -1, -1, -1)
             return torch.cat((maps.permute(0, 2, 3, 1), places), dim=-1).flatten(1, 2)
         table = self.lr_pe
         if table.shape[1] != size[0] * size[1]:
