@@ -34,7 +34,7 @@ SMALL_GRAPHS: dict[str, dict[str, Any]] = {
     "carafe": {"steps": 1, "up_kernel": 3},
     "sapa": {"steps": 1, "up_kernel_size": 3},
     "dysample": {"steps": 1},
-    "uplift": {"steps": 1},
+    "uplift": {"steps": 1, "encoder_dims": (4, 4)},
     "lift": {"steps": 1},
     "featup_jbu": {"ratio": 2},
     "anyup": {"qk_dim": 16},

@@ -82,10 +82,11 @@ def max_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """``adaptive_max_pool2d`` of (B, C, H, W) maps; with unknown sizes axis by axis, by operators that ONNX has."""
     if are_known(*maps.shape, *size):
         return F.adaptive_max_pool2d(maps, size)
-    return _max_columns(_max_columns(maps, size[1]).mT, size[0]).mT
+    return max_columns(max_columns(maps, size[1]).mT, size[0]).mT
 
 
-def _max_columns(maps: Tensor, n_out: int) -> Tensor:
+def max_columns(maps: Tensor, n_out: int) -> Tensor:
+    """Adaptive maxima along the last axis of maps, whatever is known of the sizes."""
     n_in, device = maps.shape[-1], maps.device
     wide, narrow = number(n_in, device), number(n_out, device)
     bins, cells = torch.arange(n_out, device=device), torch.arange(n_in, device=device)

@@ -31,6 +31,7 @@ class FourierFeatures(nn.Module):
         self.colours = colours
         values = 5 if colours else 2
         self.biases = nn.Parameter(torch.randn(2, values, frequencies))
+        self.rates = torch.linspace(LOWEST, HIGHEST, frequencies, device="cpu").exp().tolist()
 
     @property
     def channels(self) -> int:
@@ -53,6 +54,9 @@ class FourierFeatures(nn.Module):
             values += seen.unbind(-1)
         _, count, frequencies = self.biases.shape
         rates = torch.linspace(LOWEST, HIGHEST, frequencies, dtype=dtype, device=device).exp()
+        if torch.compiler.is_compiling() and dtype == torch.float32:
+            # As numbers: the last bit of another runtime's exp would be amplified, too.
+            rates = torch.tensor(self.rates, device=device)
         phases = torch.stack(values, dim=-1)[..., None, :] * rates[:, None]
         # Reshaped, not transposed: so were the weights trained.
         sine, cosine = self.biases.to(dtype).view(2, frequencies, count)
