@@ -17,7 +17,11 @@ from .viewer import Viewer
 SIZES = ("224", "336", "448", "672", "896")
 PANELS = ("low-resolution features", "photo")
 # Shown as they are, small ones too: what a pixel is must be seen.
-CSS = ".pictures img { image-rendering: pixelated; }"
+CSS = """
+.pictures img { image-rendering: pixelated; }
+#view img { width: 100%; height: auto; object-fit: contain; }
+#problem p { color: #b91c1c; }
+"""
 PICTURES: dict[str, Any] = {"format": "png", "interactive": False, "elem_classes": "pictures"}
 HEIGHT = 420
 # Fonts of the system, so that nothing is asked of a font server.
@@ -37,6 +41,7 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
         gr.Markdown(
             "## naf-hub: one vector a pixel\nDrop a photo, compare its features, and click what you look for."
         )
+        problem = gr.HTML(elem_id="problem")
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 file = gr.File(label="Photo", file_types=["image"], height=130, elem_id="photo")
@@ -62,9 +67,7 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
                     **PICTURES,
                 )  # fmt: skip
                 with gr.Row():
-                    view = gr.Image(
-                        label="Photo: click a pixel", height=HEIGHT, buttons=[], elem_id="view", **PICTURES
-                    )
+                    view = gr.Image(label="Photo: click a pixel", buttons=[], elem_id="view", **PICTURES)
                     alike = gr.ImageSlider(
                         label="What is like that pixel: low-resolution | upsampled", max_height=HEIGHT,
                         elem_id="alike", **PICTURES,
@@ -87,12 +90,12 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
             return viewer.compare(visit, panel), shown.view, shown.said, None, "", gr.update(visible=False)
 
         def compare(panel: str, request: gr.Request) -> Any:
-            return viewer.compare(_visit(request), panel)
+            return (viewer.compare(_visit(request), panel),)
 
         def offer(name: str, above: str) -> Any:
             choices = upsampler_choices(upsampler, name)
             known = {value for _, value in choices}
-            return gr.update(choices=choices, value=above if above in known else "bilinear")
+            return (gr.update(choices=choices, value=above if above in known else "bilinear"),)
 
         def click(event: gr.SelectData, request: gr.Request) -> Any:
             x, y = event.index
@@ -102,7 +105,7 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
             return viewer.find(_visit(request), text)
 
         def keep(request: gr.Request) -> Any:
-            return gr.update(value=str(viewer.save(_visit(request))), visible=True)
+            return (gr.update(value=str(viewer.save(_visit(request))), visible=True),)
 
         def enter(request: gr.Request) -> None:
             viewer.visits.enter(_visit(request))
@@ -110,28 +113,38 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
         def leave(request: gr.Request) -> None:
             viewer.visits.leave(_visit(request))
 
-        def told(function: Callable[..., Any]) -> Callable[..., Any]:
-            """The function, whose errors the page shows as one line."""
+        def on(
+            event: Any, function: Callable[..., Any], inputs: Any, outputs: list[Any], **more: Any
+        ) -> None:
+            """Have an event call the function; its errors are shown as one line, and all else stays as it is."""
 
             @functools.wraps(function)
             def asked(*arguments: Any) -> Any:
                 try:
-                    return function(*arguments)
+                    return *function(*arguments), ""
                 except Exception as error:
-                    line = html.escape(viewer.explain(error), quote=False)
-                    raise gr.Error(line, duration=None, print_exception=False) from error
+                    line = html.escape(viewer.explain(error))
+                    return *(gr.skip() for _ in outputs), f'<p role="alert"><b>{line}</b></p>'
 
-            return asked
+            event(asked, inputs, [*outputs, problem], **more)
 
         wanted = [file, behind, chosen, side, left]
         results = [compared, view, said, alike, clicked, saved]
-        run.click(told(upsample), wanted, results, api_name="upsample")
-        file.upload(told(upsample), wanted, results, api_visibility="private")
-        left.input(told(compare), left, compared, api_visibility="private")
-        behind.input(told(offer), [behind, chosen], chosen, api_visibility="private")
-        view.select(told(click), None, [view, alike, clicked], api_visibility="private")
-        words.submit(told(find), words, [found, answer], api_name="find")
-        save.click(told(keep), None, saved, api_name="save")
+        busy = {"show_progress_on": [compared]}
+        on(run.click, upsample, wanted, results, api_name="upsample", **busy)
+        on(file.upload, upsample, wanted, results, api_visibility="private", **busy)
+        on(left.input, compare, left, [compared], api_visibility="private")
+        on(behind.input, offer, [behind, chosen], [chosen], api_visibility="private")
+        on(
+            view.select,
+            click,
+            None,
+            [view, alike, clicked],
+            api_visibility="private",
+            show_progress_on=[alike],
+        )
+        on(words.submit, find, words, [found, answer], api_name="find", show_progress_on=[found])
+        on(save.click, keep, None, [saved], api_name="save", show_progress_on=[saved])
         page.load(enter, api_visibility="private")
         page.unload(leave)
     return page
