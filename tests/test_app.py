@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from safetensors.torch import load_file
 import naf_hub
 from naf_hub.app.choices import backbone_choices, upsampler_choices
 from naf_hub.app.kept_models import KeptModels
-from naf_hub.app.serving import private_folder, served
+from naf_hub.app.serving import FOLDER_SWITCH, private_folder, served
 from naf_hub.app.similarity import cosines_to, heat_picture, similar_to
 from naf_hub.app.viewer import Viewer
 from naf_hub.app.visits import MOST, Visits
@@ -100,7 +104,7 @@ def test_models_are_loaded_once(viewer, photo):
     again, _ = viewer.models.load("tiny_backbone=none", "bilinear")
     assert first.backbone is second.backbone is again.backbone
     assert first.upsampler is again.upsampler
-    assert (made["upsampler"], made["backbone"]) == ("nearest", "tiny_backbone=none")
+    assert (made["upsampler"], made["backbone"]) == ("nearest", "tiny_backbone")
     viewer.models.load("pico", "bilinear")
     assert (
         viewer.models.load("tiny_backbone=none", "bilinear")[0].backbone is not first.backbone
@@ -163,7 +167,7 @@ def test_what_is_missing_is_one_line(monkeypatch):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory):
     pytest.importorskip("gradio", reason="comes with the extra app")
-    with served("pico", "bilinear", 56, megabytes=1) as address:
+    with served("pico", "bilinear", 64, megabytes=1) as address:
         yield address
 
 
@@ -175,19 +179,21 @@ def test_the_server_answers_this_machine_and_shows_no_file(address, photo, tmp_p
     client = Client(address, verbose=False, download_files=str(tmp_path))
     file = Path(naf_hub.__file__).with_name("version.py")
     assert httpx.get(f"{address}gradio_api/file={file}").status_code == 403
-    chosen = ("pico", "bilinear", "56", "photo")
+    chosen = ("pico", "bilinear", "64", "photo")
     *_, problem = client.predict(None, *chosen, api_name="/upsample")
     assert "no photo yet" in problem
     compared, view, said, *_, problem = client.predict(handle_file(str(photo)), *chosen, api_name="/upsample")
     assert (said.startswith("pico: "), problem) == (True, "")
-    assert Image.open(view["path"] if isinstance(view, dict) else view).size[1] == 56
+    assert Image.open(view["path"] if isinstance(view, dict) else view).size[1] == 64
     assert len(compared) == 2
 
 
 @pytest.fixture
 def browser():
     """Headless Chromium: the system's, or the one that ``playwright install chromium`` brought."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="comes with the extra dev").sync_playwright()
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="comes with the extra dev"
+    ).sync_playwright()
     with playwright as started:
         own = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
         executable = next(own, started.chromium.executable_path)
@@ -206,7 +212,7 @@ def test_the_page_in_a_browser(address, browser, photo, tmp_path):
     page.goto(address)
     page.set_input_files("#photo input[type=file]", photo)
     page.wait_for_function("document.querySelector('#said').innerText.includes('bilinear')")
-    page.wait_for_function("document.querySelector('#view img')?.naturalHeight == 56")
+    page.wait_for_function("document.querySelector('#view img')?.naturalHeight == 64")
     assert page.locator("#compared img").count() == 2
     assert page.locator("#words").count() == 0  # no CLIP is there
 
@@ -218,7 +224,7 @@ def test_the_page_in_a_browser(address, browser, photo, tmp_path):
     page.wait_for_function("document.querySelector('#clicked').innerText.includes('pixel in row')")
     width = page.evaluate("document.querySelector('#view img').naturalWidth")
     row, column = map(int, re.findall(r"(?:row|column) (\d+)", page.inner_text("#clicked")))
-    assert abs(row - 28) <= 1
+    assert abs(row - 32) <= 1
     assert abs(column - width * 0.25) <= 1
     page.wait_for_function("document.querySelectorAll('#alike img').length == 2")
 
@@ -227,7 +233,7 @@ def test_the_page_in_a_browser(address, browser, photo, tmp_path):
     with page.expect_download() as download:
         page.click("#saved a")
     assert download.value.suggested_filename == "a photo.safetensors"
-    assert load_file(download.value.path())["features"].shape == (256, 56, width)
+    assert load_file(download.value.path())["features"].shape == (256, 64, width)
 
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
