@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
@@ -25,6 +26,9 @@ from .kept_models import KeptModels
 from .similarity import heat_picture, marked, similar_to
 from .visits import Visits
 from .word_maps import WordMaps
+
+if TYPE_CHECKING:
+    from ..interfaces import Backbone
 
 DTYPE = "float16"
 """Of the features that are saved."""
@@ -137,7 +141,8 @@ class Viewer:
         if self.words is None:
             raise ValueError("no CLIP on this machine reads words; see the page on the app in the docs")
         shown = self.visits.of(visit)
-        values = self.words.find(shown.done.image, words, shown.model.backbone, shown.model.upsampler)
+        backbone = cast("Backbone", shown.model.backbone)
+        values = self.words.find(shown.done.image, words, backbone, shown.model.upsampler)
         low, high = float(values.min()), float(values.max())
         picture = heat_picture(values, low, high, shown.size)
         said = f"Cosine similarity to {words.strip()!r}: {low:.3f} (dark) to {high:.3f} (bright)."
