@@ -79,7 +79,8 @@ def _run(arguments: list[str], environment: dict[str, str], folder: Path, stream
         opened = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
-    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    if threads := environment.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     importlib.invalidate_caches()
     how, *rest = arguments
@@ -120,7 +121,7 @@ def run_python(
     """:func:`start_python` to its end."""
     process = start_python(*arguments, environment=environment, folder=folder)
     output, errors = process.communicate(timeout=timeout)
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+    return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
 
 
 ASK = """#!{python}
