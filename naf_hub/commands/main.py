@@ -45,6 +45,10 @@ class Cli(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
+        if isinstance(
+            sys.stdout, io.TextIOWrapper
+        ):  # names of files may hold what the terminal's encoding lacks
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = super().main(*args, standalone_mode=False, **extra)
         except click.ClickException as error:
