@@ -15,7 +15,7 @@ from naf_hub.commands.main import cli
 from naf_hub.controls import GreyGuidance, OtherGuidance, add_controls
 from naf_hub.reports import Report
 from naf_hub_reconstruction.comparison import Protocol, space_of
-from naf_hub_reconstruction.image_free import KERNEL, ImageFree, LeastSquares, place
+from naf_hub_reconstruction.image_free import KERNEL, ImageFree, LeastSquares, place, to_simplex
 from naf_hub_reconstruction.tiles import MARGIN, tile_starts, tiled_features
 
 
@@ -43,6 +43,32 @@ def test_it_finds_a_linear_upsampler_that_exists(bilinear, ratio):
     torch.testing.assert_close(found.kernels, kernels, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
         found(image, maps[3], pairs[3][1].shape[-2:]), pairs[3][1], atol=1e-3, rtol=1e-4
+    )
+
+
+def test_convex_kernels_are_averages_and_no_average_is_better(bilinear):
+    """At the least error, no weight can grow at the cost of another that is not 0 already."""
+    low = torch.randn(2, 1, 6, 12, 12)
+    pairs = [
+        (maps, 0.7 * F.interpolate(maps, (24, 24), mode="bicubic") + torch.randn(1, 6, 24, 24) / 5)
+        for maps in low
+    ]
+    sums = LeastSquares()
+    for pair in pairs:
+        sums.add(*pair)
+    weights = sums.convex_kernels().double()
+    assert weights.min() >= 0
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, dtype=torch.float64))
+    slopes = torch.einsum("ijkl,ijl->ijk", sums.gram, weights) - sums.moment
+    excess = (slopes - slopes.amin(-1, keepdim=True)) / sums.moment.abs().amax(-1, keepdim=True)
+    assert excess[weights > 1e-4].max() < 1e-3
+    assert (sums.kernels().sum(-1) < 0.95).all()  # without the constraint features shrink
+
+
+def test_the_nearest_point_of_the_simplex():
+    points = torch.tensor([[0.2, 0.3, 0.5], [2.0, 0.0, 0.0], [0.6, 0.6, -1.0]])
+    torch.testing.assert_close(
+        to_simplex(points), torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
     )
 
 
@@ -159,11 +185,11 @@ def test_the_table_ends_with_the_ceiling_and_gain_is_measured_by_it(tmp_path, in
     assert result.exit_code == 0, result.output
     report = Report.from_json(result.stdout)
     assert [row.label for row in report.rows] == [
-        "bilinear", "joint_bilateral", "joint_bilateral (grey)", "image_free",
+        "bilinear", "joint_bilateral", "joint_bilateral (grey)", "image_free", "image_free_convex",
     ]  # fmt: skip
     ceiling = report["image_free"].values
     assert ceiling["guidance_gain"] == 0
-    assert ceiling["mse"] <= report["bilinear"].values["mse"]
+    assert ceiling["mse"] <= report["image_free_convex"].values["mse"] <= report["bilinear"].values["mse"]
     for row in report.rows:
         gain = 100 * (1 - row.values["mse"] / ceiling["mse"])
         assert row.values["guidance_gain"] == pytest.approx(gain)

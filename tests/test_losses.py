@@ -13,7 +13,7 @@ from torch import Tensor
 
 from naf_hub.training.settings import ConfigError
 from naf_hub_reconstruction.changed_guidance import blurred_guidance, recoloured
-from naf_hub_reconstruction.losses import (
+from naf_hub_reconstruction.loss_terms import (
     DISTANCES,
     TERMS,
     Loss,

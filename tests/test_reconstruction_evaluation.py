@@ -128,7 +128,7 @@ def test_untrained_and_own_weights_side_by_side(pictures, tmp_path):
     arguments = [part for name in names for part in ("--upsampler", name)]
     result = evaluate(*arguments, "--images", str(pictures), "--json")
     report = read(result)
-    assert [row.label for row in report.rows] == [*names, "image_free"]
+    assert [row.label for row in report.rows] == [*names, "image_free", "image_free_convex"]
     assert [(row.upsampler, row.weights) for row in report.rows[:2]] == [("naf", None), ("naf", str(folder))]
 
 
@@ -140,7 +140,7 @@ def test_weights_option_is_for_those_without_their_own(pictures, tmp_path):
     names = [part for name in ("naf", "naf=none", "bilinear") for part in ("--upsampler", name)]
     report = read(evaluate(*names, "--weights", str(folder), "--images", str(pictures), "--json"))
     assert [row.label for row in report.rows] == [
-        f"naf={folder}", "naf=none", "bilinear", "image_free",
+        f"naf={folder}", "naf=none", "bilinear", "image_free", "image_free_convex",
     ]  # fmt: skip
     assert report.rows[0].values != report.rows[1].values
 

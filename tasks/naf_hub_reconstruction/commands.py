@@ -184,7 +184,7 @@ def evaluate(
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's.
 
     Upsamplers that want the same maps of the backbone share one pass over each image; one that wants others is
-    compared with those, and with bilinear interpolation of those. The last row, image_free, is the best linear
+    compared with those, and with bilinear interpolation of those. The row image_free is the best linear
     upsampler that never sees the image: guidance gain is what of its error an upsampler avoids, in percent.
     """
     use_threads(threads)

@@ -27,6 +27,8 @@ from .tiles import tiled_features
 FITTED = 64
 """Most pictures that the image-free ceiling is fitted on: 81 numbers a phase need no more."""
 IMAGE_FREE = "image_free"
+CONVEX = "image_free_convex"
+"""Labels of the ceilings: the best kernels, and the best whose weights are those of averages."""
 """Label of the ceiling's row."""
 KEPT = 2**30
 """Bytes of features that fitting may keep for the comparison on the same pictures."""
@@ -114,7 +116,7 @@ def compare(
         fit_files: images to fit the image-free ceiling on; by default ``files``, which favours the ceiling.
 
     Returns:
-        For each name, and for ``IMAGE_FREE``, ``mse`` (mean over images, channels and cells), ``bilinear_mse`` (of
+        For each name, and for both ceilings, ``mse`` (mean over images, channels and cells), ``bilinear_mse`` (of
         bilinear interpolation of the reference features of the input), ``ratio_to_bilinear`` (the one over the
         other), ``guidance_gain`` (100 x (1 - mse / mse of the ceiling), percent) and ``cosine`` (mean cosine
         similarity of upsampled and target vectors, cell by cell); and the number of images.
@@ -132,7 +134,7 @@ def compare(
     pairs = Pairs(backbone, sizes, protocol)
     spaces = {label: space_of(model) for label, model in models.items()}
     ceilings = fit_ceilings(models, pairs, fit_files or files, device, progress)
-    measured = {**models, **{(IMAGE_FREE, space): ceiling for space, ceiling in ceilings.items()}}
+    measured = {**models, **ceilings}
     sums: dict[Any, dict[str, float]] = {
         name: dict.fromkeys(("mse", "bilinear_mse", "cosine"), 0.0) for name in measured
     }
@@ -149,12 +151,13 @@ def compare(
         raise ImageError("no usable held-out image")
     figures = {name: {key: total / count for key, total in found.items()} for name, found in sums.items()}
     for name, found in figures.items():
-        least = figures[IMAGE_FREE, spaces[name] if name in spaces else name[1]]["mse"]
+        least = figures[IMAGE_FREE, spaces[name] if isinstance(name, str) else name[1]]["mse"]
         base = found["bilinear_mse"]
         found["ratio_to_bilinear"] = found["mse"] / base if base else float("nan")
         found["guidance_gain"] = 100 * (1 - found["mse"] / least) if least else float("nan")
-    plain = next((space for space in ceilings if space == PLAIN), next(iter(ceilings)))
-    return {**{label: figures[label] for label in models}, IMAGE_FREE: figures[IMAGE_FREE, plain]}, count
+    plain = PLAIN if PLAIN in spaces.values() else next(iter(spaces.values()))
+    blind = {label: figures[label, plain] for label in (IMAGE_FREE, CONVEX)}
+    return {**{label: figures[label] for label in models}, **blind}, count
 
 
 def space_of(model: Upsampler) -> tuple[Any, Any]:
@@ -165,8 +168,8 @@ def space_of(model: Upsampler) -> tuple[Any, Any]:
 
 def fit_ceilings(
     models: Mapping[str, Upsampler], pairs: Pairs, files: Sequence[Path], device: Any, progress: bool
-) -> dict[tuple[Any, Any], ImageFree]:
-    """The image-free ceiling of each space, from at most ``FITTED`` of the files, evenly spread.
+) -> dict[tuple[str, Any], ImageFree]:
+    """The image-free ceilings by label and space, from at most ``FITTED`` of the files, evenly spread.
 
     Raises:
         ImageError: no usable image.
@@ -187,9 +190,12 @@ def fit_ceilings(
             pairs.forget()
     if not seen:
         raise ImageError("no usable image to fit the image-free ceiling on")
-    return {
-        space: ImageFree(model, sums[space].kernels()).to(device).eval() for space, model in members.items()
+    kernels = {
+        (label, space): (members[space], kernels)
+        for space, found in sums.items()
+        for label, kernels in ((IMAGE_FREE, found.kernels()), (CONVEX, found.convex_kernels()))
     }
+    return {key: ImageFree(model, found).to(device).eval() for key, (model, found) in kernels.items()}
 
 
 class Pairs:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from naf_hub.training.recipes import Recipes
 from naf_hub.training.settings import RunSettings, require
 
-from .losses import parse_loss
+from .loss_terms import parse_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrainConfig(RunSettings):
     Attributes:
         upsampler, upsampler_options: what is trained, and its constructor options.
         loss: what is minimised, as ``"mse"`` or ``"cosine+scaled_mse+0.1*input"``; see
-            :mod:`~naf_hub_reconstruction.losses`.
+            :mod:`~naf_hub_reconstruction.loss_terms`.
         init: weights to start from (a named set, a path or ``hf://``); empty is random.
         backbone: the frozen teacher, as ``NAME`` or ``NAME=WEIGHTS``; of several, one is drawn per step. A
             name that comes again is called ``NAME#2``.

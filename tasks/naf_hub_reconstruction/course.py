@@ -20,7 +20,7 @@ from .card import model_card
 from .config import TrainConfig
 from .data import Crop, Crops
 from .evaluate import Pair, score
-from .losses import Loss
+from .loss_terms import Loss
 from .plan import Steps
 from .preparation import (
     cropping_of,

@@ -3,6 +3,10 @@
 An error below bilinear's does not show that guidance helps, since averaging over neighbours lowers it too. No linear
 filter that is the same everywhere and blind to the image can do better than this one on the pictures it was fitted
 to, so that what is gained over it comes from the image (or from filtering that differs by content).
+
+Its kernels may shrink features towards zero and subtract neighbours, which attention cannot: its outputs are averages.
+The convex ceiling has weights of attention, none negative and their sum 1: the best that a method which averages, such
+as NAF, can do blind to the image.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from naf_hub.interfaces import StandIn
 
 KERNEL = 9
 """Cells per side of the window, as many as the released NAF attends to."""
+CONVEX_STEPS = 3000
 
 
 class Axis(NamedTuple):
@@ -118,9 +123,44 @@ class LeastSquares:
         Raises:
             ValueError: nothing was added.
         """
+        gram, moment = self._sums()
+        # A grid narrower than the window repeats its border cells: the sums are then singular, and the ridge chooses.
+        scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        ridge = 1e-9 * scale * torch.eye(gram.shape[-1], dtype=torch.float64, device=gram.device)
+        return torch.linalg.solve(gram + ridge, moment).float()
+
+    def convex_kernels(self) -> Tensor:
+        """As :meth:`kernels`, but no weight is negative and those of a kernel sum to 1.
+
+        Accelerated projected gradients (Beck and Teboulle, 2009) on the simplex.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        gram, moment = self._sums()
+        step = 1 / torch.linalg.eigvalsh(gram)[..., -1:].clamp(min=1e-30)
+        weights = ahead = torch.full_like(moment, 1 / moment.shape[-1])
+        momentum = 1.0
+        for _ in range(CONVEX_STEPS):
+            slope = (gram @ ahead[..., None])[..., 0] - moment
+            new = to_simplex(ahead - step * slope)
+            if torch.equal(new, weights):
+                break
+            faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+            ahead = new + (momentum - 1) / faster * (new - weights)
+            weights, momentum = new, faster
+        return weights.float()
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
         if self.gram is None or self.moment is None:
             raise ValueError("no picture to fit the image-free ceiling to")
-        # A grid narrower than the window repeats its border cells: the sums are then singular, and the ridge chooses.
-        scale = self.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        ridge = 1e-9 * scale * torch.eye(self.gram.shape[-1], dtype=torch.float64, device=self.gram.device)
-        return torch.linalg.solve(self.gram + ridge, self.moment).float()
+        return self.gram, self.moment
+
+
+def to_simplex(points: Tensor) -> Tensor:
+    """The nearest points (..., n) whose entries are not negative and sum to 1 (Duchi et al., 2008, figure 1)."""
+    ordered = points.sort(dim=-1, descending=True).values
+    excess = ordered.cumsum(-1) - 1
+    count = torch.arange(1, points.shape[-1] + 1, dtype=points.dtype, device=points.device)
+    kept = (ordered > excess / count).sum(-1, keepdim=True)
+    return (points - excess.gather(-1, kept - 1) / kept).clamp(min=0)

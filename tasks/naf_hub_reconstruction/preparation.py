@@ -24,7 +24,7 @@ from .cache import CropFeatures
 from .config import TrainConfig
 from .evaluate import Pair, held_out_pairs
 from .features import Teacher, takes_maps
-from .losses import CHANGES, Loss
+from .loss_terms import CHANGES, Loss
 from .plan import Plan
 
 RANDOM = ("", "none")

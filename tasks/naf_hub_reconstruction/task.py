@@ -82,7 +82,7 @@ class Reconstruction(Task):
             ValueError: no backbone, or a setting that does not exist.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
-        from .comparison import FITTED, IMAGE_FREE, Protocol, compare
+        from .comparison import CONVEX, FITTED, IMAGE_FREE, Protocol, compare
 
         if backbone is None:
             raise ValueError("reconstruction needs a backbone; give backbone=")
@@ -109,7 +109,7 @@ class Reconstruction(Task):
             )
             for label, model in models.items()
         ]
-        rows.append(Row(IMAGE_FREE, figures[IMAGE_FREE], IMAGE_FREE, backbone=name))
+        rows += [Row(label, figures[label], label, backbone=name) for label in (IMAGE_FREE, CONVEX)]
         return Report(
             self.name,
             self.version,
