@@ -94,7 +94,7 @@ def test_the_umask_is_respected_everywhere(tmp_path: Path):
 
 @pytest.mark.parametrize("writer", [atomic_file, atomic_folder])
 def test_a_place_that_cannot_be_written_is_named_as_the_user_named_it(tmp_path: Path, monkeypatch, writer):
-    def refuse(*_: object, dir: Path, prefix: str, **__: object) -> None:  # noqa: A002
+    def refuse(*_: object, dir: Path, prefix: str, **__: object) -> None:
         raise PermissionError(13, "Permission denied", f"{dir}/{prefix}x")
 
     for name in ("mkstemp", "mkdtemp"):

@@ -288,7 +288,7 @@ def test_no_plan_need_be_shipped(edges, monkeypatch, tmp_path):
     monkeypatch.setattr("naf_hub.leaderboard.board_plan.resources.files", lambda _: tmp_path / "nothing")
     assert shipped() == []
     assert read_plan(edges).measures
-    with pytest.raises(FileNotFoundError, match="give a TOML file$"):
+    with pytest.raises(FileNotFoundError, match=r"give a TOML file$"):
         read_plan("nowhere")
 
 

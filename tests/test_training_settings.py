@@ -70,7 +70,7 @@ def test_bad_values_say_what_they_must_be(assignment, message):
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_what_is_no_finite_number_is_refused(number):
-    with pytest.raises(ConfigError, match="lr = .*: must be a number"):
+    with pytest.raises(ConfigError, match=r"lr = .*: must be a number"):
         build(Odd, {"lr": number})
 
 
