@@ -45,10 +45,6 @@ class Cli(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
-        if isinstance(
-            sys.stdout, io.TextIOWrapper
-        ):  # names of files may hold what the terminal's encoding lacks
-            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = super().main(*args, standalone_mode=False, **extra)
         except click.ClickException as error:
@@ -108,6 +104,7 @@ def eval_group() -> None:
 
 def _add_commands() -> None:
     from . import (
+        app,
         bench,
         compare,
         completion,
@@ -136,6 +133,7 @@ def _add_commands() -> None:
         bench.bench_command,
         leaderboard.leaderboard_command,
         demo.demo_command,
+        app.app_command,
         convert.convert_command,
         export.export_command,
         new_plugin.new_plugin_command,
