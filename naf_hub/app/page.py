@@ -19,8 +19,7 @@ PANELS = ("low-resolution features", "photo")
 # Shown as they are, small ones too: what a pixel is must be seen.
 CSS = """
 .pictures img { image-rendering: pixelated; }
-#view .image-frame, #view img { width: 100%; height: auto; object-fit: contain; }
-#problem p { color: #b91c1c; }
+#problem b { color: #b91c1c; }
 """
 PICTURES: dict[str, Any] = {"format": "png", "interactive": False, "elem_classes": "pictures"}
 HEIGHT = 420
