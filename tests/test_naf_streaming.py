@@ -9,6 +9,7 @@ import torch
 from naf_reference import released_state
 from torch import nn
 
+import naf_hub_naf.model
 from naf_hub_naf.encoder import GuidanceEncoder
 from naf_hub_naf.model import NAF
 from naf_hub_naf.strips import Moments, stream_guidance
@@ -55,14 +56,47 @@ def test_released_configuration():
     assert (streamed - exact).abs().max() < max(2 * float((plain - exact).abs().max()), 1e-5)
 
 
-@pytest.mark.parametrize("memory", [50_000, 500_000, "64MiB", None])
-def test_budget_does_not_change_results(memory):
+WAYS = ("fill_rows", "assemble_guidance", "stream_guidance")
+WIDE, FLAT, UNEVEN = ((40, 36), (10, 9), (40, 36)), ((96, 80), (9, 8), (24, 20)), ((33, 20), (5, 6), (61, 47))
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes", "memory", "way"),
+    [
+        ({}, WIDE, 20_000, "fill_rows"),
+        ({}, WIDE, 300_000, "fill_rows"),  # with a branch in memory
+        ({}, WIDE, "64MiB", "stream_guidance"),
+        ({}, WIDE, None, "stream_guidance"),
+        ({}, FLAT, 50_000, "fill_rows"),
+        ({}, FLAT, 500_000, "assemble_guidance"),
+        ({"guidance_scale": 1}, FLAT, 500_000, "stream_guidance"),
+        ({}, UNEVEN, 200_000, "fill_rows"),
+        ({"residual": True, "num_blocks": 1}, UNEVEN, 500_000, "fill_rows"),
+        ({"pooling": "max"}, UNEVEN, 100_000, "assemble_guidance"),
+        ({}, ((30, 40), (20, 9), (12, 11)), 20_000, "fill_rows"),  # fewer rows than the features have
+    ],
+    ids=str,
+)
+def test_budget_does_not_change_results(monkeypatch, options, sizes, memory, way):
     torch.manual_seed(0)
-    model = NAF(dim=32, memory=memory).eval()
-    image, features = torch.rand(2, 3, 40, 36), torch.randn(2, 8, 10, 9)
+    model = NAF(dim=32, memory=memory, **options).eval()
+    image, features = torch.rand(2, 3, *sizes[0]), torch.randn(2, 8, *sizes[1])
+    taken = []
+    for name in WAYS:
+        real = getattr(naf_hub_naf.model, name)
+        monkeypatch.setattr(
+            naf_hub_naf.model, name, lambda *a, real=real, name=name: taken.append(name) or real(*a)
+        )
     with torch.no_grad():
-        expected = copy.deepcopy(model).double()(image.double(), features.double())
-        assert (model(image, features) - expected).abs().max() < 1e-4
+        expected = copy.deepcopy(model).double()
+        expected.memory = None
+        expected = expected(image.double(), features.double(), sizes[2])
+        taken.clear()
+        assert (model(image, features, sizes[2]) - expected).abs().max() < 1e-4
+        assert taken == [way]
+        points = torch.tensor([[0, 0], [sizes[2][1] - 1, sizes[2][0] - 1], [5, 7]])
+        there = expected[:, :, points[:, 1], points[:, 0]]
+        assert (model.features_at(image, features, points, sizes[2]) - there).abs().max() < 1e-4
 
 
 def test_statistics_far_from_zero():

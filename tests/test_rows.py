@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,59 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
         return result
+
+
+class LiveTensors(torch.utils._python_dispatch.TorchDispatchMode):
+    """Most bytes that all tensors together hold which operations made and Python has at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holders, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                self.now += 0 if self.holders.get(key) else size
+                self.peak = max(self.peak, self.now)
+                self.holders[key] = self.holders.get(key, 0) + 1
+                weakref.finalize(tensor, self.drop, key, size)
+        return result
+
+    def drop(self, key, size):
+        self.holders[key] -= 1
+        self.now -= 0 if self.holders[key] else size
+
+
+@pytest.mark.parametrize(
+    ("image_size", "grid", "size", "memory"),
+    [
+        ((96, 64), (6, 4), (96, 64), 400_000),  # guidance of 1.6 MB in all, by rows
+        ((96, 64), (6, 4), (96, 64), 900_000),  # a branch of 0.4 MB held
+        ((128, 64), (4, 2), (32, 16), 350_000),  # guidance of 0.1 MB, the map of a branch 0.5 MB
+    ],
+)
+def test_working_memory_keeps_to_its_budget(image_size, grid, size, memory):
+    image, features = torch.rand(2, 3, *image_size), torch.randn(2, 8, *grid)
+
+    def working(budget: int | None) -> int:
+        with LiveTensors() as watch:
+            output = small(memory=budget)(image, features, size)
+        return watch.peak - output.nbytes - 2 * image.nbytes  # normalised, and its rows
+
+    assert working(memory) <= memory
+    assert working(None) > 1.2 * memory
+
+
+def test_rows_in_training_mode_share_one_scale_of_places():
+    image, features = torch.rand(1, 3, 40, 37), torch.randn(1, 6, 10, 9)
+    model = small(memory=1).train()
+    torch.manual_seed(1)
+    strips = list(model.stream(image, features))
+    torch.manual_seed(1)
+    torch.testing.assert_close(torch.cat(strips, 2), model(image, features), atol=2e-6, rtol=0)
 
 
 def largest(height: int, image_height: int) -> int:

@@ -28,9 +28,10 @@ _HELD_WORKING = 2**27
 class _Held:
     """A branch, of blocks that are not residual, whose whole map is in memory."""
 
-    def __init__(self, branch: Branch, image: Tensor) -> None:
+    def __init__(self, branch: Branch, image: Tensor, step: int) -> None:
         self.map = image.new_empty(*image.shape[2:], branch.stem.out_channels)
-        stream_branch(branch, image[0].permute(1, 2, 0), self.map, (self.map, self.map), CACHE_STRIP)
+        strip = min(CACHE_STRIP, step * self.map[0].numel())
+        stream_branch(branch, image[0].permute(1, 2, 0), self.map, (self.map, self.map), strip)
 
     def rows(self, start: int, stop: int) -> Tensor:
         return self.map[None, start:stop].permute(0, 3, 1, 2)
@@ -102,7 +103,7 @@ class GuidanceRows:
         self.image, self.size, self.step = image, output_size, step
         # Of the branches, those of 3x3 convolutions come last, and cost most to compute again.
         self._sources = [
-            _Held(branch, image) if left <= held else _Recomputed(branch, image, step)
+            _Held(branch, image, step) if left <= held else _Recomputed(branch, image, step)
             for branch, left in zip(encoder.branches, range(len(encoder.branches), 0, -1), strict=True)
         ]
 

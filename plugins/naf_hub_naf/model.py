@@ -14,16 +14,18 @@ from naf_hub.checks import check_features, check_image, check_output_size
 from naf_hub.flops import Flops
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off
-from naf_hub.parts.sizes import are_equal, are_known, average_pool, larger, smaller
+from naf_hub.parts.sizes import are_equal, are_known, average_pool
 
 from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
+from .guide import guide_size, shrink
+from .map_memory import attention_memory, branch_bytes, guidance_bytes, maps_memory
 from .point_attention import attend_at
 from .rope import RoPE
-from .rows import stream_rows
+from .rows import assemble_guidance, fill_rows, stream_rows
 from .spatial import DistanceWeight
-from .strips import CACHE_STRIP, stream_guidance
+from .strips import CACHE_STRIP, scratch_maps, stream_guidance
 from .windows import AxisTiles
 
 POOLINGS = ("average", "max", "bilinear", "average_conv")
@@ -58,9 +60,12 @@ class NAF(Upsampler):
         spatial: ``"rope"``, ``"none"``, or scores weighted by distance: ``"gaussian"``, ``"manhattan"``
             (paper, table 7).
         encoder: ``"dual"``, or ``"pixel"`` for pointwise convolutions only (paper, table 6).
-        memory: working memory to keep to in inference, in bytes or as text such as ``"512MiB"``; by default
-            64 MiB on CPUs and 2 GiB elsewhere. Inputs, output and at most two sets of guidance maps
-            come on top. Results do not depend on it beyond rounding.
+        memory: what inference may take beside inputs and output, in bytes or as text such as ``"512MiB"``, as far as
+            keys, features and a few rows fit. Guidance that does not fit is made by rows, at three to four times the
+            encoder's arithmetic. By default 6 GiB of guidance maps are held on CPUs, 16 GiB elsewhere, and the
+            attention takes 64 MiB, 2 GiB elsewhere. Results do not depend on it beyond rounding.
+        guidance_scale: compute guidance from the image averaged to at most so many times the output's size;
+            ``None``: at the image's size, which the published code shrinks to four times the output's.
         normalize: apply ImageNet's mean and standard deviation to the image, in [0, 1], inside; ``False`` for
             callers who have done so, as the authors' own module expects.
 
@@ -83,6 +88,7 @@ class NAF(Upsampler):
         encoder: str = "dual",
         memory: int | str | None = None,
         normalize: bool = True,
+        guidance_scale: int | None = None,
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -93,7 +99,12 @@ class NAF(Upsampler):
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
         if spatial not in SPATIAL:
             raise ValueError(f"spatial must be one of {', '.join(SPATIAL)}; got {spatial!r}")
+        if guidance_scale is not None and (not isinstance(guidance_scale, int) or guidance_scale < 1):
+            raise ValueError(
+                f"guidance_scale must be a whole number from 1 on or None, got {guidance_scale!r}"
+            )
         self.dim = dim
+        self.guidance_scale = guidance_scale
         self.num_heads = num_heads
         self.promises = Promises(linear_groups=num_heads, range=True, open_sizes=True)
         self.kernel_size = kernel_size
@@ -115,13 +126,10 @@ class NAF(Upsampler):
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], rows: tuple[int, int]
     ) -> Iterator[Tensor]:
         guide = self._guide(self.normalize(image), output_size)
-        averages = self.pooling in ("average", "average_conv")
-        larger = all(n <= m for n, m in zip(features.shape[-2:], output_size, strict=True))
-        if not (averages and larger and self._may_stream(guide)):
+        if not self._may_go_by_rows(guide):
             return super().upsample_rows(image, features, output_size, rows)
-        return stream_rows(
-            self, guide, features, output_size, rows, working_memory(self.memory, image.device.type)
-        )
+        memory = working_memory(self.memory, image.device.type)
+        return stream_rows(self, guide, self._cells(features, output_size), output_size, rows, memory)
 
     def upsample_into(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], output: Tensor
@@ -131,7 +139,10 @@ class NAF(Upsampler):
     def upsample_points(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], points: Tensor
     ) -> Tensor:
-        queries, keys, values = self.operands(self.normalize(image), features, output_size)
+        normalized = self.normalize(image)
+        if self._goes_by_rows(self._guide(normalized, output_size), features, output_size):
+            return super().upsample_points(image, features, output_size, points)
+        queries, keys, values = self.operands(normalized, features, output_size)
         with autocast_off(image.device):
             return attend_at(
                 points,
@@ -140,7 +151,7 @@ class NAF(Upsampler):
                 values,
                 heads=self.num_heads,
                 kernel_size=self.kernel_size,
-                memory=working_memory(self.memory, image.device.type),
+                memory=attention_memory(self.memory, image.device.type),
                 weight=self.distance,
             )
 
@@ -163,6 +174,13 @@ class NAF(Upsampler):
             (B, D, H, W), channels last in memory; or the buffer.
         """
         into = None if output is None else output.permute(0, 2, 3, 1)
+        guide = self._guide(image, output_size)
+        if self._goes_by_rows(guide, features, output_size):
+            memory = working_memory(self.memory, image.device.type)
+            if into is None:
+                into = features.new_empty(len(image), *output_size, features.shape[1])
+            fill_rows(self, guide, self._cells(features, output_size), output_size, into, memory)
+            return into.permute(0, 3, 1, 2)
         queries, keys, values = self.operands(image, features, output_size)
         with autocast_off(image.device):
             if not are_known(*queries.shape[1:3], *keys.shape[1:3]):
@@ -217,27 +235,42 @@ class NAF(Upsampler):
         antialiased) to at most four times the *smaller* output side, as the published code does.
         """
         image = self._guide(image, output_size)
-        memory = working_memory(self.memory, image.device.type)
-        if self._streams(image, memory):
-            strip = memory // (8 * image.element_size())
-            return stream_guidance(
-                self.image_encoder,
-                image,
-                output_size,
-                min(strip, CACHE_STRIP) if image.device.type == "cpu" else strip,
-            )
-        return self.image_encoder(image, output_size)
+        if not self._streams(image):
+            return self.image_encoder(image, output_size)
+        encoder, device = self.image_encoder, image.device.type
+        room = maps_memory(self.memory, device) - guidance_bytes(encoder, image, output_size)
+        if scratch_maps(encoder) * branch_bytes(encoder, image) > room:
+            return assemble_guidance(encoder, image, output_size, max(1, room))
+        strip = working_memory(self.memory, device) // (8 * image.element_size())
+        return stream_guidance(
+            encoder, image, output_size, min(strip, CACHE_STRIP) if device == "cpu" else strip
+        )
 
     def _guide(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
         """The normalised image as the encoder takes it: shrunk as :meth:`guidance` says, in its dtype."""
-        return _shrink(image, output_size).to(self.image_encoder.encoder.stem.weight.dtype)
+        return shrink(image, output_size, self.guidance_scale).to(
+            self.image_encoder.encoder.stem.weight.dtype
+        )
 
-    def _streams(self, image: Tensor, memory: int) -> bool:
+    def _streams(self, image: Tensor) -> bool:
         """Whether the encoder is to work in strips: always without gradients on CPUs, else to save memory."""
         if not self._may_stream(image):
             return False
         maps = 3 * image[:, 0].numel() * self.dim * image.element_size()
-        return image.device.type == "cpu" or maps > memory
+        device = image.device.type
+        return device == "cpu" or maps > working_memory(self.memory, device)
+
+    def _goes_by_rows(self, guide: Tensor, features: Tensor, output_size: tuple[int, int]) -> bool:
+        """Whether the guidance is never to be whole, for it would not fit."""
+        if not self._may_go_by_rows(guide) or (torch.is_grad_enabled() and features.requires_grad):
+            return False
+        room = maps_memory(self.memory, guide.device.type)
+        return guidance_bytes(self.image_encoder, guide, output_size) > room
+
+    def _may_go_by_rows(self, guide: Tensor) -> bool:
+        """Whether rows alone are what they are in the whole: keys are averages, and no scale of places is drawn."""
+        averages = self.pooling in ("average", "average_conv")
+        return averages and not self.training and self._may_stream(guide)
 
     def _may_stream(self, image: Tensor) -> bool:
         """Whether strips give what the encoder gives at once: without gradients, in float32 or float64."""
@@ -255,14 +288,7 @@ class NAF(Upsampler):
             queries (B, H, W, C), keys (B, h', w', C) and values (B, h', w', D); h' = min(h, H) and
             w' = min(w, W).
         """
-        h, w = features.shape[-2:]
-        if are_known(h, w, *output_size):
-            h, w = min(h, output_size[0]), min(w, output_size[1])
-        else:  # both sizes of the features at once would make every later size a formula
-            torch._check(h <= output_size[0])
-            torch._check(w <= output_size[1])
-        if not are_equal((h, w), features.shape[-2:]):
-            features = average_pool(features, (h, w))
+        features = self._cells(features, output_size)
         maps = self.guidance(image, output_size).permute(0, 2, 3, 1)
         with autocast_off(image.device):
             rope = self.image_encoder.rope
@@ -270,8 +296,19 @@ class NAF(Upsampler):
                 queries = rope(maps, overwrite=not (maps.requires_grad or torch.compiler.is_compiling()))
             else:
                 queries = maps.to(torch.promote_types(maps.dtype, torch.float32))
-            keys = self._pool(queries.permute(0, 3, 1, 2), (h, w))
+            keys = self._pool(queries.permute(0, 3, 1, 2), (features.shape[-2], features.shape[-1]))
         return queries, keys.permute(0, 2, 3, 1), features.permute(0, 2, 3, 1)
+
+    @staticmethod
+    def _cells(features: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """Features averaged to the output's size on an axis where that is smaller."""
+        h, w = features.shape[-2:]
+        if are_known(h, w, *output_size):
+            h, w = min(h, output_size[0]), min(w, output_size[1])
+        else:  # both sizes of the features at once would make every later size a formula
+            torch._check(h <= output_size[0])
+            torch._check(w <= output_size[1])
+        return features if are_equal((h, w), features.shape[-2:]) else average_pool(features, (h, w))
 
     def _pool(self, queries: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.pooling == "max":
@@ -294,15 +331,16 @@ class NAF(Upsampler):
         keys: Tensor,
         values: Tensor,
         plans: tuple[AxisTiles, AxisTiles] | None = None,
+        memory: int | None = None,
     ) -> CrossScaleAttention:
-        """The attention of what :meth:`operands` gives, or with ``plans`` of some rows of it."""
+        """The attention of what :meth:`operands` gives, or with ``plans`` of some rows of it, in ``memory``."""
         return CrossScaleAttention(
             queries,
             keys,
             values,
             heads=self.num_heads,
             kernel_size=self.kernel_size,
-            memory=working_memory(self.memory, queries.device.type),
+            memory=memory or attention_memory(self.memory, queries.device.type),
             weight=self.distance,
             plans=plans,
         )
@@ -326,27 +364,9 @@ class NAF(Upsampler):
     def flops(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Flops:
         """Convolutions of the encoder for each pixel of the guidance; for each output pixel a product with K x K keys
         (dim) and one with as many values (channels)."""
-        height, width = (min(side, 4 * out) for side, out in zip(image.shape[-2:], output_size, strict=True))
+        height, width = guide_size((image.shape[-2], image.shape[-1]), output_size, self.guidance_scale)
         convolutions = [m for m in self.image_encoder.modules() if isinstance(m, nn.Conv2d)]
         products = sum(m.weight.numel() + (0 if m.bias is None else len(m.bias)) for m in convolutions)
         paper = 2 * len(image) * height * width * products
         window = self.kernel_size**2 * (self.dim + features.shape[1])
         return Flops(paper, paper + 2 * len(image) * output_size[0] * output_size[1] * window)
-
-
-def _shrink(image: Tensor, output_size: tuple[int, int]) -> Tensor:
-    """The image as guidance starts from it; see :meth:`NAF.guidance`."""
-    height, width = image.shape[-2:]
-    limit = 4 * smaller(*output_size)
-    size = smaller(height, limit), smaller(width, limit)
-    if are_known(height, width, *output_size):
-        if height > 4 * output_size[0] or width > 4 * output_size[1]:
-            return F.interpolate(image, size, mode="bilinear")
-        return image
-    excess = larger(0, height - 4 * output_size[0]) + larger(0, width - 4 * output_size[1])
-    if are_equal((excess,), (0,)):
-        return image
-    # In arithmetic, for a condition would bind the graph: 1 where the image is to shrink, else its size stays.
-    shrinks = smaller(1, excess)
-    size = height - shrinks * (height - size[0]), width - shrinks * (width - size[1])
-    return F.interpolate(image, size, mode="bilinear")

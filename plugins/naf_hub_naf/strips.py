@@ -2,8 +2,8 @@
 
 GroupNorm needs statistics of a whole map before any of it can be normalised. Each convolution is therefore
 one sweep over strips: normalise and activate a strip of its input (with the statistics that the sweep before
-collected), convolve, store, and collect the statistics of what was stored while it is still in cache. Two
-maps per branch are alive at a time, and no pass over a full map does anything else.
+collected), convolve, store, and collect the statistics of what was stored while it is still in cache. One map
+beside the guidance is alive (two where blocks are residual), and no pass over a full map does anything else.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def stream_branch(
 ) -> None:
     """One branch on one image (H_img, W_img, 3) into ``target`` (H, W, C), which may be a view.
 
-    Both of ``scratch`` may be the target where it has the image's size and no block is residual: a sweep has read a
-    row before it stores anything there.
+    Both of ``scratch`` may be one map where no block is residual, and that the target where it has the image's size:
+    a sweep has read a row before it stores anything there.
     """
     blocks = branch.blocks
     maps, between = scratch
@@ -205,9 +205,14 @@ def stream_guidance(
     branches = encoder.branches
     height, width = image.shape[-2:]
     guidance = image.new_empty(len(image), *output_size, encoder.width * len(branches))
-    maps, between = (image.new_empty(height, width, encoder.width) for _ in range(2))
+    maps = [image.new_empty(height, width, encoder.width) for _ in range(scratch_maps(encoder))]
     with torch.no_grad():
         for sample, target in zip(image.permute(0, 2, 3, 1), guidance, strict=True):
             for branch, part in zip(branches, target.split(encoder.width, dim=-1), strict=True):
-                stream_branch(branch, sample, part, (maps, between), strip)
+                stream_branch(branch, sample, part, (maps[0], maps[-1]), strip)
     return guidance.permute(0, 3, 1, 2)
+
+
+def scratch_maps(encoder: GuidanceEncoder) -> int:
+    """Maps of a branch at the image's size that :func:`stream_guidance` holds beside the guidance."""
+    return 2 if any(block.residual for branch in encoder.branches for block in branch.blocks) else 1

@@ -74,17 +74,19 @@ class AxisTiles(NamedTuple):
     bias: list | None
     offset: list
 
-    def cut(self, start: int, stop: int) -> AxisTiles:
-        """The tiles from ``start`` to ``stop`` alone."""
+    def cut(self, start: int, stop: int) -> tuple[AxisTiles, slice]:
+        """The tiles from ``start`` to ``stop`` alone, and the cells that they need, which theirs count from."""
         part = slice(start, stop)
-        return self._replace(
+        first, last = min(run[0] for run in self.cells[part]), max(run[-1] for run in self.cells[part])
+        cut = self._replace(
             size=min(stop * self.tile, self.size) - start * self.tile,
             tiles=stop - start,
-            cells=self.cells[part],
+            cells=[[cell - first for cell in run] for run in self.cells[part]],
             slots=self.slots[part],
             bias=None if self.bias is None else self.bias[part],
             offset=self.offset[part],
         )
+        return cut, slice(first, last + 1)
 
 
 def _grouped(cells: int, size: int, kernel_size: int, tile: int) -> tuple[np.ndarray, np.ndarray, int]:
