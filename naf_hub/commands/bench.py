@@ -195,7 +195,8 @@ def _try(
             )  # fmt: skip
             if limit:
                 found["largest_ratio"] = _largest(model, setting, device, limit)
-        return found
+        origin = getattr(model, "origin", None)
+        return {**found, "weights": contender.weights if origin is None else origin.weights}
     except Exception as error:  # one that fails must not take the others along
         return {"failed": shortage(error) or one_line(str(error)) or type(error).__name__}
 
@@ -245,4 +246,4 @@ def _row(label: str, contender: Contender, found: dict[str, Any], backbone: str 
         values["backward_peak_mib"] = found["backward_peak_bytes"] / MIB
     note = f"floor: {found['floor']}: {found['floor_seconds']:.3f} s" if "floor" in found else ""
     extras = {key: found[key] for key in ("floor", "floor_seconds", "peak_bytes") if key in found}
-    return Row(label, values, contender.name, contender.weights, backbone, note, extras)
+    return Row(label, values, contender.name, found["weights"], backbone, note, extras)
