@@ -1,4 +1,4 @@
-"""Writes the pages that restate the code (registered.md, upsamplers.md, cli.md), so that they cannot go stale.
+"""Writes what restates the code or the README (see PAGES), so that it cannot go stale.
 
 ``make docs`` runs it; a test fails when the committed pages differ.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 import click
+import model_zoo
 import torch
 
 from naf_hub import Upsampler, Want, hookspecs
@@ -186,12 +188,21 @@ def registered() -> str:
 CHANNELS = 384
 
 
-def upsampler_facts(record: UpsamplerRecord) -> list[str]:
+def without_storage(record: UpsamplerRecord) -> Upsampler:
+    """The upsampler for features of CHANNELS, where it is made for a number of them."""
     constructor = record.resolve()
     known = inspect.signature(constructor).parameters
     with torch.device("meta"):
-        options = {"channels": CHANNELS} if "channels" in known else {}
-        model = constructor(**record.options, **options)
+        return constructor(**record.options, **({"channels": CHANNELS} if "channels" in known else {}))
+
+
+def counted(record: UpsamplerRecord) -> int:
+    return sum(p.numel() for p in without_storage(record).parameters())
+
+
+def upsampler_facts(record: UpsamplerRecord) -> list[str]:
+    known = inspect.signature(record.resolve()).parameters
+    model = without_storage(record)
     parameters = sum(p.numel() for p in model.parameters())
     wants = [] if model.wants == (Want(),) else [want.name for want in model.wants]
     if type(model).gather is not Upsampler.gather:
@@ -200,7 +211,9 @@ def upsampler_facts(record: UpsamplerRecord) -> list[str]:
     return [
         f"`{record.name}`",
         record.summary,
-        f"{parameters:,}" + (f" at {CHANNELS} channels" if options else "") if parameters else "-",
+        f"{parameters:,}" + (f" at {CHANNELS} channels" if "channels" in known else "")
+        if parameters
+        else "-",
         "guides" if model.guided else "ignored",
         record.ratios,
         ", ".join(wants) or "last map",
@@ -275,7 +288,29 @@ def command_line() -> str:
     )
 
 
-PAGES = {"registered.md": registered, "upsamplers.md": upsamplers, "cli.md": command_line}
+def index() -> str:
+    """The README as the site's first page: what it links to in the docs lies beside it there."""
+    return NOTE + (DOCS.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+
+
+def zoo() -> list[model_zoo.Entry]:
+    return model_zoo.entries([record for kind in KINDS for record in records(kind.record)], counted)
+
+
+def sorting() -> str:
+    """The script by which columns of a leaderboard's page sort."""
+    return (resources.files("naf_hub.leaderboard") / "sortable.js").read_text(encoding="utf-8")
+
+
+PAGES = {
+    "index.md": index,
+    "registered.md": registered,
+    "upsamplers.md": upsamplers,
+    "cli.md": command_line,
+    "zoo.md": lambda: model_zoo.page(zoo(), NOTE, CHANNELS),
+    "zoo.csv": lambda: model_zoo.as_csv(zoo()),
+    "assets/sortable.js": sorting,
+}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

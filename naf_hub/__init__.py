@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .errors import ImageError, MapError, NafHubError, PluginError, UnknownNameError, WeightsError
     from .feature_files import open_features
     from .hookspecs import hookimpl
-    from .interfaces import Backbone, ForeignWeights, Normalize, Restorer, Task, Upsampler
+    from .interfaces import Backbone, ForeignWeights, Normalize, Restorer, Task, Upsampler, wrap
     from .loading import load, load_backbone, load_restorer, load_task
     from .picture import pca_picture
     from .pipeline import FeaturePipeline
@@ -59,6 +59,7 @@ _HOME = {
     "list_tasks": "registry",
     "list_upsamplers": "registry",
     "Want": "wants",
+    "wrap": "interfaces",
 }
 
 __all__ = [
@@ -95,6 +96,7 @@ __all__ = [
     "load_task",
     "open_features",
     "pca_picture",
+    "wrap",
 ]
 
 

@@ -31,30 +31,38 @@ class Classes:
         names: name of each scored class, in the order of ``classes.json``.
         table: int64 lookup from label id to class index, ``IGNORE``, or unknown.
         allowed: the ids in words, for messages.
+        source: what says so, for messages.
     """
 
     names: tuple[str, ...]
     table: Tensor
     allowed: str
+    source: str = "classes.json"
 
     @classmethod
-    def of(cls, scored: Mapping[int, str], void: Collection[int] = ()) -> Classes:
-        """Classes of the names by id, in their order; ids of ``void`` are not scored."""
+    def of(
+        cls, scored: Mapping[int, str], void: Collection[int] = (), source: str = "classes.json"
+    ) -> Classes:
+        """Classes of the names by id, in the order of their first ids; ids of ``void`` are not scored.
+
+        Ids of one name are one class.
+        """
+        names = tuple(dict.fromkeys(scored.values()))
         table = torch.full((max(*scored, *void, 0) + 2,), _UNKNOWN, dtype=torch.int64)
-        for index, number in enumerate(scored):
-            table[number] = index
+        for number, name in scored.items():
+            table[number] = names.index(name)
         for number in void:
             table[number] = IGNORE
-        allowed = f"ids {', '.join(map(str, scored))}"
+        allowed = f"ids {_in_words(scored)}"
         if void:
-            allowed += f" and {', '.join(map(str, sorted(void)))} (ignored)"
-        return cls(tuple(scored.values()), table, allowed)
+            allowed += f" and {_in_words(void)} (ignored)"
+        return cls(names, table, allowed, source)
 
     def index(self, ids: Tensor, file: str | os.PathLike[str]) -> Tensor:
         """Class indices (int64, ``IGNORE`` where void) of label ids.
 
         Raises:
-            DatasetError: an id that ``classes.json`` does not list, with the file.
+            DatasetError: an id that is not among them, with the file.
         """
         # One slot past the end of the table stands for every larger id; negative ids are unknown too.
         ids = ids.long()
@@ -63,8 +71,19 @@ class Classes:
         if bool((indices == _UNKNOWN).any()):
             wrong = sorted(set(ids[indices == _UNKNOWN].tolist()))
             shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-            raise DatasetError(f"{file}: label id {shown} is not in classes.json, which has {self.allowed}")
+            raise DatasetError(f"{file}: label id {shown} is not in {self.source}, which has {self.allowed}")
         return indices
+
+
+def _in_words(numbers: Collection[int]) -> str:
+    """Numbers in order, three or more that follow each other as the first and last."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def read_classes(path: str | os.PathLike[str]) -> Classes:
@@ -110,7 +129,7 @@ def read_label(path: str | os.PathLike[str], classes: Classes) -> Tensor:
 
     Raises:
         ImageError: not a readable picture.
-        DatasetError: a colour picture, or an id that ``classes.json`` does not list.
+        DatasetError: a colour picture, or an id that is not among the classes.
     """
     mode, values = stored_values(path)
     if values.ndim != 2 or values.dtype.kind not in "biu":

@@ -48,7 +48,8 @@ def load(
 
     Args:
         name: a registered upsampler (``naf-hub list``).
-        backbone: a registered backbone, ``"timm:<model>"``, or a :class:`naf_hub.Backbone` of your own.
+        backbone: a registered backbone, ``"timm:<model>"``, or a module of your own: a :class:`naf_hub.Backbone`
+            (:func:`naf_hub.wrap` makes one), or anything that maps images to (B, C, h, w).
         weights: a named set of the upsampler's record, a local folder or ``.safetensors`` file,
             ``"hf://owner/repo[@revision]"``, or ``None`` for random initialisation.
         backbone_weights: the same for the backbone.

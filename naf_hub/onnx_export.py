@@ -76,9 +76,9 @@ def export_onnx(
     """
     name = type(model).__name__ if model.origin is None else model.origin.record.name
     if not (model.promises.export and model.promises.open_sizes):
+        why = model.promises.closed_sizes or "Promises.export and Promises.open_sizes are not both made"
         raise ValueError(
-            f"{name} promises no graph that serves every size (Promises.export, Promises.open_sizes), so no file can "
-            "be made of it"
+            f"{name} promises no graph that serves every size, so no file can be made of it: {why}"
         )
     _require_onnx()
     image, features = _example(model, channels, TRACED)

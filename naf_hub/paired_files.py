@@ -49,6 +49,33 @@ def pair_files(
     )
 
 
+def read_list(listed: Path) -> list[str]:
+    """The names in a text file, one a line.
+
+    Raises:
+        DatasetError: there is none, or the file is no text.
+    """
+    try:
+        names = listed.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{listed}: no text; unpack the data set again") from error
+    if not names:
+        raise DatasetError(f"{listed} names no picture")
+    return names
+
+
+def require_files(pairs: list[tuple[Path, Path]], listed: Path) -> list[tuple[Path, Path]]:
+    """The pairs, all of which must be there.
+
+    Raises:
+        DatasetError: one is not; names it, and where it was ``listed``.
+    """
+    for path in (path for pair in pairs for path in pair):
+        if not path.is_file():
+            raise DatasetError(f"no file {path}, which {listed} names; unpack the data set again")
+    return pairs
+
+
 def require_same_shape(image: Tensor, label: Tensor, image_path: Path, label_path: Path) -> None:
     """Image (3, H, W) and label (h, w) must show the same section.
 

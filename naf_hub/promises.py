@@ -27,6 +27,7 @@ class Promises:
             works on a grid that the cells do not divide.
         open_sizes: one graph of ``torch.export`` serves every batch, image and feature size, as an ONNX file must. Not
             so for a method that chooses steps or tables by the sizes.
+        closed_sizes: why ``open_sizes`` is not promised, and what to do if anything can be done: told to who exports.
     """
 
     linear_groups: int | None = None
@@ -37,6 +38,7 @@ class Promises:
     gradients: bool = True
     translation: bool = False
     open_sizes: bool = False
+    closed_sizes: str | None = None
 
     def __post_init__(self) -> None:
         if self.linear_groups is not None and self.linear_groups < 1:

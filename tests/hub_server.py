@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
+
+from ready_python import Process, start_python
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -159,17 +159,14 @@ def serve(kind: type[HubKind] = Hub) -> Iterator[HubKind]:
         hub.server_close()
 
 
-def start(code: str, hub: Hub, tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
+def start(code: str, hub: Hub, tmp_path: Path, **environment: str) -> Process:
     """A snippet in its own process, whose Hub is ``hub`` and whose cache lies in ``tmp_path``."""
     environment = {
         "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment,
     }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-c",
-         f"import naf_hub\nfrom naf_hub.weights.hub import fetch\nfrom naf_hub import Weights\n{code}"],
-        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    code = f"import naf_hub\nfrom naf_hub.weights.hub import fetch\nfrom naf_hub import Weights\n{code}"
+    return start_python("-c", code, environment={**os.environ, **environment})
 
 
 def run(code: str, hub: Hub, tmp_path: Path, **environment: str) -> tuple[str, str]:

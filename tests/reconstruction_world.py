@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from ready_python import Process, start_python
 
 from naf_hub.training.run import Run
 from naf_hub.training.settings import build
@@ -127,20 +127,13 @@ def environment(plugins: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def training(pictures: Path, plugins: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Gives ``start(out, *options, launcher=[])``; what still runs at the end is killed, children included."""
-    started: list[subprocess.Popen[str]] = []
+def training(pictures: Path, plugins: Path) -> Iterator[Callable[..., Process]]:
+    """Gives ``start(out, *options, launcher=[], VARIABLE=value)``; at the end all is killed, children included."""
+    started: list[Process] = []
 
-    def start(out: Path, *more: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
-        python, *arguments = command(pictures, out, *more)
-        process = subprocess.Popen(
-            [python, *launcher, *arguments],
-            env=environment(plugins),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def start(out: Path, *more: str, launcher: Sequence[str] = (), **variables: str) -> Process:
+        _, *arguments = command(pictures, out, *more)
+        process = start_python(*launcher, *arguments, environment=environment(plugins) | variables)
         started.append(process)
         return process
 
@@ -150,10 +143,11 @@ def training(pictures: Path, plugins: Path) -> Iterator[Callable[..., subprocess
         for process in started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], Any], process: Process, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -161,7 +155,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
         time.sleep(0.05)
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+def finish(process: Process, status: int = 0) -> tuple[str, str]:
     """stdout and stderr of a process that must end with ``status``."""
     output, errors = process.communicate(timeout=240)
     assert process.returncode == status, errors

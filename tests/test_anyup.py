@@ -17,6 +17,7 @@ from torch import Tensor
 import naf_hub
 from naf_hub.testing import UPSAMPLER_CHECKS, Subject
 from naf_hub_jafar import register_upsamplers
+from naf_hub_jafar.any_size import attend_at_any_size
 from naf_hub_jafar.anyup import AnyUp
 from naf_hub_jafar.averaged_attention import CrossDecoder
 from naf_hub_jafar.unification import FeatureUnification, derivatives_of_gaussians
@@ -259,3 +260,14 @@ def test_the_shifted_window_keeps_the_promises(check: str):
         return AnyUp(32, window="shifted").eval().requires_grad_(False)
 
     UPSAMPLER_CHECKS[check](Subject(make, record(), None))
+
+
+@pytest.mark.parametrize("window", ["cropped", "shifted"])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 0.7])
+def test_the_attention_of_open_graphs_is_the_same(window: str, ratio: float):
+    torch.manual_seed(0)
+    decoder = CrossDecoder(16, 4).requires_grad_(False)
+    for (h, w), size in (((5, 7), (33, 46)), ((10, 12), (20, 13)), ((2, 30), (9, 60))):
+        operands = torch.randn(2, 16, *size), torch.randn(2, 16, h, w), torch.randn(2, 6, h, w)
+        expected = decoder(*operands, ratio=ratio, window=window, memory=2**26)
+        assert apart(attend_at_any_size(*operands, decoder, ratio, window), expected) < OUTPUT

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from ready_python import run_python, start_python
 from safetensors.torch import load_file
 
 import naf_hub
@@ -296,10 +295,8 @@ def test_demo_writes_what_it_says(tmp_path):
 def test_a_signal_ends_a_batch_and_leaves_nothing_half_written(tmp_path, number, status):
     for i in range(400):
         picture(tmp_path / "in" / f"{i}.png", 16, 16)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "naf_hub", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY,
-         "--size", "512"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = ["-m", "naf_hub", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY]
+    process = start_python(*command, "--size", "512")
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*.png")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -312,12 +309,13 @@ def test_a_signal_ends_a_batch_and_leaves_nothing_half_written(tmp_path, number,
 
 def test_a_name_that_the_terminal_cannot_show_ends_no_job(tmp_path):
     picture(tmp_path / "in" / "caf\u00e9 \N{GRINNING FACE}.png", 16, 16)
-    done = subprocess.run(
-        [sys.executable, "-m", "naf_hub", "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY],
-        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}, timeout=60,
-    )  # fmt: skip
+    code = (
+        "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict');"
+        "from naf_hub.commands.main import main; main()"
+    )
+    done = run_python("-c", code, "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY)
     assert done.returncode == 0, done.stderr
-    assert b"caf\\xe9 \\U0001f600.png" in done.stdout
+    assert "caf\\xe9 \\U0001f600.png" in done.stdout
 
 
 def test_photos_are_never_overwritten_nor_results_taken_for_photos(tmp_path):
@@ -351,8 +349,8 @@ def test_a_full_disk_is_told_with_the_photo(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from naf_hub.commands.main import main; main()"
     )
-    command = [sys.executable, "-c", code, "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-    done = subprocess.run([*command, *TINY, "--no-picture"], capture_output=True, text=True, check=False)
+    command = ["-c", code, "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    done = run_python(*command, *TINY, "--no-picture")
     assert done.returncode == 1
     assert "unexpected" not in done.stderr
     assert "a.png: cannot write" in done.stderr

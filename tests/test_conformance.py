@@ -29,8 +29,16 @@ SMALL: dict[str, dict[str, int]] = {
     "vit_up": {"channels": 8, "num_heads": 1, "depth": 2},
     "featup_implicit": {"views": 4, "steps": 3, "batch": 2, "components": 4, "n_freqs": 3},
 }
-# These unroll their windows, which takes long to trace.
+# These unroll their windows, which takes long to trace; and whose steps depend on the sizes, unless they are told.
 SMALL_GRAPHS: dict[str, dict[str, Any]] = {
+    "carafe": {"steps": 1, "up_kernel": 3},
+    "sapa": {"steps": 1, "up_kernel_size": 3},
+    "dysample": {"steps": 1},
+    "uplift": {"steps": 1, "encoder_dims": (4, 4)},
+    "lift": {"steps": 1},
+    "featup_jbu": {"ratio": 2},
+    "anyup": {"qk_dim": 16},
+    "jafar": {"qk_dim": 16},
     "featsharp": {"inputs": ("bilinear", "tiles")},
     "jbu": {"dim": 16, "radius": 2},
     "joint_bilateral_upsampling": {"radius": 1},
@@ -43,7 +51,7 @@ BACKBONES = ("pico", "timm:resnet10t", "timm:vit_tiny_patch16_224")
 @pytest.mark.parametrize("name", naf_hub.list_upsamplers())
 def test_upsampler(name: str, check: str):
     small = SMALL_GRAPHS if check in ("export", "open_sizes") else {}
-    check_upsampler(name, checks=[check], **SMALL.get(name, {}), **small.get(name, {}))
+    check_upsampler(name, checks=[check], **(SMALL.get(name, {}) | small.get(name, {})))
 
 
 @pytest.mark.parametrize("check", BACKBONE_CHECKS)

@@ -164,7 +164,7 @@ def test_it_learns(data: Path, tmp_path: Path, protocol: tuple[str, ...]) -> Non
     assert made.protocol["max_depth"] == 5
     with Image.open(tmp_path / "out" / "nearest-run" / "predictions.png") as sheet:
         assert sheet.width == 4 * 48 + 3 * 4
-        assert sheet.height == 3 * (32 + 22)
+        assert sheet.height >= 3 * (32 + 22)  # captions may take several lines
     assert load_file(tmp_path / "out" / "nearest.safetensors").keys() == {"last.weight", "last.bias"}
 
 

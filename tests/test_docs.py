@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
+import textwrap
+import types
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import naf_hub
@@ -27,6 +32,8 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("register_")]
 
 
 def generator():
+    if str(DOCS) not in sys.path:
+        sys.path.append(str(DOCS))  # it imports the module beside it
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -35,45 +42,76 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["registered.md", "cli.md"])
+@pytest.mark.parametrize(
+    "page", ["index.md", "registered.md", "cli.md", "zoo.md", "zoo.csv", "assets/sortable.js"]
+)
 def test_generated_pages_are_fresh(page: str):
     assert (DOCS / page).read_text(encoding="utf-8") == generator().PAGES[page](), "run `make docs`"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [textwrap.dedent(block) for block in found]
+
+
+def save_photos() -> None:
+    """What the pages call photos of yours."""
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    photo = Image.fromarray(rgb)
+    photo.save("photo.jpg")
+    Image.fromarray(rgb[:, ::-1].copy()).save("other.jpg")
+    photo.save("clip.gif", save_all=True, append_images=[photo.rotate(180)])
+    Path("photos").mkdir()
+    photo.save("photos/photo.jpg")
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/index.md", "docs/quickstart.md", "docs/extract.md", "docs/views.md"]
+    "page",
+    [
+        "README.md",
+        *(f"docs/{name}.md" for name in ("quickstart", "python", "memory", "devices", "extract", "views")),
+    ],
 )
-def test_python_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    Image.fromarray(rgb).save("photo.jpg")
-    Path("photos").mkdir()
-    Image.fromarray(rgb).save("photos/photo.jpg")
+def test_python_examples_run_as_printed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    scope: dict[str, object] = {"image": torch.rand(1, 3, 448, 448), "lr_features": torch.rand(1, 16, 28, 28)}
-    found = [block for block in blocks(ROOT / page, "python") if "naf_hub" in block or "(image)" in block]
+    class Patches(torch.nn.Module):
+        """What torch.hub and transformers would fetch: tokens of patches of 14 pixels, under the names they give."""
+
+        def forward_features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {
+                "x_norm_patchtokens": torch.nn.functional.avg_pool2d(image, 14).flatten(2).transpose(1, 2)
+            }
+
+        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+            tokens = self.forward_features(image)["x_norm_patchtokens"]
+            return {"last_hidden_state": torch.cat([tokens[:, :1], tokens], dim=1)}
+
+    monkeypatch.chdir(tmp_path)
+    save_photos()
+    monkeypatch.setattr(torch.hub, "load", lambda *names: Patches())
+    transformers = types.ModuleType("transformers")
+    transformers.AutoModel = types.SimpleNamespace(from_pretrained=lambda name: Patches())  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    found = blocks(ROOT / page, "python")
     assert found
+    scope: dict[str, object] = {}
     with torch.no_grad():
         for block in found:
-            if "register" not in block:
-                exec(block, scope)
+            exec(block, scope)
 
 
-def install_from_docs(install_plugin, tmp_path: Path, package: str, entry: str) -> None:
-    page = DOCS / "write-a-plugin.md"
-    files = {
-        code.splitlines()[0].removeprefix("# "): code
-        for code in blocks(page, "python")
-        if code.startswith("# ")
-    }
-    own = {name: code for name, code in files.items() if name.startswith(f"{package}/")}
-    assert len(own) == 2
-    assert sum(bool(line.strip()) for code in own.values() for line in code.splitlines()) <= 20
+def files_of(page: str, package: str) -> dict[str, str]:
+    """The blocks of a page that begin with ``# PACKAGE/...``, by that name."""
+    named = {block.splitlines()[0].removeprefix("# "): block for block in blocks(DOCS / page, "python")}
+    return {name: code for name, code in named.items() if name.startswith(f"{package}/")}
+
+
+def install_from_docs(
+    install_plugin, tmp_path: Path, package: str, entry: str, page: str = "write-a-plugin.md"
+) -> None:
+    own = files_of(page, package)
+    assert own
     distribution = package.replace("_", "-")
     install_plugin(distribution, "", entry=entry, module=package)
     root = tmp_path / distribution
@@ -82,6 +120,31 @@ def install_from_docs(install_plugin, tmp_path: Path, package: str, entry: str) 
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(code)
     registry.reload()
+
+
+@pytest.mark.parametrize("package", ["naf_hub_example", "naf_hub_mean_color", "naf_hub_box_blur"])
+def test_plugins_of_the_docs_are_short(package: str):
+    own = files_of("write-a-plugin.md", package)
+    assert len(own) == 2
+    assert sum(bool(line.strip()) for code in own.values() for line in code.splitlines()) <= 20
+
+
+def test_the_learned_upsampler_of_the_docs_works(install_plugin, tmp_path: Path):
+    install_from_docs(install_plugin, tmp_path, "naf_hub_mine", "mine", "add-a-learned-upsampler.md")
+    assert naf_hub.info("mine").learned
+    check_upsampler("mine", checks=["shapes", "gradients"])
+
+
+def test_the_task_and_command_of_the_docs_work(install_plugin, tmp_path: Path):
+    install_from_docs(install_plugin, tmp_path, "naf_hub_flatness", "flatness", "add-a-task.md")
+    report = naf_hub.load_task("flatness").evaluate(["bilinear", "nearest"], None)
+    assert [row.label for row in report.rows] == ["bilinear", "nearest"]
+    assert report["bilinear"].values["change"] == pytest.approx(0, abs=1e-6)
+    top = click.Group("naf-hub", commands={"eval": click.Group("eval")})
+    sys.modules["naf_hub_flatness"].register_commands(top)
+    result = CliRunner().invoke(top, ["eval", "flatness", "--upsampler", "bilinear", "--format", "markdown"])
+    assert result.exit_code == 0, result.output
+    assert "| bilinear | 0.000 |" in result.output
 
 
 def test_the_plugin_of_the_docs_works(install_plugin, tmp_path: Path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from naf_hub.parts.cell_windows import join_cells, products, split_cells, surround, weighted_sums
+from naf_hub.parts.sizes import max_columns, resize_matrix
 from naf_hub.parts.strip_layer import StripLayer
 from naf_hub_dynamic.carafe import CARAFELayer
 from naf_hub_dynamic.dysample import DySampleLayer
@@ -297,3 +298,16 @@ def test_the_examples_of_the_readme_run():
     assert scope["logits"].shape == (1, 21, 112, 112)
     assert scope["scores"].shape == (1, 21, 56, 56)
     assert scope["pyramid"].shape == (1, 64, 112, 112)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(12, 5), (12, 12), (5, 12), (1, 4), (7, 1)])
+def test_resizing_by_a_matrix_is_torchs_with_antialias(n_in: int, n_out: int):
+    maps = torch.randn(1, 2, n_in, 3)
+    expected = F.interpolate(maps, (n_out, 3), mode="bilinear", antialias=True)
+    assert apart(resize_matrix(n_in, n_out, maps) @ maps, expected) < 1e-6
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(12, 5), (31, 4), (12, 6), (7, 7), (5, 12), (7, 1)])
+def test_adaptive_maxima_by_scattering_are_torchs(n_in: int, n_out: int):
+    maps = torch.randn(1, 2, 3, n_in)
+    assert torch.equal(max_columns(maps, n_out), F.adaptive_max_pool2d(maps, (3, n_out)))

@@ -114,6 +114,17 @@ def test_any_size_is_the_next_doubling_shrunk(name: str, inputs):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_fixed_number_of_doublings_is_resized(name: str, inputs):
+    image, features = inputs
+    whole = make(name)(image, features, (16, 20))
+    for size in ((16, 20), (15, 19), (16, 33), (48, 50)):
+        expected = F.interpolate(whole, size, mode="bilinear", antialias=True)
+        assert apart(make(name, steps=2)(image, features, size), expected) < OUTPUT, size
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        make(name, steps=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(name: str, dtype: torch.dtype, inputs):
     image, features = inputs[0].to(dtype), inputs[1].to(dtype)

@@ -99,6 +99,13 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "promises", naf_hub.Promises(export=False))
     with pytest.raises(ValueError, match="promises no graph that serves every size"):
         onnx_export.export_onnx(model, file, 4)
+    for name, options, why in (
+        ("carafe", {"channels": 4}, "say how often by steps="),
+        ("loftup", {"channels": 4, "num_heads": 1, "lr_pe_type": "learnable"}, "table of places"),
+        ("upsample_anything", {}, "fits Gaussians"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            onnx_export.export_onnx(naf_hub.load(name, weights=None, **options), file, 4)
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxruntime" else True)
     with pytest.raises(naf_hub.NafHubError, match=r"onnxruntime: pip install 'naf-hub\[export\]'"):
         onnx_export.export_onnx(load("nearest"), file, 4)

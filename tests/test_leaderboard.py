@@ -16,10 +16,16 @@ from naf_hub.contenders import Contender
 from naf_hub.interfaces import Task
 from naf_hub.leaderboard import Kept, Measure, Plan, assemble, read_plan, run_missing
 from naf_hub.leaderboard.board_plan import Entrant, shipped
+from naf_hub.leaderboard.cells import cells
 from naf_hub.leaderboard.page import html
 from naf_hub.records import BackboneRecord
 from naf_hub.reports import Metric, Report, Row
 from naf_hub.training.settings import ConfigError
+from naf_hub_open_vocabulary.vocabulary_protocol import VocabularyProtocol
+from naf_hub_probing.boundaries import BoundaryProtocol
+from naf_hub_probing.depth import DepthProtocol
+from naf_hub_probing.segmentation import SegmentationProtocol
+from naf_hub_video.video_protocol import VideoProtocol
 
 SCORES = {"nearest": 10.0, "bilinear": 20.0, "bicubic": 30.0}
 
@@ -107,8 +113,6 @@ def test_weights_of_a_path_count_by_their_content(kept, tmp_path):
     def cell_file(content):
         file.write_bytes(content)
         cell = plan(measure(entrants=entrants(f"naf={tmp_path}"))).measures[0]
-        from naf_hub.leaderboard.cells import cells
-
         return next(cells(dataclasses.replace(plan(), measures=(cell,)))).file
 
     assert cell_file(b"one") != cell_file(b"two")
@@ -241,13 +245,15 @@ def test_command(edges, tmp_path):
     out = tmp_path / "board"
     done = leaderboard(edges, "-o", out)
     assert done.exit_code == 1  # one column has no data
-    assert "missing: absent, bilinear: no folder" in done.stderr
+    assert "missing: absent, bilinear, untrained: no folder" in done.stderr
     assert "untrained (grey)" in done.stdout
     assert {path.name for path in out.glob("leaderboard.*")} == {
         f"leaderboard.{ending}" for ending in ("md", "csv", "tex", "html", "json")
     }
     table = Report.load(out / "leaderboard.json")
     assert {"bilinear", "untrained", "untrained (grey)", "image"} == {row.label for row in table.rows}
+    empty = leaderboard(edges, "-o", tmp_path / "empty", "--no-run")
+    assert empty.stdout == "Edges: no figures yet\n"
     again = leaderboard(edges, "-o", out, "--no-run", "--format", "csv")
     assert again.exit_code == 0
     assert again.stdout.startswith("label,upsampler")
@@ -257,6 +263,7 @@ def test_command(edges, tmp_path):
     ("change", "told"),
     [
         (("boundaries", "boundariez"), "boundariez"),
+        (('["pico"]', '[{ model = "pico", protocol = { limit = 2 } }]'), "belong to a measure or to a row"),
         (("bilinear", "bilineer"), "did you mean"),
         (('data = "edges"', 'date = "edges"'), "unknown key 'date'; did you mean data?"),
         (('name = "absent"', 'name = "boundaries"'), "two measures called 'boundaries'"),
@@ -291,8 +298,47 @@ def test_no_plan_of_the_name():
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_shipped_plans_are_read(name):
-    assert read_plan(name).measures
+def test_shipped_plans_name_what_there_is(name):
+    """Reading looks up every task and model, and builds no settings: those of the measures are tried here."""
+    chosen = read_plan(name)
+    rows = {}
+    for cell in cells(chosen):
+        rows.setdefault(cell.column, set()).add(cell.entrant.label)
+        protocol = {"boundaries": BoundaryProtocol, "open_vocabulary": VocabularyProtocol,
+                    "video_segmentation": VideoProtocol, "depth": DepthProtocol,
+                    "segmentation": SegmentationProtocol}[cell.measure.task.name]  # fmt: skip
+        protocol.read(cell.protocol)
+    for column, figures in chosen.paper.items():
+        assert set(figures) <= rows[column]
+    assert name == "edges" or set(chosen.paper) == set(rows)
+
+
+def test_tables_of_the_paper_are_shipped():
+    assert {f"paper-table-{number}" for number in (2, 3, 4, 5, 9, 11, 12)} <= set(shipped())
+    assert read_plan("paper-table-9").paper["Cityscapes, SigLIP2-B"]["large x2"] == 56.98
+
+
+def test_a_row_may_have_settings_of_its_own(kept):
+    larger = Entrant(Contender.parse("bilinear"), "larger", {"enlarge": 2})
+    chosen = plan(measure(protocol={"enlarge": 1}, entrants=(*entrants("bilinear"), larger)))
+    run_missing(chosen, kept)
+    plain, own = cells(chosen)
+    assert plain.file.split("-")[1:3] != own.file.split("-")[1:3]
+    assert [kept.load(cell).protocol["enlarge"] for cell in (plain, own)] == [1, 2]
+    assert [row.label for row in assemble(chosen, kept).table.rows[:2]] == ["bilinear", "larger"]
+
+
+def test_what_is_plainly_missing_is_told_without_a_run(kept, tmp_path):
+    chosen = plan(measure(data=str(tmp_path / "nowhere"), entrants=entrants("nearest", "bicubic", "lift")))
+    there = plan(measure(data=str(tmp_path), entrants=entrants("nearest", "lift")))
+    place = f"no data at {tmp_path / 'nowhere'}"
+    assert assemble(chosen, kept).notes() == [
+        f"missing: toy, nearest, bicubic: {place}",
+        f"missing: toy, lift: {place}; no weights of lift are known; name some, lift=PATH",
+    ]
+    assert list(assemble(there, kept).missing.values()) == [
+        "not evaluated", "no weights of lift are known; name some, lift=PATH",
+    ]  # fmt: skip
 
 
 def test_paper_figures_must_be_numbers(edges):

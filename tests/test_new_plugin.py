@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from import_rules import Tree, unlisted_imports
+from ready_python import run_python
 from test_rooms import listed
 
 import naf_hub
@@ -43,11 +44,10 @@ def write_installed(kind: str, name: str, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "NAF_HUB_STRICT": "1"}
 
 
-def run(*command: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def ruff(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-m", "ruff", *command],
         cwd=folder,
-        env=env,
         capture_output=True,
         text=True,
         timeout=240,
@@ -59,11 +59,11 @@ def run(*command: str, folder: Path, env: dict[str, str] | None = None) -> subpr
 def test_the_package_passes_pytest_and_ruff_as_written(kind: str, tmp_path: Path):
     folder = tmp_path / "plugin"
     env = write_installed(kind, f"made_by_{kind}_template", folder)
-    done = run("pytest", "-q", "-p", "no:cacheprovider", folder=folder, env=env)
+    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", folder=folder, environment=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
     assert "skipped" not in done.stdout
-    done = run("ruff", "check", "--no-cache", ".", folder=folder)
+    done = ruff("check", "--no-cache", ".", folder=folder)
     assert done.returncode == 0, done.stdout
 
 
@@ -75,7 +75,7 @@ def test_the_templates_keep_the_rules_of_this_project(kind: str, tmp_path: Path)
         ["check", "--isolated", "--no-cache", "--select", rules],
         ["format", "--check", "--no-cache", "--isolated"],
     ):
-        done = run("ruff", *command, "--line-length", "110", ".", folder=tmp_path / "plugin")
+        done = ruff(*command, "--line-length", "110", ".", folder=tmp_path / "plugin")
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ready_python import Process, start_python
 from reconstruction_world import COARSE, draw_pictures, finish, same_state, wait_for
 from safetensors.torch import load_file
 from torch import nn
@@ -156,7 +156,7 @@ def test_may_be_continued_to_more_steps_but_not_with_other_settings(images: Path
     assert [entry["step"] for entry in logged(tmp_path / "out", "train")] == [1, 2, 3, 4]
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -167,9 +167,9 @@ def start(install_plugin: Callable[..., None], tmp_path: Path) -> Iterator[Start
     for picture in pictures.iterdir():  # the smallest that the script takes
         Image.open(picture).resize((112, 96)).save(picture)
     path = os.pathsep.join([str(tmp_path / "coarse-plugin"), *(p for p in sys.path if p)])
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
 
-    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    def start(out: Path, *more: str) -> Process:
         arguments = [
             "--teacher",
             "coarse_backbone",
@@ -179,13 +179,8 @@ def start(install_plugin: Callable[..., None], tmp_path: Path) -> Iterator[Start
             str(pictures),
         ]
         arguments += ["--crop-size", "32", "--batch-size", "2", "--pool", "4", "--out", str(out), *more]
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        process = start_python("-c", SCRIPT, *arguments, environment=variables)
         started.append(process)
         return process
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,21 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from ready_python import Process, start_python
 from reconstruction_world import finish, same_state, wait_for
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_world import logged
 
 import naf_hub
-from naf_hub import Backbone
+from naf_hub import Backbone, Upsampler
 from naf_hub.commands.main import cli
 from naf_hub.reports import Report
 from naf_hub.training.checkpoints import newest
 from naf_hub_probing.course import HeadCourse
+from naf_hub_probing.filtering import AsFilter
 from naf_hub_probing.segmentation import Segmentation
+from naf_hub_probing.segmentation_pictures import RIGHT, UNKNOWN, WRONG
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
 SMALL_NAF: dict[str, Any] = {"dim": 16, "num_blocks": 1, "rope_heads": 1, "kernel_size": 3}
@@ -280,6 +282,73 @@ def test_options_reach_the_backbone_and_the_table_is_readable(
         assert text in result.stdout
 
 
+def test_a_preset_decides_what_is_not_given(data: Path, tmp_path: Path) -> None:
+    home = tmp_path / "ADEChallengeData2016"
+    for split, name in (("train", "training"), ("val", "validation")):
+        (home / "images").mkdir(parents=True, exist_ok=True)
+        (home / "annotations").mkdir(exist_ok=True)
+        (data / split / "images").rename(home / "images" / name)
+        (data / split / "labels").rename(home / "annotations" / name)
+    arguments = [
+        "eval",
+        "segmentation",
+        "--backbone",
+        "colours",
+        "--upsampler",
+        "bilinear",
+        "--data",
+        str(tmp_path),
+    ]
+    arguments += ["--preset", "naf-ade20k", "--size", "16", "--label-size", "16", "--device", "cpu", "--json"]
+    refused = CliRunner().invoke(cli, arguments)
+    assert refused.exit_code == 1
+    assert "has 12 pictures in train, and ADE20K 20210" in refused.stderr
+    made = report(CliRunner().invoke(cli, [*arguments, "--allow-incomplete", "--epochs", "1"]))
+    assert made.protocol["preset"] == "naf-ade20k"
+    assert (made.protocol["epochs"], made.protocol["lr"], made.protocol["size"]) == (1, 5e-4, 16)
+    assert made.data["layout"] == "ade20k"
+    assert len(made.data["classes"]) == 151
+
+
+def test_a_filter_keeps_the_size_and_is_enlarged_bilinearly(data: Path) -> None:
+    names = (
+        "--upsampler",
+        "joint_bilateral_upsampling",
+        "--upsampler",
+        "bilinear",
+        "--train-pixels",
+        "100",
+        "--json",
+    )
+    filtered, plain = report(run(data, *names, "--mode", "filter")), report(run(data, *names))
+    assert filtered["bilinear"].values == plain["bilinear"].values
+    guided = "joint_bilateral_upsampling"
+    assert filtered[guided].extras["train_loss"] != plain[guided].extras["train_loss"]
+    model, image, features = naf_hub.load(guided), torch.rand(1, 3, 16, 16), torch.rand(1, 5, 4, 4)
+    assert isinstance(model, Upsampler)
+    expected = torch.nn.functional.interpolate(model(image, features, 4), (16, 16), mode="bilinear")
+    torch.testing.assert_close(AsFilter(model)(image, features), expected)
+
+
+def test_pictures_of_predictions(data: Path, tmp_path: Path) -> None:
+    place = tmp_path / "seen"
+    place.mkdir()
+    (place / "bilinear.png").write_bytes(b"mine")
+    refused = run(data, "--picture", str(place))
+    assert refused.exit_code == 1
+    assert "bilinear.png exists and is no picture of naf-hub" in refused.stderr
+    (place / "bilinear.png").unlink()
+    for _ in range(2):  # its own are replaced
+        report(run(data, "--picture", str(place), "--json"))
+    with Image.open(place / "bilinear.png") as sheet:
+        assert sheet.width == 4 * 48 + 3 * 4
+        counts = {colour: count for count, colour in sheet.getcolors(1 << 16)}  # pyright: ignore
+    # More than the legend holds: most pixels are right, and two rows of each picture have no label.
+    assert counts[RIGHT] > 4 * 30 * 48 * 0.7
+    assert counts[UNKNOWN] > 4 * 2 * 48
+    assert WRONG in counts
+
+
 def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
     report(run(data, "--out", str(tmp_path / "heads"), "--baseline", "--json"))
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [
@@ -289,7 +358,7 @@ def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
         "no-network-RGB-statistics.safetensors",
     ]
     kept = {path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()}
-    assert kept == {"log.jsonl", "naf-hub-run.json", ".run.lock"}
+    assert kept == {"log.jsonl", "naf-hub-run.json", ".run.lock", "predictions.png"}
     stored = load_file(tmp_path / "heads" / "bilinear.safetensors")
     assert {key: tuple(value.shape) for key, value in stored.items()} == {
         "last.weight": (3, 4),
@@ -327,26 +396,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 
 
 def test_killed_and_resumed_equals_straight(data: Path, tmp_path: Path) -> None:
-    def start(out: str) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "naf_hub",
-            "eval",
-            "segmentation",
-            "--data",
-            str(data),
-            "--size",
-            "32",
-        ]
+    def start(out: str) -> Process:
+        command = ["-m", "naf_hub", "eval", "segmentation", "--data", str(data), "--size", "32"]
         command += ["--backbone", "pico", "--upsampler", "bilinear", "--epochs", "40", "--json"]
-        return subprocess.Popen(
-            [*command, "--out", str(tmp_path / out)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        path = os.pathsep.join(filter(None, sys.path))
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return start_python(*command, "--out", str(tmp_path / out), environment=variables)
 
     straight, killed = start("a"), start("b")
     wait_for(lambda: newest(tmp_path / "b" / "bilinear-run" / "checkpoints"), killed)

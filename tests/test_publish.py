@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from hub_server import serve
 from hub_uploads import UploadHub
 from huggingface_hub import ModelCard, constants
+from ready_python import run_python
 from safetensors.torch import load_file
 
 import naf_hub
@@ -92,10 +93,7 @@ def elsewhere(
         "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *command], env={**os.environ, **variables, **environment},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return run_python(*command, environment={**os.environ, **variables, **environment})
 
 
 RESTORER = """

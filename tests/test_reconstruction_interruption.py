@@ -6,11 +6,10 @@ import json
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
+from ready_python import run_python
 from reconstruction_world import (
     BACKBONE,
     draw_pictures,
@@ -99,8 +98,7 @@ for _ in range(20):
 
 def test_killed_at_twenty_random_moments_a_valid_checkpoint_remains(tmp_path):
     """A process that does nothing but save, one checkpoint kept: a kill nearly always hits a write."""
-    command = [sys.executable, "-c", KILLED_TWENTY_TIMES, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = run_python("-c", KILLED_TWENTY_TIMES, str(tmp_path))
     assert done.returncode == 0, done.stderr
     kills = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(kills) == 20

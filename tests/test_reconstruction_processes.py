@@ -1,9 +1,10 @@
-"""Several processes compute what one does: gloo on the CPU, started as users start them."""
+"""Several processes compute what one does: gloo on the CPU, once started as users start them."""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 
 import pytest
 from reconstruction_world import (
@@ -34,13 +35,16 @@ def pictures(tmp_path, install_plugin):
 
 @pytest.fixture
 def start(pictures, tmp_path):
-    """``start(out, *options, processes=1)``."""
-    with training(pictures, tmp_path / "tiny-plugin") as start_one:
-
-        def start(out, *more, processes=1):
-            return start_one(out, *more, launcher=LAUNCH if processes > 1 else ())
-
+    with training(pictures, tmp_path / "tiny-plugin") as start:
         yield start
+
+
+def finish_two(start, out, *more):
+    """Two processes that find each other as those of a launcher do; what the first and the second print."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    both = [start(out, *more, RANK=rank, LOCAL_RANK=rank, **place) for rank in "01"]
+    return [finish(process)[0] for process in both]
 
 
 def logged(out, key="loss"):
@@ -65,23 +69,21 @@ def options(**settings):
 
 def test_two_processes_equal_one_with_the_double_batch(start, tmp_path):
     finish(start(tmp_path / "one", *options(steps=6, batch=4, **GENTLE)))
-    output, _ = finish(start(tmp_path / "two", *options(steps=6, batch=2, **GENTLE), processes=2))
-    assert output.count("6 steps in") == 1, "both processes report"
+    printed = finish_two(start, tmp_path / "two", *options(steps=6, batch=2, **GENTLE))
+    assert ["6 steps in" in output for output in printed] == [True, False], "both processes report"
     assert newest(tmp_path / "two" / "checkpoints").manifest["processes"] == 2
     assert_equal_runs(tmp_path / "one", tmp_path / "two", 6)
 
 
 def test_two_processes_resume_and_name_what_each_skipped(start, pictures, tmp_path):
     (pictures / "002.png").write_bytes(b"no picture")
-    straight = start(tmp_path / "a", *options(steps=6, batch=1), processes=2)
-    finish(straight)
-    first = start(tmp_path / "b", *options(steps=6, batch=1, checkpoint_every=3, keep=9), processes=2)
-    finish(first)
+    finish_two(start, tmp_path / "a", *options(steps=6, batch=1))
+    finish_two(start, tmp_path / "b", *options(steps=6, batch=1, checkpoint_every=3, keep=9))
     for folder in (tmp_path / "b" / "checkpoints").glob("step-00000006"):
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-    finish(start(tmp_path / "b", *options(steps=6, batch=1), "--resume", processes=2))
+    finish_two(start, tmp_path / "b", *options(steps=6, batch=1), "--resume")
     assert logged(tmp_path / "a") == pytest.approx(logged(tmp_path / "b"), abs=1e-6)
     left = newest(tmp_path / "a" / "checkpoints")
     assert list(left.manifest["skipped"]) == [str(pictures / "002.png")]
@@ -91,7 +93,7 @@ def test_two_processes_resume_and_name_what_each_skipped(start, pictures, tmp_pa
 
 def test_one_signal_stops_both_with_one_checkpoint(start, tmp_path):
     out = tmp_path / "run"
-    process = start(out, *options(steps=100000, checkpoint_every=100000), processes=2)
+    process = start(out, *options(steps=100000, checkpoint_every=100000), launcher=LAUNCH)
     wait_for(lambda: has_trained(out), process)
     process.send_signal(signal.SIGTERM)  # the launcher passes it on to its processes
     process.communicate(timeout=120)

@@ -39,7 +39,7 @@ def test_the_oldest_are_the_bounds_that_are_declared(project):
     extras = project["optional-dependencies"]
     declared = [
         *project["dependencies"],
-        *(text for name in ("demo", "eval", "export", "train") for text in extras[name]),
+        *(text for name in ("app", "demo", "eval", "export", "train") for text in extras[name]),
     ]
     for text in declared:
         requirement = Requirement(text)

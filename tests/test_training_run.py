@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ready_python import Process, start_python
 from reconstruction_world import finish, same_state, wait_for
 from safetensors.torch import load_file
 from training_world import Line, line, logged, stop_after
@@ -104,16 +104,11 @@ def test_of_several_processes_each_learns_of_the_signal_of_any():
 
 
 def test_killed_and_resumed_equals_straight(tmp_path):
-    def start(out: str) -> subprocess.Popen[str]:
+    def start(out: str) -> Process:
         here = Path(__file__).parent
         path = os.pathsep.join([str(here), *(p for p in sys.path if p)])
-        return subprocess.Popen(
-            [sys.executable, str(here / "training_world.py"), str(tmp_path / out), "30"],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return start_python(str(here / "training_world.py"), str(tmp_path / out), "30", environment=variables)
 
     straight, killed = start("a"), start("b")
     wait_for(lambda: newest(tmp_path / "b" / "checkpoints"), killed)

@@ -73,8 +73,11 @@ def leaderboard_command(
         with atomic_file(folder / f"leaderboard.{ending}") as temporary:
             temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     shown = board.table
-    click.echo({"table": shown.table, "json": shown.to_json, "csv": shown.csv, "markdown": shown.markdown,
-                "latex": shown.latex}[format_]())  # fmt: skip
+    if format_ == "table" and not shown.rows:
+        click.echo(f"{chosen.title}: no figures yet")
+    else:
+        click.echo({"table": shown.table, "json": shown.to_json, "csv": shown.csv, "markdown": shown.markdown,
+                    "latex": shown.latex}[format_]())  # fmt: skip
     if board.paper is not None and format_ == "table":
         click.echo("\n" + board.paper.table())
     for line in board.notes():

@@ -104,6 +104,7 @@ def eval_group() -> None:
 
 def _add_commands() -> None:
     from . import (
+        app,
         bench,
         compare,
         completion,
@@ -132,6 +133,7 @@ def _add_commands() -> None:
         bench.bench_command,
         leaderboard.leaderboard_command,
         demo.demo_command,
+        app.app_command,
         convert.convert_command,
         export.export_command,
         new_plugin.new_plugin_command,

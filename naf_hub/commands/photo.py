@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contenders import name_model
-from ..image_sizes import ImageSize, describe_image_size, is_bounded, resized
-from ..made_with import KEY, describe_photo, record, sidecar
+from ..feature_writing import write_features
+from ..image_sizes import ImageSize, describe_image_size
+from ..made_with import KEY, describe_photo, record
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..pipeline import FeaturePipeline
+    from ..upsampled_photo import UpsampledPhoto
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,80 +66,37 @@ def upsample_file(
         NotEnoughMemoryError: what it needs is not free.
         ValueError: the sizes do not fit the model.
     """
-    import torch
+    from ..upsampled_photo import upsample_photo
 
-    from ..images import read_image
-    from ..memory import needed_memory, require_memory
-
-    image = read_image(source)[None]
     made_of = describe_photo(source, place or Path(source.name))
-    height, width = image.shape[-2:]
-    size = model.working_size(height, width, settings.size)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), image.device)
-    what = f"{source}: {size[0]}x{size[1]} pixels of features"
-    require_memory(needed_memory(model, size), what, "give a smaller --size", str(device))
-    image = resized(image, size)
-    start = time.perf_counter()
-    with torch.no_grad():
-        image = image.to(device)
-        gathered = model.upsampler.gather(image, model.backbone)
-        low, features = model.upsampler.reference(gathered), model.upsampler(image, gathered)
-    seconds = time.perf_counter() - start
+    done = upsample_photo(model, source, settings.size)
     for target in targets:
         made = record(settings.of(target), made_of)
         if target.suffix == ".png":
-            _write_picture(target, image[0], low[0], features[0], model, made)
+            _write_picture(target, done, model, made)
         else:
-            _write_features(target, features[0], low[0], settings.dtype, made)
+            write_features(target, done.features, done.low, settings.dtype, made)
     return {
         "image": str(source),
-        "image_size": list(size),
-        "bounded": is_bounded(height, width, settings.size),
-        "low_res": list(low.shape[1:]),
-        "features": list(features.shape[1:]),
-        "seconds": round(seconds, 3),
+        "image_size": list(done.image.shape[-2:]),
+        "bounded": done.bounded,
+        "low_res": list(done.low.shape),
+        "features": list(done.features.shape),
+        "seconds": round(done.seconds, 3),
         "files": [str(target) for target in targets],
     }
 
 
-def _write_features(target: Path, features: Tensor, low: Tensor, dtype: str, made: str) -> None:
-    """Write features (C, H, W), and in safetensors the low-resolution (C, h, w) ones beside them."""
-    import torch
-
-    from ..atomic import atomic_file
-
-    tensors = {"features": features, "low_res": low}
-    tensors = {k: v.detach().to("cpu", getattr(torch, dtype)).contiguous() for k, v in tensors.items()}
-    if target.suffix == ".npy":
-        import numpy as np
-
-        sidecar(target).unlink(missing_ok=True)  # it must never tell of another array
-        with atomic_file(target) as temporary:
-            np.save(temporary, tensors["features"].numpy())
-        with atomic_file(sidecar(target)) as temporary:
-            temporary.write_text(made, encoding="ascii")
-        return
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with atomic_file(target) as temporary:
-        try:
-            save_file(tensors, temporary, {KEY: made})
-        except SafetensorError as error:  # a full disk, say
-            raise OSError(f"cannot write {target}: {error}") from error
-
-
-def _write_picture(
-    target: Path, image: Tensor, low: Tensor, features: Tensor, model: FeaturePipeline, made: str
-) -> None:
+def _write_picture(target: Path, done: UpsampledPhoto, model: FeaturePipeline, made: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     from ..atomic import atomic_file
     from ..picture import PcaBasis, photo, side_by_side
 
+    low, features = done.low, done.features
     basis = PcaBasis.fit(low)
     panels = [
-        ("photo", photo(image)),
+        ("photo", photo(done.image)),
         (f"{name_model(model.backbone)} {low.shape[-2]}x{low.shape[-1]}", basis.picture(low)),
         (f"{name_model(model.upsampler)} {features.shape[-2]}x{features.shape[-1]}", basis.picture(features)),
     ]

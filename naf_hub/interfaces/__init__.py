@@ -4,6 +4,7 @@ from ..records import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone
 from .foreign_weights import ForeignWeights, Shape, Step
 from .normalize import Normalize
+from .plain_module import wrap
 from .restorer import Restorer
 from .stand_in import StandIn
 from .task import Task
@@ -22,4 +23,5 @@ __all__ = [
     "Step",
     "Task",
     "Upsampler",
+    "wrap",
 ]

@@ -25,6 +25,7 @@ from ..records import Origin
 from ..streaming import fill
 from ..wants import Want
 from .backbone import Backbone
+from .plain_module import require_map
 
 # What an upsampler gathers of a backbone: one map, or several by name.
 Features: TypeAlias = "Tensor | Mapping[str, Tensor]"
@@ -72,12 +73,12 @@ class Upsampler(nn.Module):
             (B, C, h, w) if one map is wanted, else the maps by ``Want.name``.
 
         Raises:
-            MapError: the backbone does not have a map that is wanted.
+            MapError: the backbone does not have a map that is wanted, or a plain module's output is no map.
         """
         if isinstance(backbone, Backbone):
             found = backbone.maps(image, *self.wants)
         elif all(want == Want() for want in self.wants):
-            found = (backbone(image),) * len(self.wants)
+            found = (require_map(backbone(image), backbone),) * len(self.wants)
         else:
             names = ", ".join(want.name for want in self.wants)
             raise MapError(
@@ -250,7 +251,9 @@ class Upsampler(nn.Module):
         """Pixels of :meth:`upsample`, see :meth:`features_at`; a method that can make pixels alone overrides it.
 
         Args:
-            image, features, output_size: checked.
+            image: checked.
+            features: checked.
+            output_size: (H, W).
             points: (B, N, 2) int64 (x, y), checked, on the image's device.
 
         Returns:

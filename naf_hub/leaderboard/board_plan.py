@@ -18,10 +18,11 @@ from ..training.settings import ConfigError, build, parse_toml
 
 @dataclasses.dataclass(frozen=True)
 class Entrant:
-    """A contender and what its rows or columns are called."""
+    """A contender and what its rows or columns are called; for its rows alone, settings over those of a measure."""
 
     contender: Contender
     label: str
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ class _Model:
     model: str
     label: str = ""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +191,11 @@ def _entrants(named: Sequence[Any], kind: type[Record]) -> tuple[Entrant, ...]:
             contender = Contender.parse(model.model, kind=kind, options=model.options)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        found.append(Entrant(contender, model.label or contender.label))
+        if model.protocol and kind is BackboneRecord:
+            raise ConfigError(
+                f"backbone {model.model!r}: settings of a protocol belong to a measure or to a row"
+            )
+        found.append(Entrant(contender, model.label or contender.label, model.protocol))
     labels = [entrant.label for entrant in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:

@@ -33,13 +33,29 @@ class Cell:
         return f"{self.measure.name}, {self.backbone.label}"
 
     @property
+    def protocol(self) -> dict[str, Any]:
+        """The measure's settings, and over them those of the row."""
+        return {**self.measure.protocol, **self.entrant.protocol}
+
+    @property
+    def lacks(self) -> str:
+        """What must be there first and is not, as far as that is plain without loading anything; else empty."""
+        data, contender = self.measure.data, self.entrant.contender
+        found = [
+            f"no data at {p}" for p in ([data] if isinstance(data, str) else data) if not Path(p).exists()
+        ]
+        if contender.weights == "default" and not contender.record.weights:
+            found.append(f"no weights of {contender.name} are known; name some, {contender.name}=PATH")
+        return "; ".join(found)
+
+    @property
     def file(self) -> str:
         """Name of the file its report is kept in: readable words, and a digest of all that decides the figures."""
         facts = {
             "task": self.measure.task.name,
             "version": self.measure.task.version,
             "data": self.measure.data,
-            "protocol": self.measure.protocol,
+            "protocol": self.protocol,
             "options": self.measure.options,
             "controls": self.measure.controls,
             "contender": _facts(self.entrant.contender),
@@ -129,7 +145,7 @@ def compare(cell: Cell, report: Report, like: Report | None = None) -> str:
         return f"task {report.task}, not {task.name}"
     if report.version != task.version:
         return f"protocol version {report.version}, and {task.name} is at {task.version}"
-    wanted = json.loads(json.dumps(dict(cell.measure.protocol if like is None else like.protocol)))
+    wanted = json.loads(json.dumps(dict(cell.protocol if like is None else like.protocol)))
     other = [key for key, value in wanted.items() if key in report.protocol and report.protocol[key] != value]
     return "; ".join(f"{key} = {report.protocol[key]!r}, not {wanted[key]!r}" for key in other)
 
@@ -177,7 +193,7 @@ def evaluate(cell: Cell, device: Any) -> Report:
     report = measure.task.evaluate(
         [cell.entrant.contender],
         measure.data,
-        measure.protocol,
+        cell.protocol,
         backbone=None if cell.backbone is None else cell.backbone.contender,
         device=device,
         **keywords,

@@ -33,9 +33,12 @@ class Board:
     missing: Mapping[tuple[str, str], str]
 
     def notes(self) -> list[str]:
-        """Lines that say what is missing and what was left out."""
+        """Lines that say what is missing, those of a column that lack the same in one, and what was left out."""
+        lacking: dict[tuple[str, str], list[str]] = {}
+        for (column, label), reason in self.missing.items():
+            lacking.setdefault((column, reason), []).append(label)
         return [
-            *(f"missing: {column}, {label}: {reason}" for (column, label), reason in self.missing.items()),
+            *(f"missing: {column}, {', '.join(labels)}: {why}" for (column, why), labels in lacking.items()),
             *(f"not comparable: {file}: {reason}" for file, reason in self.left_out.items()),
         ]
 
@@ -61,7 +64,7 @@ def assemble(plan: Plan, kept: Kept, failed: Mapping[tuple[str, str], str] | Non
         columns[cell.column] = dataclasses.replace(metric, name=cell.column, title=title)
         report = kept.load(cell)
         if report is None:
-            reason = (failed or {}).get((cell.column, cell.entrant.label)) or "not evaluated"
+            reason = (failed or {}).get((cell.column, cell.entrant.label)) or cell.lacks or "not evaluated"
             missing[cell.column, cell.entrant.label] = reason
             left_out.update(kept.outdated(cell, current))
             continue
@@ -89,7 +92,8 @@ def _brought(plan: Plan, kept: Kept, left_out: dict[str, str]) -> Iterator[tuple
     columns: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells(plan):
         backbone = "" if cell.backbone is None else cell.backbone.contender.label
-        columns.setdefault((cell.measure.name, backbone), []).append(cell)
+        if not cell.entrant.protocol:  # settings of one row are not the column's
+            columns.setdefault((cell.measure.name, backbone), []).append(cell)
     for measure in plan.measures:
         for path in measure.reports:
             try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .pieces import Range
 from .precision import without_autocast
+from .sizes import are_known, number
 
 BORDERS = ("zeros", "replicate")
 
@@ -40,8 +41,12 @@ def surround(strip: Tensor, rows: Range, reach: int, height: int, border: str = 
     if border == "zeros":
         return F.pad(strip, (0, 0, reach, reach, top, bottom))
     _, count, width, _ = strip.shape
-    down = torch.arange(-top, count + bottom, device=strip.device).clamp(0, count - 1)
-    across = torch.arange(-reach, width + reach, device=strip.device).clamp(0, width - 1)
+    down = torch.arange(-top, count + bottom, device=strip.device).clamp(min=0)
+    across = torch.arange(-reach, width + reach, device=strip.device).clamp(min=0)
+    down, across = (
+        torch.minimum(found, number(last, strip.device))
+        for found, last in ((down, count - 1), (across, width - 1))
+    )
     return strip[:, down][:, :, across]
 
 
@@ -57,6 +62,8 @@ def weighted_sums(surrounded: Tensor, weights: Tensor) -> Tensor:
         (B, P, Q, n, C).
     """
     side = weights.shape[-1]
+    if not are_known(*surrounded.shape):
+        return _sums_by_row(surrounded, weights)
     packed = _pack(weights, side)
     groups: list[Tensor] = []
     for group, channels in enumerate(surrounded.chunk(weights.shape[3], dim=-1)):
@@ -81,6 +88,9 @@ def products(surrounded: Tensor, vectors: Tensor, side: int) -> Tensor:
     Returns:
         (B, P, Q, n, k, k).
     """
+    if not are_known(*surrounded.shape):
+        near = _across(surrounded, side).mT
+        return torch.stack([vectors @ near.narrow(1, i, vectors.shape[1]) for i in range(side)], dim=-2)
     packed = _pack(vectors, side)
     found = torch.stack([torch.bmm(packed, cells.mT) for cells in _window_rows(surrounded, side)], dim=2)
     return _unpack(found, surrounded, side)
@@ -107,6 +117,21 @@ def _window_rows(surrounded: Tensor, side: int) -> Iterator[Tensor]:
     count = len(cells) - (side - 1) * width
     for row in range(side):
         yield cells[row * width : row * width + count].unfold(0, side, 1).mT
+
+
+def _across(surrounded: Tensor, side: int) -> Tensor:
+    """The cells that each window has in each row: (B, R, Q + k - 1, C) -> (B, R, Q, k, C)."""
+    count, device = surrounded.shape[2] - side + 1, surrounded.device
+    places = torch.arange(count, device=device)[:, None] + torch.arange(side, device=device)
+    return surrounded.index_select(2, places.flatten()).unflatten(2, (count, side))
+
+
+def _sums_by_row(surrounded: Tensor, weights: Tensor) -> Tensor:
+    """:func:`weighted_sums` where sizes are unknown: views of windows that wrap around are nothing that ONNX takes."""
+    rows, groups, side = weights.shape[1], weights.shape[3], weights.shape[-1]
+    near = _across(surrounded, side).unflatten(-1, (groups, -1)).transpose(3, 4)
+    parts = [weights[..., i, :] @ near.narrow(1, i, rows) for i in range(side)]
+    return torch.stack(parts).sum(0).transpose(3, 4).flatten(-2)
 
 
 def _pack(values: Tensor, side: int) -> Tensor:

@@ -17,7 +17,9 @@ Range = tuple[int, int]
 
 
 def split(size: int, step: int) -> list[Range]:
-    """``[(0, step), (step, 2 * step), ...]`` up to ``size``."""
+    """``[(0, step), (step, 2 * step), ...]`` up to ``size``; one range where either is unknown."""
+    if not are_known(size, step):
+        return [(0, size)]
     step = max(1, min(step, size))
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 

@@ -50,6 +50,16 @@ def number(size: int, device: torch.device | str | None = None) -> Tensor:
     return torch.full((), size, device=device)
 
 
+def line(first: float, last: float, count: int, like: Tensor) -> Tensor:
+    """``torch.linspace``, which takes no symbols, in the dtype and on the device of ``like``."""
+    if are_known(count):
+        return torch.linspace(first, last, count, dtype=like.dtype, device=like.device)
+    place, end = torch.arange(count, device=like.device), number(count - 1, like.device)
+    # Rounded once, as a fused multiply-add is: to the last bit, which LoftUp's sines amplify ten thousandfold.
+    step = ((last - first) / end.to(like.dtype)).double()
+    return torch.where(2 * place < end, first + step * place, last - step * (end - place)).to(like.dtype)
+
+
 def crop(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """The first rows and columns (B, C, H, W) of larger maps; slicing by unknown sizes would compare them."""
     if are_known(*maps.shape[-2:], *size):
@@ -66,6 +76,63 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(maps, size)
     rows, columns = pooling_matrix(height, size[0], maps), pooling_matrix(width, size[1], maps)
     return rows @ (maps @ columns.T)
+
+
+def max_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``adaptive_max_pool2d`` of (B, C, H, W) maps; with unknown sizes axis by axis, by operators that ONNX has."""
+    if are_known(*maps.shape, *size):
+        return F.adaptive_max_pool2d(maps, size)
+    return max_columns(max_columns(maps, size[1]).mT, size[0]).mT
+
+
+def max_columns(maps: Tensor, n_out: int) -> Tensor:
+    """Adaptive maxima along the last axis of maps, whatever is known of the sizes."""
+    n_in, device = maps.shape[-1], maps.device
+    wide, narrow = number(n_in, device), number(n_out, device)
+    bins, cells = torch.arange(n_out, device=device), torch.arange(n_in, device=device)
+    # Bins narrower than a cell hold their first and last cell alone; of others, a cell is in its first and last alone.
+    first, last = bins * wide // narrow, ((bins + 1) * wide + narrow - 1) // narrow - 1
+    found = torch.maximum(maps.index_select(-1, first), maps.index_select(-1, last))
+    for of_cell in (cells * narrow // wide, ((cells + 1) * narrow + wide - 1) // wide - 1):
+        found = found.scatter_reduce(-1, of_cell.expand(maps.shape), maps, "amax")
+    return found
+
+
+def nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest interpolation of (B, C, H, W) maps; with unknown sizes by its own arithmetic, which is not ONNX's."""
+    height, width = maps.shape[-2:]
+    if are_known(height, width, *size):
+        return F.interpolate(maps, size)
+    rows, columns = (
+        nearest_places(n_in, n_out, maps.device) for n_in, n_out in ((height, size[0]), (width, size[1]))
+    )
+    return maps.index_select(2, rows).index_select(3, columns)
+
+
+def nearest_places(n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """The indices (n_out,) that nearest interpolation takes along one axis."""
+    if are_known(n_in, n_out):
+        places = torch.arange(n_in, dtype=torch.float32, device=device)
+        return F.interpolate(places[None, None], n_out)[0, 0].long()
+    ratio = number(n_in, device).float() / number(n_out, device).float()
+    places = (torch.arange(n_out, device=device).float() * ratio).floor().long()
+    return torch.minimum(places, number(n_in - 1, device))
+
+
+def resize_matrix(
+    n_in: int,
+    n_out: int,
+    like: Tensor,
+    outputs: tuple[int, int] | None = None,
+    inputs: tuple[int, int] | None = None,
+) -> Tensor:
+    """(n_out, n_in) weights of bilinear resizing with antialias along one axis, half-pixel centres; else as
+    :func:`pooling_matrix`."""
+    ratio = number(n_in, like.device).double() / number(n_out, like.device).double()
+    centres = (torch.arange(*(outputs or (0, n_out)), device=like.device).double() + 0.5) * ratio
+    positions = torch.arange(*(inputs or (0, n_in)), device=like.device).double() + 0.5
+    weights = (1 - (positions - centres[:, None]).abs() / ratio.clamp(min=1)).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
 
 
 def pooling_matrix(

@@ -5,13 +5,18 @@ from __future__ import annotations
 import abc
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .budget import working_memory
 from .pieces import Range, assemble, split
 from .precision import without_autocast, working_dtype
+from .sizes import are_equal, are_known, resize_matrix
+
+# Why a method that counts its doublings by the sizes makes no graph that leaves them open.
+COUNTED = (
+    "it doubles as often as the output needs, which no graph can count; say how often by steps= (4: x16)"
+)
 
 
 class StripLayer(nn.Module, abc.ABC):
@@ -52,7 +57,8 @@ class StripLayer(nn.Module, abc.ABC):
 
         Args:
             maps: the features (B, C, H, W) and what else the layer takes.
-            size: (H', W') that the output is shrunk to, on no axis larger than it; default its own.
+            size: (H', W') that the output is resized to, see :func:`shrink`; default its own. A smaller output is made
+                at once, without the map that it is shrunk from, but not where sizes are unknown.
             memory: bytes to keep to beside maps and output, as far as single rows allow; default what suits the
                 device.
 
@@ -65,9 +71,14 @@ class StripLayer(nn.Module, abc.ABC):
             raise ValueError(
                 f"{type(self).__name__} is made for {self.channels} feature channels, got {channels}"
             )
-        maps = self.prepared(*maps)
         scale, full = self.scale, (height * self.scale, width * self.scale)
         size = size or full
+        known = are_known(batch, height, width, *size)
+        if not are_equal(size, full) and not (known and size[0] <= full[0] and size[1] <= full[1]):
+            return shrink(self.make(*maps, memory=memory), size)
+        maps = self.prepared(*maps)
+        if not known:
+            return self.strip((0, height), *maps).to(features.dtype)
         itemsize = working_dtype(features.dtype).itemsize
         fitting = working_memory(memory, features.device.type) // (batch * self.row_values(width) * itemsize)
 
@@ -102,6 +113,10 @@ def count_doublings(grid: tuple[int, int], size: tuple[int, int]) -> int:
 def shrink(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with antialias, half-pixel centres (enlarged, antialias changes nothing); dtype as given."""
     wide = features.to(working_dtype(features.dtype))
+    grid = (wide.shape[-2], wide.shape[-1])
+    if not are_known(*grid, *size):
+        rows, columns = (resize_matrix(*sides, wide) for sides in zip(grid, size, strict=True))
+        return (rows @ (wide @ columns.T)).to(features.dtype)
     return F.interpolate(wide, size, mode="bilinear", antialias=True).to(features.dtype)
 
 
@@ -117,9 +132,5 @@ def _shrink_part(
     part: Tensor, within: Range, rows: Range, full: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
     """Some rows of :func:`shrink`, of the input rows ``within``, from an input of ``full`` size."""
-    ratio = full[0] / size[0]
-    centres = (torch.arange(*rows, dtype=torch.float64, device=part.device) + 0.5) * ratio
-    inputs = torch.arange(*within, dtype=torch.float64, device=part.device) + 0.5
-    weights = (1 - (inputs - centres[:, None]).abs() / ratio).clamp(min=0)
-    weights = (weights / weights.sum(1, keepdim=True)).to(part.dtype)
+    weights = resize_matrix(full[0], size[0], part, rows, within)
     return weights @ F.interpolate(part, (part.shape[2], size[1]), mode="bilinear", antialias=True)

@@ -9,7 +9,7 @@ from naf_hub import Promises
 from naf_hub.parts.cell_windows import BORDERS, clip, join_cells, surround, weighted_sums
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
-from naf_hub.parts.strip_layer import StripLayer
+from naf_hub.parts.strip_layer import COUNTED, StripLayer
 
 from .doubling import Doubling
 
@@ -117,7 +117,7 @@ class CARAFE(Doubling):
     Args:
         channels: feature channels C that it is made for; filled in where a backbone is named.
         up_kernel, up_group, encoder_kernel, encoder_dilation, compressed_channels, border: of the layers.
-        layers, memory: see :class:`Doubling`. FeatUp's baseline is ``up_kernel=3, layers=4``.
+        layers, memory, steps: see :class:`Doubling`. FeatUp's baseline is ``up_kernel=3, layers=4``.
 
     Raises:
         ValueError: options that do not fit together.
@@ -136,6 +136,7 @@ class CARAFE(Doubling):
         border: str = "zeros",
         layers: int = 1,
         memory: int | str | None = None,
+        steps: int | None = None,
     ) -> None:
         def layer(channels: int) -> CARAFELayer:
             return CARAFELayer(
@@ -149,6 +150,9 @@ class CARAFE(Doubling):
                 border,
             )
 
-        super().__init__(layer, channels, layers, memory)
+        super().__init__(layer, channels, layers, memory, steps)
         # Published borders take a share of the weights with them.
-        self.promises = Promises(constant=border != "zeros", range=border != "zeros")
+        convex = border != "zeros"
+        self.promises = Promises(
+            constant=convex, range=convex, open_sizes=steps is not None, closed_sizes=COUNTED
+        )

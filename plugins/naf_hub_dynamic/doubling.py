@@ -21,6 +21,8 @@ class Doubling(Upsampler):
     Args:
         layer: makes a layer for C channels.
         channels: feature channels C that it is made for; filled in where a backbone is named.
+        steps: double so often, whatever the output's size, and enlarge a smaller result bilinearly. That is what an
+            exported graph with open sizes needs, which cannot count; 4 suits an output of 16 pixels a cell.
         layers: how many layers with weights of their own; a step past the last uses the last again. 1 shares one
             layer among all steps; 4 is the wiring of FeatUp's baselines (arXiv 2403.10516), which always goes x16.
         memory: working memory to keep to beside the maps, in bytes or as text such as ``"512MiB"``; by default 64 MiB
@@ -36,6 +38,7 @@ class Doubling(Upsampler):
         channels: int | None,
         layers: int,
         memory: int | str | None,
+        steps: int | None,
     ) -> None:
         super().__init__()
         if channels is None:
@@ -44,7 +47,10 @@ class Doubling(Upsampler):
             )
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         self.channels = channels
+        self.steps = steps
         self.layers = layers
         self.memory = None if memory is None else parse_bytes(memory)
         for number in range(1, layers + 1):
@@ -65,9 +71,10 @@ class Doubling(Upsampler):
 
     def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         """As :meth:`forward`, for an image that is already normalised where the method looks at it."""
-        steps = count_doublings((features.shape[-2], features.shape[-1]), output_size)
+        grid = (features.shape[-2], features.shape[-1])
+        steps = count_doublings(grid, output_size) if self.steps is None else self.steps
         if not steps:
-            return features if features.shape[-2:] == output_size else shrink(features, output_size)
+            return features if grid == output_size else shrink(features, output_size)
         memory = working_memory(self.memory, features.device.type)
         for step in range(1, steps + 1):
             size = output_size if step == steps else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from naf_hub import Promises
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import without_autocast, working_dtype
-from naf_hub.parts.strip_layer import StripLayer
+from naf_hub.parts.strip_layer import COUNTED, StripLayer
 
 from .doubling import Doubling
 
@@ -144,14 +144,13 @@ class DySample(Doubling):
     Args:
         channels: feature channels C that it is made for; filled in where a backbone is named.
         style, groups, dyscope: see :class:`DySampleLayer`.
-        layers, memory: see :class:`Doubling`.
+        layers, memory, steps: see :class:`Doubling`.
 
     Raises:
         ValueError: options that do not fit together.
     """
 
     guided = False
-    promises = Promises(range=True)
 
     def __init__(
         self,
@@ -161,7 +160,13 @@ class DySample(Doubling):
         dyscope: bool = False,
         layers: int = 1,
         memory: int | str | None = None,
+        steps: int | None = None,
     ) -> None:
         super().__init__(
-            lambda channels: DySampleLayer(channels, 2, style, groups, dyscope), channels, layers, memory
+            lambda channels: DySampleLayer(channels, 2, style, groups, dyscope),
+            channels,
+            layers,
+            memory,
+            steps,
         )
+        self.promises = Promises(range=True, open_sizes=steps is not None, closed_sizes=COUNTED)

@@ -17,7 +17,8 @@ from naf_hub.parts.cell_windows import (
 )
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
-from naf_hub.parts.strip_layer import StripLayer
+from naf_hub.parts.sizes import average_pool
+from naf_hub.parts.strip_layer import COUNTED, StripLayer
 
 from .doubling import Doubling
 
@@ -199,7 +200,7 @@ class SAPA(Doubling):
     Args:
         channels: feature channels C that it is made for; filled in where a backbone is named.
         up_kernel_size, embedding_dim, qkv_bias, q_mode, v_embed, border: see :class:`SAPALayer`.
-        layers, memory: see :class:`Doubling`.
+        layers, memory, steps: see :class:`Doubling`.
 
     Raises:
         ValueError: options that do not fit together.
@@ -216,6 +217,7 @@ class SAPA(Doubling):
         border: str = "zeros",
         layers: int = 1,
         memory: int | str | None = None,
+        steps: int | None = None,
     ) -> None:
         def layer(channels: int) -> SAPALayer:
             return SAPALayer(
@@ -230,15 +232,17 @@ class SAPA(Doubling):
                 border=border,
             )
 
-        super().__init__(layer, channels, layers, memory)
+        super().__init__(layer, channels, layers, memory, steps)
         self.normalize = Normalize()
         # Published borders take a share of the weights with them; projected features are no mean of features.
         convex = border != "zeros" and not v_embed
-        self.promises = Promises(constant=convex, range=convex)
+        self.promises = Promises(
+            constant=convex, range=convex, open_sizes=steps is not None, closed_sizes=COUNTED
+        )
 
     def maps(self, image: Tensor, features: Tensor) -> tuple[Tensor, ...]:
         doubled = 2 * features.shape[-2], 2 * features.shape[-1]
-        return features, F.adaptive_avg_pool2d(image, doubled)
+        return features, average_pool(image, doubled)
 
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         return self.filter(self.normalize(image), features, output_size)

@@ -44,7 +44,10 @@ class FeatSharp(ForeignWeights, Upsampler):
         ValueError: options that do not fit together; or, when called, features without tiles.
     """
 
-    promises = Promises(constant=False)
+    promises = Promises(
+        constant=False,
+        closed_sizes="it needs tiles of a fixed size (resolution=), so that its grid is fixed, too",
+    )
 
     def __init__(
         self,

@@ -48,7 +48,9 @@ class Implicit(Upsampler):
         ValueError: a number below 1, or a learning rate that is not positive.
     """
 
-    promises = Promises(constant=False, export=False, gradients=False)
+    promises = Promises(
+        constant=False, export=False, gradients=False, closed_sizes="it trains a network for each image"
+    )
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from naf_hub import ForeignWeights, Normalize, Promises, Upsampler
 from naf_hub.interfaces import Features, Shape, Step
 from naf_hub.parts.precision import without_autocast, working_dtype
+from naf_hub.parts.sizes import are_equal, average_pool
 
 from .jbu_stage import JBUStage, Projection
 
@@ -52,7 +53,9 @@ class JBUStack(ForeignWeights, Upsampler):
         if feat_dim < 1:
             raise ValueError(f"feat_dim must be positive, got {feat_dim}")
         self.ratio = ratio
-        self.promises = Promises(linear_groups=None if norm or projection else 1, constant=False)
+        self.promises = Promises(
+            linear_groups=None if norm or projection else 1, constant=False, open_sizes=True
+        )
         self.normalize = Normalize()
         self.norm = nn.LayerNorm(feat_dim) if norm else None
         self.up1, self.up2, self.up3, self.up4 = (JBUStage() for _ in range(4))
@@ -133,7 +136,7 @@ class JBUStack(ForeignWeights, Upsampler):
                 self.norm = nn.LayerNorm(width, device=device)
         if "norm.weight" in plan:
             self.norm = nn.LayerNorm(shapes[plan["norm.weight"][0]][0], device=device)
-            self.promises = Promises(constant=False)
+            self.promises = Promises(constant=False, open_sizes=True)
         elif self.norm is not None:
             # Published checkpoints hold none of it: it was frozen as it started.
             self.norm = nn.LayerNorm(list(self.norm.normalized_shape), elementwise_affine=False)
@@ -146,8 +149,8 @@ def _run(image: Tensor, features: Tensor, model: JBUStack, size: tuple[int, int]
     stages = model.stages
     for number, stage in enumerate(stages, start=1):
         doubled = (2 * maps.shape[-2], 2 * maps.shape[-1])
-        guidance = F.adaptive_avg_pool2d(image.to(maps.dtype), doubled)
+        guidance = average_pool(image.to(maps.dtype), doubled)
         maps = stage(maps, guidance, model.projection(maps) if number == len(stages) else None)
-    if size is not None and maps.shape[-2:] != size:
+    if size is not None and not are_equal(maps.shape[-2:], size):
         maps = F.interpolate(maps, size, mode="bilinear")
     return maps.to(features.dtype)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub.parts.pieces import WORKING_BYTES, Range, assemble, split
+from naf_hub.parts.sizes import are_known, number
 
 RADIUS = 3
 SIDE = 2 * RADIUS + 1
@@ -47,16 +48,26 @@ class JBUStage(nn.Module):
         centre = keys[:, :, RADIUS:-RADIUS]
         keys = keys[..., reflected(-RADIUS, width + RADIUS, width, guidance.device)]
         count = rows[1] - rows[0]
-        scores = [
-            (keys[:, :, i : i + count, j : j + width] * centre).sum(1)
-            for i in range(SIDE)
-            for j in range(SIDE)
-        ]
+        if are_known(*keys.shape):
+            scores = torch.stack(
+                [
+                    (keys[:, :, i : i + count, j : j + width] * centre).sum(1)
+                    for i in range(SIDE)
+                    for j in range(SIDE)
+                ],
+                dim=1,
+            )
+        else:
+            near = _across(keys, width)
+            centre = centre[:, :, :, None]
+            scores = torch.cat(
+                [(near.narrow(2, i, count) * centre).sum(1).transpose(1, 2) for i in range(SIDE)], dim=1
+            )
         temperature = self.range_temp.to(keys.dtype).exp().clamp(1e-4, 1e4)
         offset = torch.linspace(-1, 1, SIDE, dtype=keys.dtype, device=keys.device).square()
         distance = (offset[:, None] + offset).flatten()[:, None, None]
         near = torch.exp(-distance / (2 * self.sigma_spatial.to(keys.dtype).square()))
-        taps = (temperature * torch.stack(scores, dim=1)).softmax(1) * near
+        taps = (temperature * scores).softmax(1) * near
         return taps / taps.sum(1, keepdim=True).clamp_min(1e-7)
 
     def taps(self, guidance: Tensor, rows: Range, keep: Sequence[Tensor | None] = (None, None)) -> Tensor:
@@ -77,12 +88,15 @@ class JBUStage(nn.Module):
             (B, C, 2h, 2w).
         """
         batch, channels, h, w = features.shape
+        # Drawn once for the whole map: every piece must drop the same channels.
+        keep = [self._keep(features, width) for width in (KEY_WIDTH, TAPS)]
+        if not are_known(batch, h, w):
+            found = self._at_any_size(features, self.taps(guidance, (0, 2 * h), keep))
+            return found if projection is None else projection(found)
         like = features.new_empty(())
         y, x = _Axis(h, like), _Axis(w, like)
         tap_of = _tap_of_window(y.tile, x.tile, features.device)
         cells = features.flatten(2).mT
-        # Drawn once for the whole map: every piece must drop the same channels.
-        keep = [self._keep(features, width) for width in (KEY_WIDTH, TAPS)]
 
         def piece(_: Range, rows: Range, __: Range) -> Tensor:
             down = slice(rows[0] // y.tile, -(-rows[1] // y.tile))
@@ -113,6 +127,20 @@ class JBUStage(nn.Module):
         inputs = [guidance, *self.parameters(), *(projection.tensors() if projection else ())]
         shape = (batch, channels, 2 * h, 2 * w)
         return assemble(piece, shape, features, inputs, rows=split(2 * h, max(1, budget) * y.tile))
+
+    def _at_any_size(self, features: Tensor, taps: Tensor) -> Tensor:
+        """The filter where sizes are unknown, which tiles are chosen from: of the upsampled map, whole."""
+        height, width = taps.shape[-2:]
+        maps = F.interpolate(features, (height, width), mode="bicubic")
+        rows, columns = (reflected(-RADIUS, side + RADIUS, side, maps.device) for side in (height, width))
+        near = _across(maps.index_select(2, rows).index_select(3, columns), width)
+        total: Tensor | None = None
+        for i in range(SIDE):
+            factors = taps.narrow(1, i * SIDE, SIDE).transpose(1, 2)[:, None]
+            part = (near.narrow(2, i, height) * factors).sum(3)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
 
     def _keep(self, like: Tensor, width: int) -> Tensor | None:
         if not self.training:
@@ -177,6 +205,9 @@ class _Axis:
 
 def reflected(start: int, stop: int, size: int, device: torch.device) -> Tensor:
     """Indices of ``start .. stop - 1``, mirrored about the edge pixels; a short axis repeats its edge instead."""
+    if not are_known(start, stop, size):
+        place, end = torch.arange(start, stop, device=device), number(size - 1, device)
+        return end - (end - place.abs()).abs()
     last = size - 1
 
     def mirror(i: int) -> int:
@@ -185,6 +216,12 @@ def reflected(start: int, stop: int, size: int, device: torch.device) -> Tensor:
         return min(max(i, 0), last)
 
     return torch.tensor([mirror(i) for i in range(start, stop)], device=device)
+
+
+def _across(maps: Tensor, width: int) -> Tensor:
+    """The columns that each column's window has in each row: (B, C, H, width + 6) -> (B, C, H, 7, width)."""
+    places = torch.arange(SIDE, device=maps.device)[:, None] + torch.arange(width, device=maps.device)
+    return maps.index_select(3, places.flatten()).unflatten(3, (SIDE, width))
 
 
 def _tap_of_window(height: int, width: int, device: torch.device) -> Tensor:

@@ -55,7 +55,7 @@ class AnyUp(ForeignWeights, Upsampler):
         ValueError: options that do not fit together.
     """
 
-    promises = Promises(range=True)
+    promises = Promises(range=True, open_sizes=True)
 
     def __init__(
         self,

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from naf_hub.parts.pieces import Range, assemble, split
 from naf_hub.parts.precision import without_autocast, working_dtype
+from naf_hub.parts.sizes import are_known
 
+from .any_size import attend_at_any_size
 from .visible_cells import AxisBlocks, plan_blocks
 
 
@@ -100,6 +102,8 @@ class CrossDecoder(nn.Module):
         Returns:
             (B, C, H, W) in the dtype of ``features``, computed in float32 or better.
         """
+        if not are_known(*queries.shape, *features.shape):
+            return attend_at_any_size(queries, keys, features, self, ratio, window)
         if ratio <= 0:
             return _attend_everywhere(queries, keys, features, self, memory)
         return _attend(queries, keys, features, self, ratio, window, memory)

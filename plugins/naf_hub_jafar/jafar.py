@@ -46,7 +46,7 @@ class JAFAR(ForeignWeights, Upsampler):
         ValueError: options that do not fit together; or, when called, features of another number of channels.
     """
 
-    promises = Promises(range=True)
+    promises = Promises(range=True, open_sizes=True)
 
     def __init__(
         self,

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from naf_hub.parts.sizes import are_equal, average_pool, line
+
 GROUPS = 8
 
 
@@ -57,7 +59,7 @@ def residual_encoder(first: nn.Module, width: int, outputs: int) -> nn.Sequentia
 
 def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, D, H, W) averaged to a size, or repeated where that is larger."""
-    return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)
+    return maps if are_equal(maps.shape[-2:], size) else average_pool(maps, size)
 
 
 class LearnedRotation(nn.Module):
@@ -84,7 +86,7 @@ class LearnedRotation(nn.Module):
     def angles(self, rows: slice, height: int, width: int) -> Tensor:
         """Angles (rows, width, D) in radians of some rows of a map."""
         freqs = self.freqs
-        y, x = (torch.linspace(0, 1, n, dtype=freqs.dtype, device=freqs.device) for n in (height, width))
+        y, x = (line(0, 1, n, freqs) for n in (height, width))
         return y[rows, None, None] * freqs[0] + x[:, None] * freqs[1]
 
     def forward(self, x: Tensor) -> Tensor:

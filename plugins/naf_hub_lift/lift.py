@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from naf_hub import ForeignWeights, Normalize, Promises, Upsampler, Want
 from naf_hub.interfaces import Shape, Step
-from naf_hub.parts.strip_layer import count_doublings, shrink
+from naf_hub.parts.sizes import are_equal, max_pool
+from naf_hub.parts.strip_layer import COUNTED, count_doublings, shrink
 
 # Channels read from the image.
 WIDTH = 32
@@ -37,14 +38,19 @@ class LiFT(ForeignWeights, Upsampler):
         channels: feature channels C that it is made for; filled in where a backbone is named.
         kind: ``"key"``, or ``"token"`` for weights that were trained on a backbone's output.
         head_channels: of each head of the backbone whose keys are read; 64 for all models of DINO.
+        steps: take so many, whatever the output's size, as a graph with open sizes must.
 
     Raises:
         ValueError: no channels, or options that do not fit together.
     """
 
-    promises = Promises(constant=False)
-
-    def __init__(self, channels: int | None = None, kind: str = "key", head_channels: int = 64) -> None:
+    def __init__(
+        self,
+        channels: int | None = None,
+        kind: str = "key",
+        head_channels: int = 64,
+        steps: int | None = None,
+    ) -> None:
         super().__init__()
         if channels is None:
             raise ValueError(
@@ -58,7 +64,11 @@ class LiFT(ForeignWeights, Upsampler):
             raise ValueError(
                 f"head_channels must divide channels, got head_channels={head_channels}, channels={channels}"
             )
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         self.channels = channels
+        self.steps = steps
+        self.promises = Promises(constant=False, open_sizes=steps is not None, closed_sizes=COUNTED)
         self.kind = kind
         self.head_channels = head_channels
         self.wants = (Want(kind=kind),)
@@ -88,22 +98,22 @@ class LiFT(ForeignWeights, Upsampler):
     def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         """As :meth:`forward`, for an image that is already normalised and for channels in the order of the weights."""
         grid = (features.shape[-2], features.shape[-1])
-        steps = count_doublings(grid, output_size)
+        steps = count_doublings(grid, output_size) if self.steps is None else self.steps
         maps, guidance = (given.to(self.outc.weight.dtype) for given in (features, image))
         for step in range(steps):
             if step:
                 doubled = (2 * guidance.shape[-2], 2 * guidance.shape[-1])
                 guidance = F.interpolate(guidance, doubled, mode="bilinear")
             maps = self.take_step(guidance, maps)
-        maps = maps if maps.shape[-2:] == output_size else shrink(maps, output_size)
+        maps = maps if are_equal(maps.shape[-2:], output_size) else shrink(maps, output_size)
         return maps.to(features.dtype)
 
     def take_step(self, image: Tensor, features: Tensor) -> Tensor:
         """One step: a normalised image (B, 3, H, W) of any size and (B, C, h, w) -> (B, C, 2 h, 2 w)."""
         doubled = (2 * features.shape[-2], 2 * features.shape[-1])
         fine = self.image_convs_1(image)
-        if fine.shape[-2:] != doubled:
-            fine = F.adaptive_max_pool2d(fine, doubled)
+        if not are_equal(fine.shape[-2:], doubled):
+            fine = max_pool(fine, doubled)
         maps = self.up1["up"](torch.cat((features, self.image_convs_2(fine)), dim=1))
         maps = self.up1.get_submodule("conv_1.double_conv")(torch.cat((maps, fine), dim=1))
         return self.outc(maps)

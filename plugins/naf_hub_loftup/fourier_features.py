@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from naf_hub.parts.pieces import Range
 from naf_hub.parts.precision import working_dtype
+from naf_hub.parts.sizes import line
 
 # Logarithms of the lowest and the highest frequency, in radians per half a map and per whole range of a colour.
 LOWEST, HIGHEST = -2.0, 10.0
@@ -30,6 +31,7 @@ class FourierFeatures(nn.Module):
         self.colours = colours
         values = 5 if colours else 2
         self.biases = nn.Parameter(torch.randn(2, values, frequencies))
+        self.rates = torch.linspace(LOWEST, HIGHEST, frequencies, device="cpu").exp().tolist()
 
     @property
     def channels(self) -> int:
@@ -45,14 +47,16 @@ class FourierFeatures(nn.Module):
         """
         height, width = image.shape[-2:]
         dtype, device = working_dtype(image.dtype), image.device
-        y = torch.linspace(-1, 1, height, dtype=dtype, device=device)[rows[0] : rows[1]]
-        x = torch.linspace(-1, 1, width, dtype=dtype, device=device)
         seen = image[:, :, rows[0] : rows[1]].to(dtype).permute(0, 2, 3, 1)
+        y, x = line(-1, 1, height, seen)[rows[0] : rows[1]], line(-1, 1, width, seen)
         values = [at.expand(seen.shape[:3]) for at in (y[:, None], x)]
         if self.colours:
             values += seen.unbind(-1)
         _, count, frequencies = self.biases.shape
         rates = torch.linspace(LOWEST, HIGHEST, frequencies, dtype=dtype, device=device).exp()
+        if torch.compiler.is_compiling() and dtype == torch.float32:
+            # As numbers: the last bit of another runtime's exp would be amplified, too.
+            rates = torch.tensor(self.rates, device=device)
         phases = torch.stack(values, dim=-1)[..., None, :] * rates[:, None]
         # Reshaped, not transposed: so were the weights trained.
         sine, cosine = self.biases.to(dtype).view(2, frequencies, count)

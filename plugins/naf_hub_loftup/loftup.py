@@ -13,6 +13,7 @@ from naf_hub.interfaces import Features, Shape, Step
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.pieces import Range, assemble, split
 from naf_hub.parts.precision import working_dtype
+from naf_hub.parts.sizes import are_equal
 
 from .cross_attention import CrossTransformer
 from .fourier_features import FourierFeatures, stretch_colours
@@ -99,7 +100,12 @@ class LoftUp(ForeignWeights, Upsampler):
         width = channels + CELL_CHANNELS if sine else channels
         if num_heads < 1 or width % num_heads:
             raise ValueError(f"num_heads must divide the width, got num_heads={num_heads}, width={width}")
-        self.promises = Promises(constant=False, batch_independent=per_image)
+        self.promises = Promises(
+            constant=False,
+            batch_independent=per_image,
+            open_sizes=sine,
+            closed_sizes="its table of places is resized by the number of cells (lr_pe_type='sine' has none)",
+        )
         self.channels = channels
         self.per_image = per_image
         self.memory = None if memory is None else parse_bytes(memory)
@@ -137,7 +143,7 @@ class LoftUp(ForeignWeights, Upsampler):
 
     def filter(self, image: Tensor, features: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
         """As :meth:`forward`, for an image that is already normalised by ImageNet's mean and standard deviation."""
-        if output_size is not None and image.shape[-2:] != output_size:
+        if output_size is not None and not are_equal(image.shape[-2:], output_size):
             image = F.interpolate(image, output_size, mode="bilinear")
         colours = stretch_colours(image, self.per_image)
         tokens = self.tokens(features)
@@ -155,10 +161,10 @@ class LoftUp(ForeignWeights, Upsampler):
         numbers = 3 * self.fourier_feat.channels + 8 * dim + 2 * features.shape[1]
         if image.device.type != "cpu":  # there, attention never makes its matrix; elsewhere that depends
             numbers += 3 * heads * tokens.shape[1]
-        row_bytes = numbers * len(image) * width * colours.element_size()
+        row_bytes = numbers * image.shape[0] * width * colours.element_size()
         return assemble(
             piece,
-            (len(features), features.shape[1], height, width),
+            (features.shape[0], features.shape[1], height, width),
             features,
             (image, *self.parameters()),
             rows=split(height, working_memory(self.memory, image.device.type) // row_bytes),
@@ -187,7 +193,7 @@ class LoftUp(ForeignWeights, Upsampler):
         )
         size = (maps.shape[-2], maps.shape[-1])
         if isinstance(self.lr_pe, FourierFeatures):
-            places = self.lr_pe(maps[:1], (0, size[0])).to(maps.dtype).expand(len(maps), -1, -1, -1)
+            places = self.lr_pe(maps[:1], (0, size[0])).to(maps.dtype).expand(maps.shape[0], -1, -1, -1)
             return torch.cat((maps.permute(0, 2, 3, 1), places), dim=-1).flatten(1, 2)
         table = self.lr_pe
         if table.shape[1] != size[0] * size[1]:

@@ -26,8 +26,15 @@ WEIGHTS = {
         summary="The authors' release, trained on features of DINOv3 ViT-B/16.",
     ),
 }
-# Named after noise and levels, such as gaussian_0.1_0.5; "default" is what ``naf-hub denoise`` takes.
-DENOISER_WEIGHTS: dict[str, Weights] = {}
+GAUSSIAN = Weights(
+    source="package://naf_hub_naf/weights/gaussian_0_0.5",
+    size=2654192,
+    sha256="cf5beb1736b41a2e7da36b9480cee06e212a302668f34db483a7e83b0e005155",
+    license="Apache-2.0",
+    summary="Trained by naf-hub on a CPU against Gaussian noise of sigma 0 to 0.5; see the card.",
+)
+# Named after noise and levels; "default" is what ``naf-hub denoise`` takes.
+DENOISER_WEIGHTS = {"default": GAUSSIAN, "gaussian_0_0.5": GAUSSIAN}
 
 
 @hookimpl

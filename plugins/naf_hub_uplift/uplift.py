@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.parts.budget import parse_bytes, working_memory
-from naf_hub.parts.strip_layer import count_doublings, shrink
+from naf_hub.parts.sizes import nearest, nearest_places
+from naf_hub.parts.strip_layer import COUNTED, count_doublings, shrink
 
 from .local_attender import LocalAttender
 from .residual_convs import ResidualConvs
@@ -42,7 +43,7 @@ class UPLiFT(Upsampler):
         encoder_dims: channels of the encoder's layers.
         dim: channels of the guide.
         neighbors: 5, 9, 13, 17 or 25 cells that a pixel sees.
-        steps: take so many, whatever the output's size.
+        steps: take so many, whatever the output's size, as a graph with open sizes must.
         memory: working memory to keep to in the steps' means, in bytes or as text such as ``"512MiB"``; by default
             64 MiB on CPUs and 2 GiB elsewhere. The encoder's maps and the guides, a few of ``encoder_dims`` and ``dim``
             channels in the size of image and output, come on top. Results do not depend on it beyond rounding.
@@ -50,8 +51,6 @@ class UPLiFT(Upsampler):
     Raises:
         ValueError: no channels, or options that make no sense.
     """
-
-    promises = Promises(range=True)
 
     def __init__(
         self,
@@ -79,6 +78,7 @@ class UPLiFT(Upsampler):
         self.channels = channels
         self.patch_size = patch_size
         self.steps = steps
+        self.promises = Promises(range=True, open_sizes=steps is not None, closed_sizes=COUNTED)
         self.memory = None if memory is None else parse_bytes(memory)
         self.normalize = Normalize()
         widths = (3, *encoder_dims)
@@ -100,15 +100,13 @@ class UPLiFT(Upsampler):
         steps = count_doublings(grid, output_size) if self.steps is None else self.steps
         if not steps:
             return features if grid == output_size else shrink(features, output_size)
-        fine, coarse = self.encode(image, (grid[0] << steps - 1, grid[1] << steps - 1))
+        fine, coarse = self.encode(image, (grid[0] * 2 ** (steps - 1), grid[1] * 2 ** (steps - 1)))
         memory = working_memory(self.memory, features.device.type)
-        # A smaller output is made at once, without the map that it is shrunk from.
-        at_once = grid[0] << steps >= output_size[0] and grid[1] << steps >= output_size[1]
         for step in range(1, steps + 1):
             guide = self.decoder(features, fine, coarse)
-            size = output_size if step == steps and at_once else None
+            size = output_size if step == steps else None
             features = self.attender.make(features, guide, size=size, memory=memory)
-        return features if at_once else shrink(features, output_size)
+        return features
 
     def encode(self, image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """What is read from a normalised image.
@@ -132,7 +130,8 @@ class UPLiFT(Upsampler):
         if self.training:
             return maps, last(maps)
         rows, columns = (
-            _nearest(n_in, n_out, maps.device) for n_in, n_out in zip(maps.shape[-2:], grid, strict=True)
+            nearest_places(n_in, n_out, maps.device)
+            for n_in, n_out in zip(maps.shape[-2:], grid, strict=True)
         )
         return maps, last.at(maps, rows, columns)
 
@@ -156,12 +155,6 @@ class Decoder(nn.Module):
         """(B, C, h, w) and maps of any size -> (B, dim, 2 h, 2 w)."""
         grid = (features.shape[-2], features.shape[-1])
         doubled = (2 * grid[0], 2 * grid[1])
-        maps = self.block_0(torch.cat((features.to(coarse.dtype), F.interpolate(coarse, grid)), dim=1))
+        maps = self.block_0(torch.cat((features.to(coarse.dtype), nearest(coarse, grid)), dim=1))
         maps = self.up_1["up"](maps) + F.interpolate(maps, doubled, mode="bilinear", align_corners=True)
-        return self.block_1(torch.cat((maps, F.interpolate(fine, doubled)), dim=1))
-
-
-def _nearest(n_in: int, n_out: int, device: torch.device) -> Tensor:
-    """The indices (n_out,) that nearest interpolation takes, in its own arithmetic."""
-    places = torch.arange(n_in, dtype=torch.float32, device=device)
-    return F.interpolate(places[None, None], n_out)[0, 0].long()
+        return self.block_1(torch.cat((maps, nearest(fine, doubled)), dim=1))

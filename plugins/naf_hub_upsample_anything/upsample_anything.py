@@ -41,7 +41,9 @@ class UpsampleAnything(Upsampler):
         ValueError: a number below 1, or a learning rate that is not positive.
     """
 
-    promises = Promises(linear_groups=1, range=True, export=False)
+    promises = Promises(
+        linear_groups=1, range=True, export=False, closed_sizes="it fits Gaussians to each image"
+    )
 
     def __init__(
         self,

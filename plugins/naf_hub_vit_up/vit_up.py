@@ -71,7 +71,9 @@ class ViTUp(ForeignWeights, Upsampler):
         ValueError: options that do not fit together.
     """
 
-    promises = Promises(constant=False)
+    promises = Promises(
+        constant=False, closed_sizes="what it reads of the backbone has fixed sizes, whatever the image's"
+    )
     guided = False
     learns_to_gather = True
 

@@ -12,18 +12,13 @@ from naf_hub.errors import DatasetError, ImageError
 from naf_hub.images import read_image
 from naf_hub.labels import Classes, read_classes, read_label
 from naf_hub.paired_files import pair_files, require_same_shape, spread
+from naf_hub.voc import VOC_LAYOUT, VOC_NAMES, VOC_SOURCE, VOC_VOID, find_voc, voc_pairs
 
 from .vocabulary import VOCABULARIES, Vocabulary
 
 LAYOUT = (
-    "VOC 2012 with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/val.txt "
-    "(http://host.robots.ox.ac.uk/pascal/VOC/voc2012), or a folder with classes.json and val/{images,labels}/"
+    f"VOC 2012 with {VOC_LAYOUT} ({VOC_SOURCE}), or a folder with classes.json and val/{{images,labels}}/"
 )
-VOC_VOID = 255
-VOC_NAMES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +49,13 @@ class Benchmark:
             DatasetError: the folder is not as expected, or there is not a class of words for each class.
             ValueError, FileNotFoundError: see :meth:`Vocabulary.parse`.
         """
-        voc = next((f for f in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012") if is_voc(f)), None)
+        voc = find_voc(root)
         if voc is not None:
             vocabulary = Vocabulary.parse(words) if words else VOCABULARIES["voc21"]
             names = dict(enumerate(VOC_NAMES))
             void = {VOC_VOID} if len(vocabulary.names) == len(names) else {0, VOC_VOID}
             scored: Mapping[int, str] = {number: name for number, name in names.items() if number not in void}
-            classes, pairs = Classes.of(scored, void), find_voc_pairs(voc)
+            classes, pairs = Classes.of(scored, void, "VOC 2012"), voc_pairs(voc, "val")
         elif (root / "classes.json").is_file():
             classes = read_classes(root / "classes.json")
             vocabulary = Vocabulary.parse(words) if words else of_names(classes, root)
@@ -95,28 +90,3 @@ class Benchmark:
 def of_names(classes: Classes, root: Path) -> Vocabulary:
     """The vocabulary of the names in ``classes.json``, underscores read as spaces."""
     return Vocabulary.of([[name.replace("_", " ")] for name in classes.names], f"{root / 'classes.json'}")
-
-
-def is_voc(folder: Path) -> bool:
-    return (folder / "SegmentationClass").is_dir() and (folder / "JPEGImages").is_dir()
-
-
-def find_voc_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Pictures and labels that ``val.txt`` names.
-
-    Raises:
-        DatasetError: it is missing or empty, or names a file that is not there.
-    """
-    listed = folder / "ImageSets" / "Segmentation" / "val.txt"
-    if not listed.is_file():
-        raise DatasetError(f"no file {listed}; expected {LAYOUT}")
-    pairs = [
-        (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
-        for name in listed.read_text(encoding="utf-8").split()
-    ]
-    if not pairs:
-        raise DatasetError(f"{listed} names no picture")
-    for path in (path for pair in pairs for path in pair):
-        if not path.is_file():
-            raise DatasetError(f"no file {path}, which {listed} names; unpack the data set again")
-    return pairs

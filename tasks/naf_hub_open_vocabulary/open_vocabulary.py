@@ -24,6 +24,7 @@ from .benchmark import Benchmark
 from .clip import load_clip
 from .segmenter import Segmenter
 from .vocabulary_protocol import VocabularyProtocol
+from .word_maps import WordMaps, is_here
 
 METRICS = (
     Metric("miou", "%", True, 1, "mIoU"),
@@ -124,6 +125,23 @@ class OpenVocabulary(Task):
             environment=describe_environment(device),
             heading=f"{name}: {seen} images, {len(skipped)} skipped",
         )
+
+    def word_maps(self, clip: str | None = None, device: Any = "cpu") -> WordMaps | None:
+        """What finds things in pictures that are named in words.
+
+        Args:
+            clip: see :func:`~naf_hub_open_vocabulary.clip.load_clip`; by default the protocol's, but only if nothing
+                has to be fetched for it: else ``None`` is returned.
+            device: where models run.
+
+        Raises:
+            MissingExtraError, WeightsError: the CLIP that is named cannot be had.
+        """
+        if clip is None:
+            return WordMaps({}, device) if is_here(VocabularyProtocol.clip) else None
+        found = WordMaps({"clip": clip}, device)
+        found.clip  # noqa: B018  (loaded now, so that it is told at once if it cannot be)
+        return found
 
     @staticmethod
     def _row(label: str, model: Any, confusion: Confusion, names: Sequence[str], backbone: str) -> Row:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
+from naf_hub.legend import class_colours, with_legend
 from naf_hub.made_with import KEY, read_record
 from naf_hub.picture import photo, side_by_side
 
@@ -20,7 +20,6 @@ MOST_CLASSES = 256
 LONGEST = 1024
 """Pixels of the long side of each panel."""
 OPACITY = 0.6
-LINE, SWATCH = 22, 14
 
 
 def targets(out: Path, source: Path, force: bool) -> tuple[Path, Path]:
@@ -41,20 +40,10 @@ def targets(out: Path, source: Path, force: bool) -> tuple[Path, Path]:
     return paths
 
 
-def palette(count: int) -> list[tuple[int, int, int]]:
-    """RGB of so many classes, 0 to 255: hues by the golden ratio, so that neighbours differ."""
-    colours = []
-    for number in range(count):
-        value, saturation = ((1.0, 0.75), (0.7, 0.9), (0.9, 0.45))[number // 3 % 3]
-        rgb = colorsys.hsv_to_rgb(number * 0.618034 % 1, saturation, value)
-        colours.append(tuple(round(255 * part) for part in rgb))
-    return colours
-
-
 def write_class_map(path: Path, labels: Tensor, made: str) -> None:
     """Write labels (H, W) as an 8-bit PNG with a palette, whose values are the numbers of the classes."""
     picture = Image.fromarray(labels.numpy().astype(np.uint8))
-    picture.putpalette([part for colour in palette(MOST_CLASSES) for part in colour])
+    picture.putpalette([part for colour in class_colours(MOST_CLASSES) for part in colour])
     _save(path, picture, made)
 
 
@@ -65,33 +54,20 @@ def write_picture(
     shown = photo(image)
     shown.thumbnail((LONGEST, LONGEST))
     size = shown.height, shown.width
-    colours = np.array(palette(len(names)), np.uint8)
-    classes = Image.fromarray(colours[labels.numpy()]).resize(shown.size, Image.Resampling.NEAREST)
+    colours = class_colours(len(names))
+    classes = Image.fromarray(np.array(colours, np.uint8)[labels.numpy()]).resize(
+        shown.size, Image.Resampling.NEAREST
+    )
     panels = [("photo", shown), (caption, Image.blend(shown, classes, OPACITY))]
     sheet = side_by_side(panels, size)
-    _save(path, _with_legend(sheet, names, shares(labels, len(names))), made)
+    found = zip(names, shares(labels, len(names)), strict=True)
+    texts = [f"{name} {100 * share:.1f} %" for name, share in found]
+    _save(path, with_legend(sheet, list(zip(texts, colours, strict=True))), made)
 
 
 def shares(labels: Tensor, count: int) -> list[float]:
     """Share of the pixels that each class has."""
     return (torch.bincount(labels.flatten(), minlength=count).double() / labels.numel()).tolist()
-
-
-def _with_legend(sheet: Image.Image, names: Sequence[str], found: Sequence[float]) -> Image.Image:
-    font = ImageFont.load_default(size=13)
-    texts = [f"{name} {100 * share:.1f} %" for name, share in zip(names, found, strict=True)]
-    measure = ImageDraw.Draw(sheet)
-    column = SWATCH + 10 + int(max(measure.textlength(text, font=font) for text in texts)) + 14
-    columns = max(1, sheet.width // column)
-    rows = -(-len(texts) // columns)
-    whole = Image.new("RGB", (max(sheet.width, column), sheet.height + rows * LINE + 6), "white")
-    whole.paste(sheet, (0, 0))
-    draw = ImageDraw.Draw(whole)
-    for number, (text, colour) in enumerate(zip(texts, palette(len(texts)), strict=True)):
-        x, y = number % columns * column + 4, sheet.height + 6 + number // columns * LINE
-        draw.rectangle((x, y, x + SWATCH, y + SWATCH), fill=colour, outline="black")
-        draw.text((x + SWATCH + 6, y - 1), text, fill="black", font=font)
-    return whole
 
 
 def _save(path: Path, picture: Image.Image, made: str) -> None:

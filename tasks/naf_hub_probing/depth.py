@@ -6,9 +6,9 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from naf_hub.errors import DatasetError
@@ -24,7 +24,6 @@ from .pairs import LabelledImage
 from .protocol import ProbeProtocol
 
 PICTURES = 3
-PREDICTIONS = "predictions.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Distances(Goal):
         self.objective = DepthLoss(self.read)
         self.facts = {}
         self.cropped = protocol.eigen_crop
-        self.pictures = {i * len(self.val) // PICTURES for i in range(PICTURES)} if out is not None else set()
+        self.pictures = {i * len(self.val) // PICTURES for i in range(PICTURES)}
 
     def meter(self) -> DepthMeter:
         """Figures of each picture."""
@@ -92,7 +91,7 @@ class Distances(Goal):
             figures = depth_figures(*pair, self.read.farthest)
             if figures is not None:
                 meter.scores.found.append(figures)
-            if sample.position in self.pictures and meter is meters[0]:
+            if sample.position in self.pictures and meter is meters[-1]:
                 meter.shown.append(Shown(sample.image.cpu(), target.cpu(), depth.cpu()))
 
     def figures(self, meter: DepthMeter) -> dict[str, Any]:
@@ -101,9 +100,9 @@ class Distances(Goal):
             raise DatasetError("no depth is known where the Eigen crop is")
         return meter.scores.mean()
 
-    def finish(self, meters: Sequence[DepthMeter], folder: Path) -> None:
-        """Write predictions beside the truth and the error."""
-        depth_sheet(meters[0].shown, folder / PREDICTIONS)
+    def show(self, meters: Sequence[DepthMeter]) -> Image.Image | None:
+        """Predictions, of the last seed where there are several, beside the truth and the error."""
+        return depth_sheet(meters[-1].shown)
 
 
 class Depth(LinearProbe):
@@ -111,7 +110,7 @@ class Depth(LinearProbe):
 
     Data: see :data:`naf_hub_probing.depth_folders.LAYOUT`. Only the last epoch is scored. Figures are means over the
     pictures; shares are in percent, ``rmse`` and ``si_rmse`` in metres. Further ones are among the extras of a row,
-    under ``last``. In ``out`` the folder of each run also gets ``predictions.png``: picture, truth, prediction, error.
+    under ``last``.
     """
 
     name = "depth"

@@ -39,7 +39,7 @@ def depth(
     upsamplers: tuple[str, ...], backbone: str, data: str, weights: str | None, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize, device: str,
     threads: int | None, baseline: bool, controls: tuple[str, ...], cache: str, workers: int, out: str | None,
-    allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
+    picture: str | None, allow_changed_images: bool, format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Linear-probe depth: share of nearly right depths of a 1x1 convolution on frozen upsampled features.
 
@@ -66,6 +66,7 @@ def depth(
         cache=cache,
         workers=workers,
         out=out,
+        picture=picture,
         controls=controls,
         allow_changed_images=allow_changed_images,
         on_result=teller("delta1", "delta1"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from naf_hub.atomic import atomic_file
+from naf_hub.legend import stacked
 from naf_hub.picture import photo, side_by_side
 
 # Dark blue, teal, yellow: what is lighter is more, for eyes that see no colours too.
@@ -36,18 +35,9 @@ def coloured(values: Tensor, low: float, high: float, known: Tensor) -> Image.Im
     return Image.fromarray(rgb.round().astype(np.uint8))
 
 
-def depth_sheet(shown: Sequence[Shown], path: Path) -> None:
-    """Write a PNG with a row for each: picture, truth, prediction, error, with their ranges in metres."""
-    rows = [_row(one) for one in shown]
-    if not rows:
-        return
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    with atomic_file(path) as temporary:
-        sheet.save(temporary, "PNG")
+def depth_sheet(shown: Sequence[Shown]) -> Image.Image | None:
+    """A row for each: picture, truth, prediction, error, with their ranges in metres; ``None`` of none."""
+    return stacked([_row(one) for one in shown]) if shown else None
 
 
 def _row(one: Shown) -> Image.Image:

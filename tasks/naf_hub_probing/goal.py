@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -49,8 +49,9 @@ class Goal(abc.ABC):
     def figures(self, meter: Any) -> dict[str, Any]:
         """What a meter shows: figures by name, ``None`` where there is none, or further ones under a name."""
 
-    def finish(self, meters: Sequence[Any], folder: Path) -> None:  # noqa: B027 (most have nothing to add)
-        """Write what else is to be seen into the folder of a run, meters of its heads being given."""
+    def show(self, meters: Sequence[Any]) -> Image.Image | None:
+        """A few predictions to look at, meters of its heads being given; ``None`` where there is nothing to see."""
+        return None
 
 
 @torch.no_grad()

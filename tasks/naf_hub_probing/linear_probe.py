@@ -25,10 +25,11 @@ from .goal import Goal, score
 from .head import HeadWeights, LinearHead
 from .material import AllPixels, Material, sample_pixels
 from .protocol import ProbeProtocol
-from .report import average, heads_file, save_heads, split_counts, spread_of
+from .report import average, heads_file, picture_file, save_heads, save_picture, split_counts, spread_of
 from .splits import Splits, SplitViews, frozen
 
 NO_NETWORK = "no network (RGB statistics)"
+PREDICTIONS = "predictions.png"
 
 
 class LinearProbe(Task):
@@ -51,6 +52,10 @@ class LinearProbe(Task):
             DatasetError: the folder is not as expected.
         """
 
+    def adapt(self, model: Upsampler, protocol: Any) -> Upsampler:
+        """What stands for an upsampler under a protocol; by default itself."""
+        return model
+
     def evaluate(
         self,
         contenders: Any,
@@ -63,6 +68,7 @@ class LinearProbe(Task):
         cache: str = "auto",
         workers: int = 0,
         out: str | os.PathLike[str] | None = None,
+        picture: str | os.PathLike[str] | None = None,
         controls: Sequence[str] = (),
         allow_changed_images: bool = False,
         on_result: Callable[[Row], None] | None = None,
@@ -79,7 +85,9 @@ class LinearProbe(Task):
             cache: ``"auto"``, ``"float32"``, ``"float16"`` or ``"off"``; see :class:`naf_hub.store.FeatureStore`.
             workers: processes that read pictures.
             out: folder for the trained heads, one safetensors file an upsampler, and for the log of their training
-                in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there.
+                in ``NAME-run/``; one that was interrupted goes on from its last checkpoint there. ``predictions.png``
+                in it shows a few predictions.
+            picture: folder for that picture alone, ``NAME.png``.
             controls: after each guided upsampler, rows of the same one guided by what must not help; see
                 :func:`naf_hub.controls.add_controls`.
             allow_changed_images: go on so although pictures were replaced under their names since.
@@ -104,6 +112,7 @@ class LinearProbe(Task):
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
         models = add_controls(load_contenders(contenders, made_for=made_for, seed=recipe.seed), controls)
+        models = {label: self.adapt(model, chosen) for label, model in models.items()}
         if isinstance(behind, Contender):
             behind = behind.load(device=device, seed=recipe.seed)
 
@@ -111,6 +120,10 @@ class LinearProbe(Task):
             for label in models:
                 for seed in chosen.every_seed:
                     heads_file(Path(out), chosen.name_run(label, seed))
+
+        if picture is not None:
+            for label in models:
+                picture_file(Path(picture), label)
 
         expected = len(goal.train) * (2 if recipe.flip else 1) + len(goal.val)
         store = FeatureStore(cache, expected, device)
@@ -122,7 +135,7 @@ class LinearProbe(Task):
         ) -> Splits:
             splits = views.of(model, network)
             values, extras = self._probe(
-                label, model, splits, goal, chosen, standardize, out, allow_changed_images
+                label, model, splits, goal, chosen, standardize, out, picture, allow_changed_images
             )
             rows.append(Row.of(label, model, values, backbone=name, extras=extras))
             if on_result is not None:
@@ -176,6 +189,7 @@ class LinearProbe(Task):
         protocol: ProbeProtocol,
         standardize: bool,
         out: str | os.PathLike[str] | None,
+        picture: str | os.PathLike[str] | None,
         allow_changed_images: bool,
     ) -> tuple[dict[str, float | None], dict[str, Any]]:
         recipe, seeds = protocol.recipe, protocol.every_seed
@@ -236,6 +250,9 @@ class LinearProbe(Task):
         if out is not None:
             for name, snapshots in zip(names, heads, strict=True):
                 save_heads(Path(out), name, snapshots[-1], None if best is None else heads[0][best])
-            assert folders[0] is not None
-            goal.finish(meters, folders[0])
+        sheet = goal.show(meters) if out is not None or picture is not None else None
+        if sheet is not None and folders[-1] is not None:
+            save_picture(sheet, folders[-1] / PREDICTIONS, label)
+        if sheet is not None and picture is not None:
+            save_picture(sheet, picture_file(Path(picture), label), label)
         return values, extras

@@ -121,6 +121,12 @@ _PROTOCOL = (
         help="Write the trained heads here, and the log of their training; an interrupted one goes on.",
     ),
     allow_changed_images_option,
+    click.option(
+        "--picture",
+        type=click.Path(file_okay=False),
+        metavar="DIR",
+        help="Write a few predictions beside the truth and the errors here, NAME.png.",
+    ),
     report_options,
 )
 
@@ -139,6 +145,13 @@ def _decorate(command: F, options: Sequence[Callable[[F], F]]) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def given(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings of the protocol that stand on the command line; a preset decides the others."""
+    context = click.get_current_context()
+    defaults = click.core.ParameterSource.DEFAULT
+    return {key: value for key, value in protocol.items() if context.get_parameter_source(key) != defaults}
 
 
 def hint_at_time(contenders: Sequence[Contender], device: str, protocol: Mapping[str, Any]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from naf_hub.atomic import atomic_file
 from naf_hub.confusion import class_table
 from naf_hub.escapes import plain_name
+from naf_hub.made_with import KEY, read_record, record
 from naf_hub.reports import Metric, Report
 
 from .features import Survey
@@ -99,6 +102,27 @@ def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights | 
         tensors[f"{epoch}.bias"] = bias.cpu().clone()
     with atomic_file(heads_file(folder, label)) as temporary:
         save_file(tensors, temporary)
+
+
+def picture_file(folder: Path, label: str) -> Path:
+    """Where the picture of an upsampler's predictions is written.
+
+    Raises:
+        FileExistsError: a file lies there that naf-hub did not make.
+    """
+    path = folder / f"{plain_name(label)}.png"
+    if path.is_symlink() or (path.exists() and read_record(path) is None):
+        raise FileExistsError(f"{path} exists and is no picture of naf-hub: give --picture another folder")
+    return path
+
+
+def save_picture(sheet: Image.Image, path: Path, label: str) -> None:
+    """Write a sheet of an upsampler's predictions as PNG, marked as one of naf-hub's results."""
+    texts = PngInfo()
+    texts.add_text(KEY, record({"predictions with": label}, {}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        sheet.save(temporary, "PNG", pnginfo=texts)
 
 
 def last_epoch_table(report: Report) -> str:

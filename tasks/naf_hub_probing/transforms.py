@@ -14,6 +14,11 @@ from torch import Tensor
 Size = int | tuple[int, int]
 
 
+def times(size: Size, factor: int) -> Size:
+    """A size whose sides are so many times as long."""
+    return size * factor if isinstance(size, int) else (size[0] * factor, size[1] * factor)
+
+
 def shorter_side(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Resized (H, W) with the shorter side at ``size``, and the (top, left) of its centre crop."""
     landscape = height <= width

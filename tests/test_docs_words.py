@@ -1,0 +1,104 @@
+"""Commands and messages in the docs are those of the code: options exist, and so do the messages quoted."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from naf_hub.commands.main import cli
+
+ROOT = Path(__file__).parent.parent
+# What pages print of `--help` and tracebacks is made from the code itself.
+PAGES = [
+    page for page in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"] if page.name != "cli.md"
+]
+BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+# What ends a command within a line: a pipe, a redirection, the next command.
+END = ";|&<>"
+PLACEHOLDER = re.compile(r"\.\.\.|\$|\*")
+
+
+# Commands that a page itself shows how to add.
+ADDED = {"add-a-task": ["eval", "flatness"]}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words behind naf-hub of each call in the shell blocks of a page, with its continuation lines."""
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"\\\n\s*", " ", "\n".join(block for language, block in found if language in ("", "bash", "sh"))
+    )
+    calls = []
+    for line in text.splitlines():
+        if call := re.match(r"\s*(?:\w+=\S+ )*(?:do )?naf-hub\s(.*)|.* -m naf_hub\s(.*)", line):
+            lexer = shlex.shlex(call[1] or call[2], posix=True, punctuation_chars=END)
+            lexer.whitespace_split = True
+            calls.append(list(itertools.takewhile(lambda word: word[0] not in END, lexer)))
+    return calls
+
+
+def refuse_unknown(words: list[str]) -> None:
+    """Follow the words to the command they name and let its own parser take the rest, without running it."""
+    abridged = any(PLACEHOLDER.search(word) for word in words)
+    words = [word for word in words if word != "..."]
+    context, command = click.Context(cli, info_name="naf-hub", **cli.context_settings), cli
+    given: dict[str, object] = {}
+    while True:
+        given, rest, _ = command.make_parser(context).parse_args(args=words)
+        if not isinstance(command, click.Group) or not rest:
+            break
+        name, found, words = command.resolve_command(context, rest)
+        assert found is not None
+        context, command = click.Context(found, context, name, **found.context_settings), found
+    for option in command.params:
+        if isinstance(option.type, click.Choice) and isinstance(value := given.get(option.name or ""), str):
+            option.type.convert(value, option, context)
+        missing = option.required and given.get(option.name or "") in (None, (), [])
+        assert not missing or abridged, f"{option.name} is missing"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_the_docs_are_understood(page: Path):
+    for words in commands(page):
+        if words[:2] == ADDED.get(page.stem):
+            continue
+        try:
+            refuse_unknown(words)
+        except (click.UsageError, AssertionError) as error:
+            message = error.format_message() if isinstance(error, click.UsageError) else error
+            pytest.fail(f"{page.name}: naf-hub {' '.join(words)}: {message}")
+
+
+def test_a_command_with_a_wrong_option_is_found():
+    with pytest.raises(click.UsageError, match="--sizes"):
+        refuse_unknown(["upsample", "photo.jpg", "--sizes", "3"])
+    with pytest.raises(click.UsageError, match="No such command 'upsampel'"):
+        refuse_unknown(["upsampel"])
+
+
+def texts(tree: ast.AST) -> list[str]:
+    """The strings of a module, what is filled in at run time as a single ``\\0``."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(re.sub(r"%[sr]", "\0", node.value))
+        elif isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            found.append("".join(map(str, parts)))
+    return found
+
+
+def test_messages_quoted_on_the_faq_page_exist():
+    quoted = re.findall(r"^> `(.*)`$", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(quoted) > 20
+    sources = [*(ROOT / "naf_hub").rglob("*.py")]
+    written = "\n".join(text for path in sources for text in texts(ast.parse(path.read_text("utf-8"))))
+    for message in quoted:
+        pieces = [re.escape(piece) for piece in message.split("...") if piece]
+        assert re.search(".*".join(pieces), written), f"no message of naf-hub's: {message}"
