@@ -25,7 +25,7 @@ from ..upsampled_photo import UpsampledPhoto, upsample_photo
 from .kept_models import KeptModels
 from .similarity import heat_picture, marked, similar_to
 from .visits import Visits
-from .word_maps import WordMaps
+from .words import WordMaps
 
 if TYPE_CHECKING:
     from ..interfaces import Backbone
