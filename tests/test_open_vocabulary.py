@@ -176,7 +176,8 @@ def test_protocols_are_checked():
     chosen = VocabularyProtocol.read({"preset": "proxyclip", "stride": 56})
     assert (chosen.short_side, chosen.crop, chosen.stride) == (336, 336, 56)
     for settings, message in (
-        ({"window": 1}, "no setting 'window'"),
+        ({"window": 1}, "unknown key 'window'"),
+        ({"stride": "9"}, "stride = '9': must be a whole number, or none"),
         ({"preset": "voc"}, "no preset 'voc'"),
         ({"stride": 449}, "stride 449 is larger than crop 448"),
         ({"scale": 0}, "scale must be positive"),
