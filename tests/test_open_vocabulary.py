@@ -19,11 +19,7 @@ from safetensors.torch import save_file
 
 import naf_hub
 from naf_hub import WeightsError
-<<<<<<< HEAD
-from naf_hub.app.word_finding import find_word_maps
-=======
 from naf_hub.app.words import find_word_maps
->>>>>>> app
 from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, MissingExtraError
 from naf_hub.image_files import find_images

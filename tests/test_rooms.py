@@ -36,7 +36,6 @@ PAGE = ROOT / "docs" / "plugin-api.md"
 
 # What breaks a rule today, and why it may for now. A line that is no longer so must go.
 KNOWN = {
-    "naf_hub.app.page_layout imports gradio": "the one module made of it, imported where gradio was found to be there",
     "encoder: naf_hub_capi.encoder, naf_hub_naf.encoder": "a vision transformer, and NAF's guidance encoder",
     "features: naf_hub_probing.features, naf_hub_reconstruction.features": "views for probes; teacher's features",
     "rope: naf_hub_capi.rope, naf_hub_naf.rope": "two published rotations that differ in their frequencies",

@@ -14,11 +14,7 @@ from ..errors import MissingExtraError
 from .kept_models import KeptModels
 from .viewer import Viewer
 from .visits import Visits
-<<<<<<< HEAD
-from .word_finding import find_word_maps
-=======
 from .words import find_word_maps
->>>>>>> app
 
 LOOPBACK = "127.0.0.1"
 FOLDER_SWITCH = "GRADIO_TEMP_DIR"
@@ -60,11 +56,7 @@ def served(
     Args:
         backbone, upsampler: ``NAME[=WEIGHTS]`` that are chosen at first.
         size: of photos at first, see :func:`naf_hub.image_sizes.fit_size`.
-<<<<<<< HEAD
-        clip: see :func:`naf_hub.app.word_finding.find_word_maps`.
-=======
         clip: see :func:`naf_hub.app.words.find_word_maps`.
->>>>>>> app
         device: where to compute.
         host: address to listen at; the loopback lets nobody in but this machine.
         port: to listen at; by default the first free one from 7860 on.
@@ -76,11 +68,7 @@ def served(
     """
     with private_folder() as folder:
         require_gradio()
-<<<<<<< HEAD
-        from .page_layout import launch, lay_out
-=======
         from .layout import launch, lay_out
->>>>>>> app
 
         viewer = Viewer(KeptModels(device), Visits(folder), find_word_maps(clip, device))
         page = lay_out(viewer, backbone, upsampler, size)

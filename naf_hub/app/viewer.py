@@ -25,11 +25,7 @@ from ..upsampled_photo import UpsampledPhoto, upsample_photo
 from .kept_models import KeptModels
 from .similarity import heat_picture, marked, similar_to
 from .visits import Visits
-<<<<<<< HEAD
-from .word_finding import WordMaps
-=======
 from .words import WordMaps
->>>>>>> app
 
 if TYPE_CHECKING:
     from ..interfaces import Backbone
