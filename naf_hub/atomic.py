@@ -78,6 +78,16 @@ def remove_stale(target: Path) -> None:
 
 
 @contextlib.contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """Errors of the system name ``target``: a temporary name beside it tells its user nothing."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(target)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path with the target's suffix; on success it replaces ``path``, on failure it is gone.
 
@@ -86,9 +96,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
-    handle, name = tempfile.mkstemp(
-        prefix=f"{_prefix(target)}{os.getpid()}-", suffix=target.suffix, dir=target.parent
-    )
+    prefix = f"{_prefix(target)}{os.getpid()}-"
+    with _told_of(target):
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -135,7 +145,8 @@ def atomic_folder(path: str | os.PathLike[str], *, keep_others: bool = False) ->
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
     prefix = f"{_prefix(target)}{os.getpid()}-"
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    with _told_of(target):
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield temporary
         for root, _, files in os.walk(temporary):

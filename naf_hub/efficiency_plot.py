@@ -10,6 +10,7 @@ from .atomic import atomic_file
 from .errors import MissingExtraError
 from .reports import Report
 
+ENDINGS = (".png", ".svg", ".pdf")
 PANELS = (("seconds", "forward, ms", 1000.0), ("backward_seconds", "training step, ms", 1000.0),
           ("peak_mib", "peak memory of forward, MiB", 1.0))  # fmt: skip
 
@@ -19,7 +20,7 @@ def plot_sweeps(report: Report, path: str | os.PathLike[str]) -> Path:
 
     Args:
         report: of ``naf-hub bench --sweep``.
-        path: picture to write; its ending decides the format (``.png``, ``.svg``, ``.pdf``).
+        path: picture to write; its ending, one of :data:`ENDINGS`, decides the format.
 
     Raises:
         ValueError: nothing was swept.
@@ -43,7 +44,7 @@ def plot_sweeps(report: Report, path: str | os.PathLike[str]) -> Path:
     axes[0][0].legend(fontsize=8, frameon=False)
     target = Path(path)
     with atomic_file(target) as temporary:
-        figure.savefig(temporary, format=target.suffix.lstrip(".") or "png", dpi=130)
+        figure.savefig(temporary, format=target.suffix[1:].lower(), dpi=130)
     return target
 
 

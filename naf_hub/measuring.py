@@ -85,12 +85,12 @@ def timed(call: Callable[[], Any], device: str) -> float:
 
 
 def make_features(model: Upsampler, image: Tensor, shape: tuple[int, int, int]) -> Features:
-    """Features (1, C, h, w) to time a model on, on the device of ``image``: random normal ones where it wants the
-    plain last map, else what it gathers of a backbone that gives every map at that shape."""
+    """Features (B, C, h, w) to time a model on, for ``image`` (B, 3, H, W) and on its device: random normal ones
+    where it wants the plain last map, else what it gathers of a backbone that gives every map at that shape."""
     import torch
 
     if model.gather_key == ((Want(),),):
-        return torch.randn(1, *shape, device=image.device)
+        return torch.randn(len(image), *shape, device=image.device)
     from .testing.random_backbone import RandomBackbone
 
     channels, *grid = shape

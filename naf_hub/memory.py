@@ -18,6 +18,8 @@ MEMORY_SWITCH = "NAF_HUB_MEMORY"
 WORKING = 96
 # The upsampled features, and once more of them while they are written.
 COPIES = 2
+# Maps of a learned upsampler that are alive together: the guidance, of two branches, and the input of one of these.
+GUIDANCE_MAPS = 3
 # What torch, NumPy and the systems say when memory ends; torch's are RuntimeErrors.
 SHORTAGE = re.compile(
     r"DefaultCPUAllocator|out of memory|can(?:'t|not) allocate memory|Unable to allocate|bad_alloc"
@@ -75,14 +77,14 @@ def _left_to_container(folder: Path) -> int | None:
 def needed_memory(model: FeaturePipeline, size: tuple[int, int]) -> int:
     """Bytes that the features of one image of ``size`` (H, W) will take at the most, within a factor of about two.
 
-    4 bytes x H x W x (2 C + 96 + G): C channels upsampled and written, 96 for the image, the backbone and the
+    4 bytes x H x W x (2 C + 96 + 3 G): C channels upsampled and written, 96 for the image, the backbone and the
     filter, G output channels of the widest convolution of a learned upsampler, which works at every pixel.
     """
     channels = int(getattr(model.backbone, "embed_dim", 0))
     guidance = max(
         (weight.shape[0] for weight in model.upsampler.parameters() if weight.ndim == 4), default=0
     )
-    return 4 * size[0] * size[1] * (COPIES * channels + WORKING + guidance)
+    return 4 * size[0] * size[1] * (COPIES * channels + WORKING + GUIDANCE_MAPS * guidance)
 
 
 def memory_of_strips(size: tuple[int, int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -240,11 +241,23 @@ def restorer_option(
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
+def _place_of_report(path: str | None) -> str | None:
+    """``path``; a ValueError where a file lies there that is no report."""
+    from .reports import Report, ReportError
+
+    if path is not None and os.path.lexists(path):
+        try:
+            Report.load(path)
+        except (OSError, ReportError) as error:
+            raise ValueError(f"{path} exists and is no report of naf-hub; choose another name") from error
+    return path
+
+
 def report_options(command: F) -> F:
     """``--format``, ``--json`` and ``--save``; the command hands them to :func:`show_report`."""
     for option in (
         click.option("--save", type=click.Path(dir_okay=False), metavar="FILE.json",
-                     help="Also write the report to this file, as JSON."),
+                     callback=_checked(_place_of_report), help="Also write the report to this file, as JSON."),
         json_option,
         click.option("--format", "format_", default="table", show_default=True, type=click.Choice(FORMATS),
                      help="Print the report in this format; --json is short for json."),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import escapes
 from .contenders import Contender, name_model
 from .feature_files import is_whole
 from .made_with import describe_model, differences, is_beginning, read_record, sidecar
@@ -48,7 +49,8 @@ def attempt(photo: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, An
         log.debug("%s", photo, exc_info=True)
         expected = isinstance(error, (ValueError, OSError, RuntimeError, MemoryError))
         message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
-        return {"image": str(photo), "error": message if str(photo) in message else f"{photo}: {message}"}
+        shown = " ".join(str(photo).split())
+        return {"image": str(photo), "error": message if shown in message else f"{shown}: {message}"}
 
 
 class ResultSettings(Protocol):
@@ -168,7 +170,7 @@ class PhotoBatch:
                 if failed <= TOLD:
                     tqdm.write(f"naf-hub: skipped: {result['error']}", file=sys.stderr)
             elif not as_json and "kept" not in result:
-                tqdm.write(f"{photo}: {describe(result)} -> {', '.join(result['files'])}")
+                tqdm.write(escapes.one_line(f"{photo}: {describe(result)} -> {', '.join(result['files'])}"))
         kept = sum("kept" in result for result in results)
         for line in [*remarks(results), *_counts(word, len(results), kept, failed)]:
             tell(line)

@@ -17,9 +17,9 @@ from torch import Tensor
 import naf_hub
 from naf_hub.testing import UPSAMPLER_CHECKS, Subject
 from naf_hub_jafar import register_upsamplers
-from naf_hub_jafar.any_size import attend_at_any_size
 from naf_hub_jafar.anyup import AnyUp
 from naf_hub_jafar.averaged_attention import CrossDecoder
+from naf_hub_jafar.open_attention import attend_at_any_size
 from naf_hub_jafar.unification import FeatureUnification, derivatives_of_gaussians
 from naf_hub_jafar.visible_cells import visible_runs
 

@@ -92,6 +92,18 @@ def test_the_umask_is_respected_everywhere(tmp_path: Path):
     assert modes["w"] == 0o700
 
 
+@pytest.mark.parametrize("writer", [atomic_file, atomic_folder])
+def test_a_place_that_cannot_be_written_is_named_as_the_user_named_it(tmp_path: Path, monkeypatch, writer):
+    def refuse(*_: object, dir: Path, prefix: str, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", f"{dir}/{prefix}x")
+
+    for name in ("mkstemp", "mkdtemp"):
+        monkeypatch.setattr(f"naf_hub.atomic.tempfile.{name}", refuse)
+    with pytest.raises(PermissionError) as told, writer(tmp_path / "mine"):
+        pass
+    assert str(told.value) == f"[Errno 13] Permission denied: '{tmp_path / 'mine'}'"
+
+
 @pytest.mark.parametrize("name", ["n" * 240 + ".txt", "\N{GRINNING FACE}" * 60, "a.b.c"])
 def test_any_name_the_system_takes_can_be_written(tmp_path: Path, name: str):
     with atomic_file(tmp_path / name) as temporary:

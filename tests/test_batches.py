@@ -337,6 +337,15 @@ def test_an_error_of_any_kind_costs_only_its_photo_and_many_are_counted(
     assert "3 more failed; --json lists them all" in result.stderr
 
 
+def test_a_name_of_two_lines_is_told_on_one(tmp_path: Path) -> None:
+    photos(tmp_path / "in", "two\nlines.jpg", size=(8, 8))
+    (tmp_path / "in" / "bad\nphoto.jpg").write_text("none")
+    result = run(tmp_path / "in", "-o", tmp_path / "out", *FEATURES)
+    assert "two\\nlines.jpg: " in result.stdout
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr.count("photo.jpg") == 1
+
+
 def test_a_container_leaves_less_than_its_machine(tmp_path: Path) -> None:
     assert memory._left_to_container(tmp_path) is None
     for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 1\ninactive_file 250\n")):

@@ -105,6 +105,7 @@ def test_nothing_is_written_where_nothing_works(photo, tmp_path):
         (["-o", "TAKEN"], 1, "use --force"),
         (["--upsampler", "nearest"], 2, "named twice: nearest"),
         (["--upsampler", "naf_denoiser"], 2, "naf_denoiser"),
+        (["--option", "naf.dim=64"], 2, "--option naf.dim: there is no --upsampler naf"),
         (["--size", "0"], 2, "is not N, HxW"),
     ],
 )

@@ -165,7 +165,7 @@ def test_demo_takes_the_set_of_the_backbone(photo: Path, tmp_path: Path):
 def test_reconstruction_takes_the_set_of_the_backbone(photo: Path):
     result = run("eval", "reconstruction", "--upsampler", "choosy", "--backbone", "pico=default", "--images", photo,
                  "--crop", "64", "--device", "cpu", "--json")  # fmt: skip
-    row, _ = Report.from_json(result.stdout).rows
+    row = Report.from_json(result.stdout).rows[0]
     assert (row.label, row.weights, row.backbone) == ("choosy", "pico", "pico")
 
 

@@ -118,6 +118,28 @@ def test_sweep_with_everything(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_batches_are_swept_with_features_of_as_many_examples():
+    done = bench("bilinear", "--size", "12", "--sweep", "batch=1,3", "--json")
+    rows = Report.from_json(done.stdout).rows
+    assert [row.note for row in rows] == ["", ""]
+    assert all(row.values["seconds"] for row in rows)
+
+
+@pytest.mark.parametrize("arguments", [("--plot", "mine.png", "--sweep", "ratio=2"), ("--save", "mine.png")])
+def test_files_of_the_user_are_not_written_over(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.png").write_text("mine")
+    done = bench("nearest", "--size", "12", *arguments)
+    assert done.exit_code == 2
+    assert "mine.png exists" in done.stderr
+    assert (tmp_path / "mine.png").read_text() == "mine"
+
+
+def test_an_earlier_report_is_written_over(tmp_path):
+    for _ in range(2):
+        assert bench("nearest", "--size", "12", "--save", str(tmp_path / "report.json")).exit_code == 0
+
+
 def test_one_that_fails_has_a_remark_and_the_rest_goes_on():
     done = bench("naf", "bilinear", "--sweep", "ratio=2", "--option", "kernel_size=4", "--json")
     assert done.exit_code == 0, done.output
@@ -148,6 +170,7 @@ def test_a_step_of_training_leaves_the_model_as_it_was():
     ("arguments", "message"),
     [
         (["naf", "--plot", "x.png"], "give both"),
+        (["naf", "--plot", "x.txt", "--sweep", "ratio=2"], "must end in .png, .svg, .pdf"),
         (["naf", "--cuda-graph"], "needs a CUDA device"),
         (["naf", "--sweep", "hue=3"], "no factor 'hue'"),
         (["naf", "--largest-ratio", "much"], "much"),

@@ -39,8 +39,9 @@ def export(model, size=None):
         ).module()
 
 
-def test_output_of_a_fixed_size():
-    model = NAF(**SMALL["naf"], spatial="gaussian").eval().requires_grad_(False)
+@pytest.mark.parametrize("options", [{"spatial": "gaussian"}, {"guidance_scale": 1}], ids=str)
+def test_output_of_a_fixed_size(options):
+    model = NAF(**SMALL["naf"], **options).eval().requires_grad_(False)
     program = export(model, (32, 48))
     for shape in [
         *SHAPES,

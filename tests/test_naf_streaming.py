@@ -63,17 +63,16 @@ WIDE, FLAT, UNEVEN = ((40, 36), (10, 9), (40, 36)), ((96, 80), (9, 8), (24, 20))
 @pytest.mark.parametrize(
     ("options", "sizes", "memory", "way"),
     [
-        ({}, WIDE, 20_000, "fill_rows"),
+        ({}, WIDE, 60_000, "fill_rows"),
         ({}, WIDE, 300_000, "fill_rows"),  # with a branch in memory
         ({}, WIDE, "64MiB", "stream_guidance"),
         ({}, WIDE, None, "stream_guidance"),
-        ({}, FLAT, 50_000, "fill_rows"),
         ({}, FLAT, 500_000, "assemble_guidance"),
         ({"guidance_scale": 1}, FLAT, 500_000, "stream_guidance"),
         ({}, UNEVEN, 200_000, "fill_rows"),
         ({"residual": True, "num_blocks": 1}, UNEVEN, 500_000, "fill_rows"),
-        ({"pooling": "max"}, UNEVEN, 100_000, "assemble_guidance"),
-        ({}, ((30, 40), (20, 9), (12, 11)), 20_000, "fill_rows"),  # fewer rows than the features have
+        ({"pooling": "max"}, UNEVEN, 400_000, "assemble_guidance"),
+        ({}, ((30, 40), (20, 9), (12, 11)), 40_000, "fill_rows"),  # fewer rows than the features have
     ],
     ids=str,
 )

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import naf_hub
 from naf_hub import WeightsError
+from naf_hub.app.words import find_word_maps
 from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, MissingExtraError
 from naf_hub.image_files import find_images
@@ -30,6 +31,7 @@ from naf_hub_open_vocabulary.open_vocabulary import OpenVocabulary
 from naf_hub_open_vocabulary.segmenter import Segmenter
 from naf_hub_open_vocabulary.vocabulary import VOCABULARIES, Vocabulary
 from naf_hub_open_vocabulary.vocabulary_protocol import VocabularyProtocol
+from naf_hub_open_vocabulary.word_maps import WordMaps, is_here
 
 MODEL = {
     "embed_dim": 16,
@@ -174,7 +176,8 @@ def test_protocols_are_checked():
     chosen = VocabularyProtocol.read({"preset": "proxyclip", "stride": 56})
     assert (chosen.short_side, chosen.crop, chosen.stride) == (336, 336, 56)
     for settings, message in (
-        ({"window": 1}, "no setting 'window'"),
+        ({"window": 1}, "unknown key 'window'"),
+        ({"stride": "9"}, "stride = '9': must be a whole number, or none"),
         ({"preset": "voc"}, "no preset 'voc'"),
         ({"stride": 449}, "stride 449 is larger than crop 448"),
         ({"scale": 0}, "scale must be positive"),
@@ -315,3 +318,22 @@ def test_what_is_missing_is_one_line(clip, photos, tmp_path, monkeypatch):
         load_clip(str(clip))
     with pytest.raises(ValueError, match="needs a backbone"):
         OpenVocabulary().evaluate("bilinear", tmp_path)
+
+
+def test_one_thing_is_found_by_its_words_where_a_clip_is(clip, photos, tmp_path):
+    image = read_image(photos[0])
+    backbone = naf_hub.load_backbone("tiny_backbone", weights=None)
+    models = backbone, naf_hub.load("bilinear")
+    found = WordMaps({"clip": str(clip), **SMALL})
+    maps = [found.find(image, words, *models) for words in ("cat", "kitten", "cat; kitten")]
+    assert maps[0].shape == maps[1].shape == (64, 71)
+    assert not torch.allclose(maps[0], maps[1])
+    torch.testing.assert_close(maps[2], torch.maximum(maps[0], maps[1]))
+    for nothing in ("", "cat;"):
+        with pytest.raises(ValueError, match="name what to look for"):
+            found.find(image, nothing, *models)
+    assert (is_here(str(clip)), is_here(str(tmp_path))) == (True, False)
+    assert isinstance(find_word_maps(str(clip), "cpu"), WordMaps)
+    assert find_word_maps(None, "cpu") is None  # OpenAI's would have to be fetched
+    with pytest.raises(WeightsError, match="no file"):
+        find_word_maps(str(tmp_path), "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -238,8 +239,13 @@ def test_an_output_in_another_space_is_compared_there(pictures, install_plugin):
 
 
 def test_settings_and_backbone_are_asked_for(pictures):
-    with pytest.raises(ValueError, match=r"no setting 'cropp'; there are: crop, "):
-        Reconstruction().evaluate("bilinear", pictures, {"cropp": 64}, backbone="tiny_backbone")
+    for protocol, told in [
+        ({"cropp": 64}, "unknown key 'cropp'; did you mean crop"),
+        ({"crop": "64"}, "crop = '64': must be a whole number"),
+        ({"down": math.nan}, "down = nan: must be a number"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            Reconstruction().evaluate("bilinear", pictures, protocol, backbone="tiny_backbone")
     with pytest.raises(ValueError, match="needs a backbone"):
         Reconstruction().evaluate("bilinear", pictures)
 

@@ -119,6 +119,15 @@ def test_ctrl_c_saves_once_and_exits_130(start, tmp_path):
     assert left.step == last["step"]
 
 
+def test_what_a_kill_left_of_unfinished_weights_goes(tmp_path):
+    save(tmp_path, 1)
+    half = tmp_path / ".step-00000002.0123abcd-1-xyz"
+    half.mkdir()
+    (half / ".tmpSNTKqc").write_bytes(b"half of a file")
+    clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
 def test_older_checkpoints_go_only_after_the_new_one_is_there(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step)

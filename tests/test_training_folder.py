@@ -140,9 +140,9 @@ from pathlib import Path
 from naf_hub.training.exclusive import Exclusive
 lock = Exclusive(Path({str(tmp_path)!r}))
 lock.take()
-if (worker := os.fork()) == 0:
+if os.fork() == 0:
+    print(os.getpid(), flush=True)  # behind what Python does in a child
     time.sleep(60)
-print(worker, flush=True)
 time.sleep(60)
 """
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Optional
 
 import pytest
 
 from naf_hub.training.schedule import plateau, rate_factor
-from naf_hub.training.settings import ConfigError, RunSettings, build, parse_set
+from naf_hub.training.settings import ConfigError, RunSettings, build, parse_set, read_toml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,30 @@ def test_values_are_converted_by_type(assignment, key, value):
 def test_bad_values_say_what_they_must_be(assignment, message):
     with pytest.raises(ConfigError, match=message):
         build(Odd, parse_set([assignment]))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_no_finite_number_is_refused(number):
+    with pytest.raises(ConfigError, match=r"lr = .*: must be a number"):
+        build(Odd, {"lr": number})
+
+
+def test_a_key_without_default_is_asked_for_and_tables_must_be_tables():
+    @dataclasses.dataclass
+    class Named:
+        name: str
+        note: str = ""
+
+    with pytest.raises(ConfigError, match="no 'name', which has no default"):
+        build(Named, {"note": "x"})
+    with pytest.raises(ConfigError, match="3 stands where a table of settings must be"):
+        build(Named, 3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine\.toml: not valid TOML: no text in UTF-8"):
+        read_toml(tmp_path / "mine.toml")
 
 
 def test_choices_hold_without_build_too():

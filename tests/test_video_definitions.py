@@ -219,9 +219,12 @@ def test_settings_that_make_no_sense_are_one_line():
     assert VideoProtocol.read({}) == VideoProtocol(448, 2, 20, 24)
     assert VideoProtocol.read({"preset": "code", "topk": 9}) == VideoProtocol(None, 1, 9, 12)
     assert VideoProtocol.read({"preset": "code"}).working_size((480, 854), 14) == (476, 854)
+    assert VideoProtocol.read({"videos": "dog"}).videos == ("dog",)
     for settings, words in [
         ({"preset": "dino"}, "no preset 'dino'; there are: paper, code, lift"),
-        ({"k": 5}, "no setting 'k'; there are: preset, size"),
+        ({"preset": ["lift"]}, "no preset"),
+        ({"k": 5}, "unknown key 'k'; keys: size"),
+        ({"topk": "5"}, "topk = '5': must be a whole number"),
         ({"topk": 0}, "topk must be at least 1"),
         ({"radius": -1}, "radius must not be negative"),
         ({"temperature": 0.0}, "temperature must be at least"),

@@ -14,7 +14,7 @@ from ..errors import MissingExtraError
 from .kept_models import KeptModels
 from .viewer import Viewer
 from .visits import Visits
-from .word_maps import find_word_maps
+from .words import find_word_maps
 
 LOOPBACK = "127.0.0.1"
 FOLDER_SWITCH = "GRADIO_TEMP_DIR"
@@ -56,7 +56,7 @@ def served(
     Args:
         backbone, upsampler: ``NAME[=WEIGHTS]`` that are chosen at first.
         size: of photos at first, see :func:`naf_hub.image_sizes.fit_size`.
-        clip: see :func:`naf_hub.app.word_maps.find_word_maps`.
+        clip: see :func:`naf_hub.app.words.find_word_maps`.
         device: where to compute.
         host: address to listen at; the loopback lets nobody in but this machine.
         port: to listen at; by default the first free one from 7860 on.
@@ -68,7 +68,7 @@ def served(
     """
     with private_folder() as folder:
         require_gradio()
-        from .page import launch, lay_out
+        from .layout import launch, lay_out
 
         viewer = Viewer(KeptModels(device), Visits(folder), find_word_maps(clip, device))
         page = lay_out(viewer, backbone, upsampler, size)

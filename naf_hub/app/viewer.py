@@ -25,7 +25,7 @@ from ..upsampled_photo import UpsampledPhoto, upsample_photo
 from .kept_models import KeptModels
 from .similarity import heat_picture, marked, similar_to
 from .visits import Visits
-from .word_maps import WordMaps
+from .words import WordMaps
 
 if TYPE_CHECKING:
     from ..interfaces import Backbone
@@ -35,6 +35,9 @@ DTYPE = "float16"
 
 EXPECTED = (NafHubError, ValueError, TypeError, OSError, NotImplementedError)
 """What a user can cause and mend."""
+
+CLICKED = 448
+"""Pixels of the longer side to which smaller photos are enlarged, as far as whole numbers go."""
 
 Pair = tuple[Image.Image, Image.Image]
 """Two pictures of one size, to be laid over each other."""
@@ -49,7 +52,7 @@ class Shown:
         model: that made them.
         made: what a record says of them, see :func:`naf_hub.made_with.record`.
         name: of the file.
-        view: the photo as the page shows it.
+        zoom: so many pixels of the photo that is clicked on are one of the features, along each side.
         panels: pictures of the same size by name: photo, low-resolution and upsampled features.
         said: one line on it.
     """
@@ -58,14 +61,23 @@ class Shown:
     model: FeaturePipeline
     made: str
     name: str
-    view: Image.Image
+    zoom: int
     panels: Mapping[str, Image.Image]
     said: str
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the photo as it is shown."""
-        return self.view.height, self.view.width
+        """(H, W) of photo and features."""
+        height, width = self.done.image.shape[-2:]
+        return height, width
+
+    @property
+    def view(self) -> Image.Image:
+        """The photo that is clicked on, enlarged ``zoom`` times: gradio misplaces clicks where the page enlarges it."""
+        picture = self.panels["photo"]
+        return picture.resize(
+            (picture.width * self.zoom, picture.height * self.zoom), Image.Resampling.NEAREST
+        )
 
 
 class Viewer:
@@ -97,14 +109,14 @@ class Viewer:
         done = upsample_photo(model, source, size, "choose a smaller size")
         said = {**settings, "size": describe_image_size(size), "dtype": DTYPE}
         made = record(said, describe_photo(source, Path(source.name)))
-        view, basis = photo(done.image), PcaBasis.fit(done.low)
-        low = basis.picture(done.low).resize(view.size, Image.Resampling.NEAREST)
+        picture, basis = photo(done.image), PcaBasis.fit(done.low)
         panels = {
-            "photo": view,
-            "low-resolution features": low,
+            "photo": picture,
+            "low-resolution features": basis.picture(done.low).resize(picture.size, Image.Resampling.NEAREST),
             "upsampled features": basis.picture(done.features),
         }
-        shown = Shown(done, model, made, source.name, view, panels, _describe(done, model))
+        zoom = max(1, CLICKED // max(picture.size))
+        shown = Shown(done, model, made, source.name, zoom, panels, _describe(done, model))
         self.visits.keep(visit, shown)
         return shown
 
@@ -114,7 +126,11 @@ class Viewer:
         return panels[left], panels["upsampled features"]
 
     def similar(self, visit: str, at: tuple[int, int]) -> tuple[Image.Image, Pair, str]:
-        """How like the pixel ``at`` (row, column) of the visit's photo the others are.
+        """How like one pixel of the visit's photo the others are.
+
+        Args:
+            visit: whose photo.
+            at: row and column in :attr:`Shown.view`.
 
         Returns:
             The photo with the pixel marked; the cosines of low-resolution and of upsampled features, in one range of
@@ -124,11 +140,15 @@ class Viewer:
             ValueError: no photo, or the pixel lies outside it.
         """
         shown = self.visits.of(visit)
-        maps = [similar_to(features, at, shown.size) for features in (shown.done.low, shown.done.features)]
+        row, column = at[0] // shown.zoom, at[1] // shown.zoom
+        maps = [
+            similar_to(features, (row, column), shown.size)
+            for features in (shown.done.low, shown.done.features)
+        ]
         low = min(float(values.min()) for values in maps)
         before, after = (heat_picture(values, low, 1.0, shown.size) for values in maps)
         said = (
-            f"Cosine similarity to the pixel in row {at[0]}, column {at[1]}: {low:.2f} (dark) to 1 (bright)."
+            f"Cosine similarity to the pixel in row {row}, column {column}: {low:.2f} (dark) to 1 (bright)."
         )
         return marked(shown.view, at), (before, after), said
 
@@ -146,7 +166,7 @@ class Viewer:
         low, high = float(values.min()), float(values.max())
         picture = heat_picture(values, low, high, shown.size)
         said = f"Cosine similarity to {words.strip()!r}: {low:.3f} (dark) to {high:.3f} (bright)."
-        return (shown.view, picture), said
+        return (shown.panels["photo"], picture), said
 
     def save(self, visit: str) -> Path:
         """A file with the visit's features, as ``naf-hub upsample`` writes it; in a folder of its own.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..contenders import Contender
 from ..efficiency import FACTORS, Setting, fitting, largest_ratio, parse_sweep, sweep
+from ..efficiency_plot import ENDINGS, plot_sweeps
 from ..escapes import one_line
 from ..image_sizes import ImageSize, square
 from ..measuring import PeakMemory, make_features, measure
@@ -120,6 +123,10 @@ def bench_command(
     made_for = None if backbone is None else parse_backbone_option(backbone).name
     if plot and not sweeps:
         raise click.UsageError("--plot draws what --sweep times; give both")
+    if plot and Path(plot).suffix.lower() not in ENDINGS:
+        raise click.UsageError(f"--plot {plot}: the name must end in {', '.join(ENDINGS)}")
+    if plot and os.path.lexists(plot):
+        raise click.UsageError(f"--plot {plot} exists; choose another name")
     where = pick_device(device)
     if cuda_graph and not where.startswith("cuda"):
         raise click.UsageError("--cuda-graph needs a CUDA device")
@@ -153,8 +160,6 @@ def bench_command(
     )
     show_report(report, format_, as_json, save)
     if plot:
-        from ..efficiency_plot import plot_sweeps
-
         click.echo(f"wrote {plot_sweeps(report, plot)}", err=True)
 
 
@@ -190,7 +195,8 @@ def _try(
             )  # fmt: skip
             if limit:
                 found["largest_ratio"] = _largest(model, setting, device, limit)
-        return found
+        origin = getattr(model, "origin", None)
+        return {**found, "weights": contender.weights if origin is None else origin.weights}
     except Exception as error:  # one that fails must not take the others along
         return {"failed": shortage(error) or one_line(str(error)) or type(error).__name__}
 
@@ -240,4 +246,4 @@ def _row(label: str, contender: Contender, found: dict[str, Any], backbone: str 
         values["backward_peak_mib"] = found["backward_peak_bytes"] / MIB
     note = f"floor: {found['floor']}: {found['floor_seconds']:.3f} s" if "floor" in found else ""
     extras = {key: found[key] for key in ("floor", "floor_seconds", "peak_bytes") if key in found}
-    return Row(label, values, contender.name, contender.weights, backbone, note, extras)
+    return Row(label, values, contender.name, found["weights"], backbone, note, extras)

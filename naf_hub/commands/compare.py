@@ -188,6 +188,9 @@ def _show(contender: Contender, view: View) -> Shown:
 def _parse(texts: tuple[str, ...], weights: str | None, options: dict[str, Any]) -> list[Contender]:
     """The upsamplers, each with the options for all and those under its name."""
     names = [text.partition("=")[0] for text in texts]
+    for name, value in options.items():
+        if isinstance(value, dict) and name not in names:
+            raise click.UsageError(f"--option {name}.{next(iter(value))}: there is no --upsampler {name}")
     own = {name: options[name] for name in names if isinstance(options.get(name), dict)}
     shared = {key: value for key, value in options.items() if key not in own}
     contenders = [

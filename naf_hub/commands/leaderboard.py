@@ -40,6 +40,7 @@ def leaderboard_command(
     .json. Exits with 1 where something could not be evaluated.
     """
     from ..atomic import atomic_file
+    from ..extraction import require_writable
     from ..leaderboard import Kept, assemble, read_plan, run_missing
     from ..leaderboard.page import html
 
@@ -54,6 +55,7 @@ def leaderboard_command(
         raise click.UsageError(
             f"{out} holds other files; give a new folder, or one of an earlier leaderboard"
         )
+    require_writable(folder)
     kept = Kept(folder / "reports")
     failed = {} if no_run else run_missing(chosen, kept, pick_device(device), tell)
     board = assemble(chosen, kept, failed)
@@ -68,7 +70,6 @@ def leaderboard_command(
         "html": html(board, chosen.note),
         "json": board.table.to_json(),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         with atomic_file(folder / f"leaderboard.{ending}") as temporary:
             temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -13,7 +14,7 @@ from ..contenders import Contender
 from ..records import BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from ..registry import registry
 from ..reports import Metric
-from ..training.settings import ConfigError, build, parse_toml
+from ..training.settings import ConfigError, build, parse_toml, read_toml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,8 @@ class _Plan:
 def shipped() -> list[str]:
     """Names of the plans inside the package."""
     folder = resources.files(__package__ or "naf_hub.leaderboard") / "plans"
+    if not folder.is_dir():  # none is shipped, and git keeps no empty folder
+        return []
     return sorted(
         entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
     )
@@ -130,15 +133,16 @@ def read_plan(name: str | os.PathLike[str], data_root: str | os.PathLike[str] | 
     path = Path(name)
     if str(name) in shipped():
         text = (resources.files("naf_hub.leaderboard") / "plans" / f"{name}.toml").read_text("utf-8")
-        home = Path()
+        given, home = parse_toml(text, str(name)), Path()
     elif path.is_file():
-        text, home = path.read_text("utf-8"), path.parent
+        given, home = read_toml(path), path.parent
     else:
-        raise FileNotFoundError(f"no plan {name}: give a TOML file, or one of {', '.join(shipped())}")
+        known = f", or one of {', '.join(shipped())}" if shipped() else ""
+        raise FileNotFoundError(f"no plan {name}: give a TOML file{known}")
     try:
-        return _plan(build(_Plan, parse_toml(text, str(name))), Path(data_root or home), home)
+        return _plan(build(_Plan, given), Path(data_root or home), home)
     except ConfigError as error:
-        raise ConfigError(error if str(error).startswith(str(name)) else f"{name}: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _plan(found: _Plan, data_root: Path, home: Path) -> Plan:
@@ -150,10 +154,13 @@ def _plan(found: _Plan, data_root: Path, home: Path) -> Plan:
     if twice:
         raise ConfigError(f"two measures called {twice!r}: give each a name of its own")
     for column, figures in found.paper.items():
-        numbers = isinstance(figures, Mapping) and all(isinstance(v, (int, float)) for v in figures.values())
-        if not numbers:
+        if not (isinstance(figures, Mapping) and all(map(_is_number, figures.values()))):
             raise ConfigError(f"[paper] {column}: give a table of numbers by row")
     return Plan(found.title, found.note, tuple(measures), found.baseline, found.paper)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _measure(table: _Measure, plan: _Plan, data_root: Path, home: Path) -> Measure:

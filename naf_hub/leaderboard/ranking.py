@@ -99,7 +99,7 @@ def _brought(plan: Plan, kept: Kept, left_out: dict[str, str]) -> Iterator[tuple
             try:
                 report = Report.load(path)
             except (OSError, ReportError) as error:
-                left_out[os.fspath(path)] = str(error)
+                left_out[os.fspath(path)] = str(error).removeprefix(f"{path}: ")
                 continue
             for row in report.rows:
                 column = columns.get((measure.name, row.backbone or ""))

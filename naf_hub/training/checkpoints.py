@@ -25,6 +25,8 @@ MODEL, STATE, MANIFEST = "model.safetensors", "training.pt", "checkpoint.json"
 FILES = (MODEL, STATE, MANIFEST)
 NAME = re.compile(r"step-\d{8,}")
 HALF = re.compile(r"\.(step-\d{8,})\..+")
+# What safetensors writes to before it renames, since 0.8.
+UNFINISHED = re.compile(r"\.tmp\w{6}")
 
 
 class CheckpointError(NafHubError, RuntimeError):
@@ -172,7 +174,8 @@ def _remove(path: Path) -> None:
 def _empty(path: Path) -> None:
     """Remove the files of a checkpoint, and their folder where nothing else is in it."""
     with contextlib.suppress(OSError):
-        for name in FILES:
+        unfinished = [entry.name for entry in path.iterdir() if UNFINISHED.fullmatch(entry.name)]
+        for name in (*FILES, *unfinished):
             (path / name).unlink(missing_ok=True)
         path.rmdir()
 

@@ -7,7 +7,7 @@ import importlib.resources
 from pathlib import Path
 from typing import Any
 
-from .settings import ConfigError, parse_toml
+from .settings import ConfigError, parse_toml, read_toml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,4 +39,4 @@ class Recipes:
             raise ConfigError(
                 f"no recipe {name!r}; shipped ones: {', '.join(names)}; or give the path of a TOML file"
             )
-        return parse_toml(Path(name).read_text("utf-8"), name)
+        return read_toml(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import os
 import sys
 import types
 import typing
@@ -120,6 +122,19 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
 
 
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Keys and values of a TOML file.
+
+    Raises:
+        ConfigError: not TOML, which is text in UTF-8.
+        OSError: the file cannot be read.
+    """
+    try:
+        return parse_toml(Path(path).read_text("utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: no text in UTF-8") from error
+
+
 def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
     """Values by key of ``key=value`` texts, see :func:`naf_hub.options.parse_pairs`.
 
@@ -143,18 +158,26 @@ def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
     is ``None``, since TOML has no null).
 
     Raises:
-        ConfigError: an unknown key (the nearest is named), a value of the wrong type or out of range.
+        ConfigError: an unknown key (the nearest is named), one that has no default and is missing, a value of the
+            wrong type or out of range, or a layer that is no table.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer, Mapping):
+            raise ConfigError(f"{layer!r} stands where a table of settings must be")
         merged = _merge(merged, layer)
     hints = typing.get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    fields = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+    names = [field.name for field in fields]
     for key in merged:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(names)}"
             raise ConfigError(f"unknown key {key!r}; {hint}")
+    for field in fields:
+        free = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        if not free and field.name not in merged:
+            raise ConfigError(f"no {field.name!r}, which has no default")
     return kind(**{key: _converted(key, value, hints[key]) for key, value in merged.items()})
 
 
@@ -201,7 +224,7 @@ def _fitted(value: Any, hint: Any) -> tuple[Any, str]:
     if hint is Any:
         return value, ""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number:
+    if hint is float and number and math.isfinite(value):
         return float(value), ""
     if hint is int and number and isinstance(value, int):
         return value, ""

@@ -47,27 +47,11 @@ class JBUStage(nn.Module):
         keys = _run(self.range_proj, guidance[:, :, index], keep)
         centre = keys[:, :, RADIUS:-RADIUS]
         keys = keys[..., reflected(-RADIUS, width + RADIUS, width, guidance.device)]
-        count = rows[1] - rows[0]
-        if are_known(*keys.shape):
-            scores = torch.stack(
-                [
-                    (keys[:, :, i : i + count, j : j + width] * centre).sum(1)
-                    for i in range(SIDE)
-                    for j in range(SIDE)
-                ],
-                dim=1,
-            )
-        else:
-            near = _across(keys, width)
-            centre = centre[:, :, :, None]
-            scores = torch.cat(
-                [(near.narrow(2, i, count) * centre).sum(1).transpose(1, 2) for i in range(SIDE)], dim=1
-            )
         temperature = self.range_temp.to(keys.dtype).exp().clamp(1e-4, 1e4)
         offset = torch.linspace(-1, 1, SIDE, dtype=keys.dtype, device=keys.device).square()
         distance = (offset[:, None] + offset).flatten()[:, None, None]
         near = torch.exp(-distance / (2 * self.sigma_spatial.to(keys.dtype).square()))
-        taps = (temperature * scores).softmax(1) * near
+        taps = (temperature * _similarities(keys, centre)).softmax(1) * near
         return taps / taps.sum(1, keepdim=True).clamp_min(1e-7)
 
     def taps(self, guidance: Tensor, rows: Range, keep: Sequence[Tensor | None] = (None, None)) -> Tensor:
@@ -216,6 +200,19 @@ def reflected(start: int, stop: int, size: int, device: torch.device) -> Tensor:
         return min(max(i, 0), last)
 
     return torch.tensor([mirror(i) for i in range(start, stop)], device=device)
+
+
+def _similarities(keys: Tensor, centre: Tensor) -> Tensor:
+    """Products (B, 49, n, W) of the keys (B, K, n, W) of pixels and those of their windows (B, K, n + 6, W + 6)."""
+    count, width = centre.shape[-2:]
+    if not are_known(*keys.shape):
+        near, own = _across(keys, width), centre[:, :, :, None]
+        rows = [(near.narrow(2, i, count) * own).sum(1).transpose(1, 2) for i in range(SIDE)]
+        return torch.cat(rows, dim=1)
+    scores = [
+        (keys[:, :, i : i + count, j : j + width] * centre).sum(1) for i in range(SIDE) for j in range(SIDE)
+    ]
+    return torch.stack(scores, dim=1)
 
 
 def _across(maps: Tensor, width: int) -> Tensor:

@@ -14,7 +14,7 @@ from naf_hub.parts.pieces import Range, assemble, split
 from naf_hub.parts.precision import without_autocast, working_dtype
 from naf_hub.parts.sizes import are_known
 
-from .any_size import attend_at_any_size
+from .open_attention import attend_at_any_size
 from .visible_cells import AxisBlocks, plan_blocks
 
 

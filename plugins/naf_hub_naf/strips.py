@@ -184,7 +184,7 @@ def stream_branch(
             moments=None if last else Moments(),
         ).run(rows)
     if not direct:
-        pooled = F.adaptive_avg_pool2d(maps.permute(2, 0, 1)[None], (target.shape[0], target.shape[1]))
+        pooled = F.adaptive_avg_pool2d(maps[None].permute(0, 3, 1, 2), (target.shape[0], target.shape[1]))
         target.copy_(pooled[0].permute(1, 2, 0))
 
 

@@ -23,6 +23,7 @@ from naf_hub.image_files import find_images
 from naf_hub.interfaces import Features
 from naf_hub.reports import Metric, Report, Row, describe_environment
 from naf_hub.store import FeatureStore
+from naf_hub.training.settings import build
 
 from .homographies import centres, draw_homography, lie_inside, move, show
 from .matching import find_nearest, surest
@@ -113,7 +114,7 @@ class GeometricCorrespondence(Task):
             TypeError, ValueError: no backbone, or a setting that does not exist or makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
-        chosen = HomographyProtocol(**(protocol or {}))
+        chosen = build(HomographyProtocol, protocol or {})
         if backbone is None:
             raise ValueError("homography needs a backbone; give backbone=")
         folders = [data] if isinstance(data, (str, os.PathLike)) else list(data)

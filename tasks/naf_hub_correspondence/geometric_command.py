@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -18,8 +19,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 
@@ -54,17 +57,19 @@ from naf_hub.options import (
 )
 @control_option
 @device_option
+@threads_option
 @report_options
 def homography(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: tuple[str, ...], device: str,
-    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Points of photos found again after a known homography, by nearest features; no labels.
 
     Each photo is matched to itself, turned, scaled, tilted and shifted at random. PCK counts points that are missed by
     no more than a share of the photo's side; "surest" are the cells whose nearest feature is much nearer than the next.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
@@ -73,6 +78,6 @@ def homography(
     report = GeometricCorrespondence().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
     )
-    for photo, reason in report.data["skipped"].items():
-        click.echo(f"skipped: {photo}: {reason}", err=True)
+    for reason in report.data["skipped"].values():
+        click.echo(f"skipped: {one_line(reason)}", err=True)
     show_report(report, format_, as_json, save)

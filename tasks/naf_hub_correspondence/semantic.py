@@ -19,6 +19,7 @@ from naf_hub.errors import DatasetError
 from naf_hub.images import read_image
 from naf_hub.reports import Report, Row, describe_environment
 from naf_hub.store import FeatureStore, maps_in
+from naf_hub.training.settings import build
 
 from .matching import find_nearest
 from .pck import LIMITS, Tally, correct_plus, distances, metrics
@@ -92,7 +93,7 @@ class SemanticCorrespondence(Task):
             TypeError, ValueError: no backbone, or a setting that does not exist or makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
-        chosen = SPairProtocol(**(protocol or {}))
+        chosen = build(SPairProtocol, protocol or {})
         if backbone is None:
             raise ValueError("correspondence needs a backbone; give backbone=")
         root = Path(data)

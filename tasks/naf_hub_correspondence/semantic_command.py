@@ -18,8 +18,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 
@@ -40,17 +42,19 @@ from naf_hub.options import (
 )
 @control_option
 @device_option
+@threads_option
 @report_options
 def correspondence(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
-    controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """PCK on SPair-71k: keypoints found on another object of the class, by nearest features.
 
     DATA is the unpacked archive SPair-71k, which cvlab.postech.ac.kr publishes. The row "backbone's grid" has no
     upsampling. Without the data, `naf-hub eval homography` takes any folder of photos.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 

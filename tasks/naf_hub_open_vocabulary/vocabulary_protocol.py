@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from naf_hub.training.settings import build
+
 OPENAI_CLIP = "hf://timm/vit_base_patch16_clip_224.openai"
 """CLIP ViT-B/16 with OpenAI's weights, as safetensors in OpenCLIP's layout."""
 
@@ -60,11 +62,7 @@ class VocabularyProtocol:
         Raises:
             ValueError: a setting that does not exist or makes no sense.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        strangers = sorted(set(settings) - set(names))
-        if strangers:
-            raise ValueError(f"no setting {strangers[0]!r}; there are: {', '.join(names)}")
-        chosen = cls(**settings)
+        chosen = build(cls, settings)
         if chosen.preset not in PRESETS:
             raise ValueError(f"no preset {chosen.preset!r}; there are: {', '.join(PRESETS)}")
         own = (chosen.short_side, chosen.crop, chosen.stride)

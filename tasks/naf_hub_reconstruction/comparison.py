@@ -16,6 +16,7 @@ from naf_hub.errors import ImageError
 from naf_hub.interfaces import Backbone, Features, StandIn, Upsampler
 from naf_hub.store import each_map, maps_in
 from naf_hub.terminal import no_bar
+from naf_hub.training.settings import build
 
 from .evaluate import bilinear, held_out_crops, pair_sizes
 from .features import resize
@@ -78,13 +79,9 @@ class Protocol:
         """The protocol of plain settings.
 
         Raises:
-            ValueError: a setting that does not exist.
+            ConfigError: a setting that does not exist or makes no sense.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        strangers = sorted(set(settings) - set(names))
-        if strangers:
-            raise ValueError(f"no setting {strangers[0]!r}; there are: {', '.join(names)}")
-        return cls(**settings)
+        return build(cls, settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain settings, as :meth:`read` takes them."""

@@ -188,10 +188,10 @@ def freeze_idle(model: Upsampler, backbone: Backbone) -> None:
     image = torch.rand(1, 3, side, side, device=device)
     features = model.eval().gather(image, backbone)
     grid = model.reference(features).shape[-2:]
-    model(
-        image, features, (16 * grid[0], 16 * grid[1])
-    ).sum().backward()  # far enough for layers of later steps
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
+    output = model(image, features, (16 * grid[0], 16 * grid[1]))  # far enough for layers of later steps
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter, gradient in zip(
+        parameters, torch.autograd.grad(output.sum(), parameters, allow_unused=True), strict=True
+    ):
+        parameter.requires_grad_(gradient is not None)
     model.train(training)

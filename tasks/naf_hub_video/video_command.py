@@ -18,8 +18,10 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    threads_option,
     upsampler_option,
     upsampler_weights_option,
+    use_threads,
 )
 
 ONE_UP = click.IntRange(min=1)
@@ -66,6 +68,7 @@ ONE_UP = click.IntRange(min=1)
 )
 @control_option
 @device_option
+@threads_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
@@ -82,13 +85,14 @@ ONE_UP = click.IntRange(min=1)
 def video(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
-    controls: tuple[str, ...], out: str | None, picture: str | None, format_: str, as_json: bool,
+    threads: int | None, controls: tuple[str, ...], out: str | None, picture: str | None, format_: str, as_json: bool,
     save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Video object segmentation: masks of the first frame, carried on by the likeness of features; no training.
 
     DATA holds JPEGImages/480p, Annotations/480p and, where not all videos are meant, ImageSets/2017/val.txt.
     """
+    use_threads(threads)
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from naf_hub.training.settings import build
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {"size": 448, "factor": 2, "topk": 20, "radius": 24},
@@ -75,13 +77,9 @@ class VideoProtocol:
         """
         own = dict(settings)
         preset = own.pop("preset", "paper")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
-        names = [field.name for field in dataclasses.fields(cls)]
-        strangers = sorted(set(own) - set(names))
-        if strangers:
-            raise ValueError(f"no setting {strangers[0]!r}; there are: preset, {', '.join(names)}")
-        return cls(**{**PRESETS[preset], **own, "videos": tuple(own.get("videos", ()))})
+        return build(cls, PRESETS[preset], own)
 
     def working_size(self, frame: tuple[int, int], patch: int) -> tuple[int, int]:
         """Height and width at which the backbone sees a frame of this height and width.

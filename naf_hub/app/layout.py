@@ -1,34 +1,30 @@
 """The page itself, laid out with gradio; what it shows comes from :class:`naf_hub.app.viewer.Viewer`."""
 
-from __future__ import annotations
-
 import functools
 import html
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import gradio as gr
+from typing import TYPE_CHECKING, Any
 
 from ..image_sizes import describe_image_size, parse_image_size
 from .choices import backbone_choices, upsampler_choices
 from .viewer import Viewer
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 SIZES = ("224", "336", "448", "672", "896")
 PANELS = ("low-resolution features", "photo")
 # Shown as they are, small ones too: what a pixel is must be seen.
 CSS = """
 .pictures img { image-rendering: pixelated; }
-#view .image-frame, #view img { width: 100%; height: auto; object-fit: contain; }
-#problem p { color: #b91c1c; }
+#problem b { color: #b91c1c; }
 """
 PICTURES: dict[str, Any] = {"format": "png", "interactive": False, "elem_classes": "pictures"}
 HEIGHT = 420
-# Fonts of the system, so that nothing is asked of a font server.
-THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Blocks:
+def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> "gr.Blocks":
     """The page, ready to be launched.
 
     Args:
@@ -36,6 +32,9 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
         backbone, upsampler: ``NAME[=WEIGHTS]`` that are chosen at first.
         size: of photos at first, see :func:`naf_hub.image_sizes.fit_size`.
     """
+    # Here, and without annotations put off, which gradio could not read: it comes with an extra.
+    import gradio as gr
+
     sizes = list(dict.fromkeys([*SIZES, describe_image_size(size)]))
     with gr.Blocks(title="naf-hub", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         gr.Markdown(
@@ -150,16 +149,20 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> gr.Bloc
     return page
 
 
-def _visit(request: gr.Request) -> str:
+def _visit(request: "gr.Request") -> str:
     return str(request.session_hash)
 
 
-def launch(page: gr.Blocks, host: str, port: int | None, megabytes: int) -> str:
+def launch(page: "gr.Blocks", host: str, port: int | None, megabytes: int) -> str:
     """Serve a page from threads of their own; returns its address. See :func:`naf_hub.app.serving.served`."""
+    import gradio as gr
+
+    # Fonts of the system, so that nothing is asked of a font server.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         _, address, _ = page.launch(
             server_name=host, server_port=port, max_file_size=f"{megabytes}mb", share=False, quiet=True,
-            prevent_thread_lock=True, ssr_mode=False, footer_links=[], theme=THEME, css=CSS,
+            prevent_thread_lock=True, ssr_mode=False, footer_links=[], theme=theme, css=CSS,
         )  # fmt: skip
     except OSError as error:
         raise OSError(
