@@ -46,7 +46,7 @@ def attempt(photo: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, An
     except Exception as error:  # of plugins and decoders, which may fail in any way
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
-        log.debug("%s", photo, exc_info=True)
+        log.debug("%s", escapes.one_line(str(photo)), exc_info=True)
         expected = isinstance(error, (ValueError, OSError, RuntimeError, MemoryError))
         message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
         shown = " ".join(str(photo).split())

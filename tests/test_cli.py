@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import time
@@ -126,9 +127,11 @@ def test_bad_usage_is_one_line(arguments, status, message, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir()), "something was written"
 
 
-def test_debug_shows_the_traceback():
+def test_debug_shows_the_traceback_and_leaves_the_log_as_it_was():
+    before = logging.getLogger("naf_hub").level
     result = run("--debug", "info", "nafff")
     assert isinstance(result.exception, naf_hub.UnknownNameError)
+    assert logging.getLogger("naf_hub").level == before
 
 
 def test_upsample_writes_picture_and_features(tmp_path):

@@ -78,10 +78,12 @@ class Cli(click.Group):
 _DEBUG = {"on": False}
 
 
-def _set_debug(_: click.Context, __: click.Parameter, value: bool) -> None:
+def _set_debug(context: click.Context, __: click.Parameter, value: bool) -> None:
     _DEBUG["on"] = value
     if value:
-        logging.getLogger("naf_hub").setLevel(logging.DEBUG)
+        logger = logging.getLogger("naf_hub")
+        context.call_on_close(lambda before=logger.level: logger.setLevel(before))
+        logger.setLevel(logging.DEBUG)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
