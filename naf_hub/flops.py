@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 if TYPE_CHECKING:
     from .interfaces import Features, Upsampler
@@ -43,21 +42,25 @@ class Flops(NamedTuple):
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
+        # Not at the top: this imports triton, where that is installed.
+        from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
         super().__init__()
+        self.formulas, self.attention_formula = flop_registry, sdpa_flop_count
         self.paper = self.attention = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
         if packet in PRODUCTS:
-            self.paper += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            self.paper += self.formulas[packet](*args, **(kwargs or {}), out_val=out)
             place = PRODUCTS[packet]
             if place is not None and args[place] is not None:
                 self.paper += 2 * out.numel()
         elif packet is CPU_ATTENTION:
-            self.attention += sdpa_flop_count(*(operand.shape for operand in args[:3]))
-        elif packet in flop_registry:
-            self.attention += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            self.attention += self.attention_formula(*(operand.shape for operand in args[:3]))
+        elif packet in self.formulas:
+            self.attention += self.formulas[packet](*args, **(kwargs or {}), out_val=out)
         return out
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from click.testing import CliRunner
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.parts.constants import constant_for_compilers
 from naf_hub_naf.model import NAF
 
 SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}}
@@ -111,3 +115,18 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
     with pytest.raises(naf_hub.NafHubError, match=r"onnxruntime: pip install 'naf-hub\[export\]'"):
         onnx_export.export_onnx(load("nearest"), file, 4)
     assert not file.exists()
+
+
+def test_loading_and_running_import_no_compiler():
+    code = (
+        "import sys, torch, naf_hub; naf = naf_hub.load('naf');"
+        "naf(torch.rand(1, 3, 16, 16), torch.randn(1, 4, 4, 4));"
+        "print({'torch._dynamo', 'triton', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_constants_are_marked_as_torch_marks_them():
+    ours, torchs = constant_for_compilers(lambda: 1), torch.compiler.assume_constant_result(lambda: 1)
+    assert vars(ours) == vars(torchs) != {}

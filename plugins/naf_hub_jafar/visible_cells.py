@@ -10,7 +10,8 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import torch
+
+from naf_hub.parts.constants import constant_for_compilers
 
 WINDOWS = ("cropped", "shifted")
 
@@ -88,7 +89,7 @@ _FIXED_PER_TILE = 500.0
 _TILES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 
 
-@torch.compiler.assume_constant_result
+@constant_for_compilers
 def plan_blocks(
     grid: tuple[int, int], size: tuple[int, int], ratio: float, window: str, largest: int
 ) -> tuple[AxisBlocks, AxisBlocks]:

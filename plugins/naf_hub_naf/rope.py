@@ -37,7 +37,8 @@ class RoPE(nn.Module):
         self.heads = heads
         self.rescale = rescale
         count = dim // (4 * heads)
-        self.register_buffer("periods", base ** (torch.arange(count) / count))
+        # Arithmetic on tensors here would import the compiler while weights are checked on the meta device.
+        self.register_buffer("periods", torch.tensor([base ** (i / count) for i in range(count)]))
 
     def _apply(self, fn: Callable, recurse: bool = True) -> RoPE:
         # Half precision would move the periods by up to 0.4 %: they follow devices, not half dtypes.

@@ -11,7 +11,8 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import torch
+
+from naf_hub.parts.constants import constant_for_compilers
 
 
 def source_cells(cells: int, size: int) -> np.ndarray:
@@ -127,7 +128,7 @@ _MASK_FACTOR = 1.15
 _LARGEST_TILE = 32
 
 
-@torch.compiler.assume_constant_result
+@constant_for_compilers
 def plan_tiles(
     h: int, w: int, height: int, width: int, kernel_size: int, largest_area: int
 ) -> tuple[AxisTiles, AxisTiles]:
