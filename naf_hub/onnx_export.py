@@ -81,6 +81,9 @@ def export_onnx(
             f"{name} promises no graph that serves every size, so no file can be made of it: {why}"
         )
     _require_onnx()
+    import onnx  # pyright: ignore[reportMissingImports]
+    import onnx.shape_inference  # pyright: ignore[reportMissingImports]
+
     image, features = _example(model, channels, TRACED)
     names = [want.name for want in model.wants] if isinstance(features, dict) else ["features"]
     call = _Call(model, names, output_size).eval()
@@ -95,9 +98,11 @@ def export_onnx(
             input_names=["image", *names], output_names=["upsampled"],
         )  # fmt: skip
     assert written is not None
+    # The exporter leaves some shapes out; onnxruntime works in place only where it knows that they are equal.
+    proto = onnx.shape_inference.infer_shapes(written.model_proto, data_prop=True)
     target = Path(path)
     with atomic_file(target) as temporary:
-        written.save(temporary, include_initializers=True, external_data=False)
+        onnx.save(proto, temporary)
         compared = _compare(call, temporary, name, channels)
     return {
         "file": str(target),

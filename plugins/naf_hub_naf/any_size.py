@@ -1,20 +1,40 @@
 """The attention of :mod:`.attention` for a traced graph that leaves the sizes unknown.
 
-Tiles are chosen from the sizes, so there are none here: each row of the output attends to the ``kernel_size`` rows of
-cells in its window, whole, and columns outside a pixel's own window are masked. That is more arithmetic, and the
-graph runs in one piece, but no size is divided or compared, which compilers would pin.
+All tiles have one size here, for a choice among sizes would pin them, and one width bounds the cells of every tile.
+The tables of :class:`~naf_hub_naf.windows.AxisTiles` are tensors that the graph computes, and rows are gathered by
+index, so that nothing is padded or cut, which would compare sizes.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from naf_hub.parts.sizes import number
+from naf_hub.parts.sizes import larger, number, smaller
 
 from .attention import split_heads
 from .spatial import DistanceWeight
+
+# Output positions of a tile on each axis.
+TILE = 16
+
+
+class _Tiles(NamedTuple):
+    """Tables of one axis, cut into tiles of :data:`TILE` neighbours.
+
+    Attributes:
+        positions: (tiles, tile); the last one fills the last tile.
+        cells: (tiles, union) that the windows of a tile lie in.
+        bias: (tiles, tile, union) logarithm of how many slots each cell fills, -inf for none.
+        offset: (tiles, tile, union) signed distance from each cell's centre to each position, in cells.
+    """
+
+    positions: Tensor
+    cells: Tensor
+    bias: Tensor
+    offset: Tensor
 
 
 def attend_at_any_size(
@@ -22,59 +42,63 @@ def attend_at_any_size(
 ) -> Tensor:
     """:meth:`CrossScaleAttention.output <naf_hub_naf.attention.CrossScaleAttention.output>` of the same operands."""
     batch, height, width, channels = queries.shape
-    h, w, dtype = keys.shape[1], keys.shape[2], values.dtype
+    dtype, key_dim = values.dtype, channels // heads
     values, kept = split_heads(values.to(queries.dtype), heads)
-    rows, inside = _window(h, height, kernel_size, queries)
-    columns, near = _window(w, width, kernel_size, queries)
-    met = (columns[..., None] == torch.arange(w, device=columns.device)) & near[..., None]
-    bias = met.sum(1).to(queries.dtype).log().repeat(1, kernel_size)  # -inf for cells outside the window
+    y = _tiles(keys.shape[1], height, kernel_size, queries)
+    x = _tiles(keys.shape[2], width, kernel_size, queries)
+    head = torch.arange(heads, device=queries.device)[:, None, None]
 
-    def operand(cells: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B * H, heads, kernel_size * w, C / heads)."""
-        taken = cells.index_select(1, rows.flatten())
-        return taken.reshape(batch * height, kernel_size * w, heads, -1).transpose(1, 2)
+    def rows(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        """Maps (B, H, W, heads, n) at (tiles, m) places on each axis: (B, tiles * tiles, heads, m * m, n)."""
+        pixels = down[:, None, None, :, None] * maps.shape[2] + across[:, None, None]
+        taken = maps.flatten(1, 3).index_select(1, (pixels[:, :, None] * heads + head).flatten())
+        return taken.reshape(
+            batch, down.shape[0] * across.shape[0], heads, down.shape[1] * across.shape[1], -1
+        )
 
-    own = queries.reshape(batch * height, width, heads, channels // heads).transpose(1, 2)
-    other = operand(keys * (channels // heads) ** -0.5)
-    if weight is None:
-        # A row beyond the window (of a grid smaller than the kernel) is kept out by a channel of its own: as a mask
-        # it would be as large as all scores.
-        beyond = torch.zeros_like(rows, dtype=queries.dtype).masked_fill(~inside, -torch.inf)
-        beyond = beyond[:, None, :, None, None].expand(height, heads, kernel_size, w, 1)
-        beyond = beyond.reshape(height, heads, kernel_size * w, 1).repeat(batch, 1, 1, 1)
-        own, other = F.pad(own, (0, 1), value=1.0), torch.cat([other, beyond], -1)
-        mixed = F.scaled_dot_product_attention(
-            own, other, operand(values.flatten(3)), attn_mask=bias[None, None], scale=1.0
-        )
-    else:
-        scores = (own @ other.mT).reshape(batch, height, heads, width, kernel_size * w)
-        factor = weight(
-            _offsets(rows, h, height)[:, None], _offsets(torch.arange(w).to(rows)[None], w, width)[None]
-        )
-        beyond = inside[:, None, None, :, None].expand(height, 1, 1, kernel_size, w).flatten(3)
-        scores = (scores * factor + bias).masked_fill(~beyond, -torch.inf)
-        mixed = scores.softmax(-1).flatten(0, 1) @ operand(values.flatten(3))
-    mixed = mixed.transpose(1, 2).reshape(batch, height, width, heads * values.shape[-1])
+    own = rows(queries.unflatten(-1, (heads, key_dim)), y.positions, x.positions)
+    other = rows((keys * key_dim**-0.5).unflatten(-1, (heads, key_dim)), y.cells, x.cells)
+    scores = own @ other.mT
+    if weight is not None:
+        scores = scores * weight(y.offset, x.offset).flatten(0, 1)[:, None]
+    bias = y.bias[:, None, :, None, :, None] + x.bias[None, :, None, :, None, :]
+    scores = scores + bias.flatten(4).flatten(2, 3).flatten(0, 1)[:, None]
+    mixed = scores.softmax(-1) @ rows(values, y.cells, x.cells)
+    # Back: where each pixel's row lies among those of all tiles.
+    down, across = (torch.arange(size, device=queries.device) for size in (height, width))
+    tile = (down // TILE)[:, None] * x.cells.shape[0] + across // TILE
+    inner = (down % TILE)[:, None] * TILE + across % TILE
+    places = (tile[..., None] * heads + head.flatten()) * TILE**2 + inner[..., None]
+    mixed = mixed.flatten(1, 3).index_select(1, places.flatten()).reshape(batch, height, width, -1)
     return (mixed if kept is None else mixed.index_select(-1, kept)).to(dtype)
 
 
-def _window(cells: int, size: int, kernel_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`~naf_hub_naf.windows.window_slots` as a tensor (size, kernel_size), and which of its slots exist."""
-    device = like.device
+def _tiles(cells: int, size: int, kernel_size: int, like: Tensor) -> _Tiles:
+    device, last = like.device, number(size - 1, like.device)
+    tiles = larger(2, (size + TILE - 1) // TILE)  # a graph would take one tile for a size of its own
+    positions = torch.minimum(torch.arange(tiles * TILE, device=device), last).reshape(tiles, TILE)
+    # Positions of a tile lie at most this many cells apart; that one more is enough for the windows, tests show.
+    union = smaller(cells, (TILE - 1) * cells // size + kernel_size + 1)
+    source, inside = _window(cells, size, kernel_size, positions)
+    start = torch.minimum(source.amin((1, 2)), number(cells - union, device))
+    run = start[:, None] + torch.arange(union, device=device)
+    met = (source[..., None] == run[:, None, None]) & inside[..., None]
+    ratio = number(cells, device).double() / number(size, device).double()
+    offset = ((positions + 0.5) * ratio - 0.5)[..., None] - run[:, None]
+    return _Tiles(positions, run, met.sum(2).to(like.dtype).log(), offset.to(like.dtype))
+
+
+def _window(cells: int, size: int, kernel_size: int, position: Tensor) -> tuple[Tensor, Tensor]:
+    """``window_slots`` of positions (...) as a tensor (..., kernel_size), and which of the slots exist."""
+    device = position.device
     sides, last = number(size, device), number(cells - 1, device)
     stride = sides // (last + 1)
-    position, slot = torch.arange(size, device=device), torch.arange(kernel_size, device=device)
+    slot = torch.arange(kernel_size, device=device)
     residue = position % stride
     members = (sides - residue + stride - 1) // stride
     count = (sides // stride).clamp(max=kernel_size)
     first = torch.minimum((position // stride - count // 2).clamp(min=0), members - count)
-    index = (first[:, None] + slot) * stride + residue[:, None]
+    index = (first[..., None] + slot) * stride + residue[..., None]
     scale = (last + 1).float() / sides.float()
     source = torch.minimum(((index.float() + 0.5) * scale).floor().long(), last)
     return source, (slot < count).expand_as(source)
-
-
-def _offsets(cells: Tensor, grid: int, size: int) -> Tensor:
-    """Signed distance in cells from the centres of (size or 1, n) cells to each of ``size`` positions: (size, n)."""
-    ratio = number(grid, cells.device).double() / number(size, cells.device)
-    return ((torch.arange(size, device=cells.device) + 0.5) * ratio - 0.5)[:, None] - cells
