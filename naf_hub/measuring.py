@@ -111,6 +111,7 @@ def measure(
     warmup: int = 0,
     backward: bool = False,
     flops: bool = False,
+    onnx: bool = False,
     prepare: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
     """Time, peak memory and the ratio to the floor of one upsampler.
@@ -123,12 +124,14 @@ def measure(
         warmup: further calls before the timed ones; one, whose memory is measured, comes first anyway.
         backward: also time a step of training: forward, a 1x1 convolution to one channel, backward and SGD.
         flops: also count operations, see :mod:`naf_hub.flops`.
+        onnx: also export the model and time the file in onnxruntime, in turn with the model.
         prepare: makes what is timed of the forward call (a captured graph, say); memory is that of the call itself.
 
     Returns:
         Seconds (median, least, and the distance of the quartiles), ``peak_bytes`` of the first call, number of
         ``parameters``; the floor's label, seconds and ratio of medians where the method states a floor;
-        ``backward_seconds`` and ``backward_peak_bytes``; ``gflops_paper`` and ``gflops_full``.
+        ``backward_seconds`` and ``backward_peak_bytes``; ``gflops_paper`` and ``gflops_full``;
+        ``onnx_seconds`` and the ratio of medians ``onnx_ratio``.
     """
     import torch
 
@@ -151,12 +154,16 @@ def measure(
             call()
         seconds: list[float] = []
         floor_seconds: list[float] = []
+        onnx_seconds: list[float] = []
+        exported = _exported(model, image, features, shape[0], size) if onnx else None
         if floor:
             floor[1]()
         for _ in range(repeats):
             if floor:
                 floor_seconds.append(timed(floor[1], device))
             seconds.append(timed(call, device))
+            if exported:
+                onnx_seconds.append(timed(exported, device))
     result |= {
         "seconds": statistics.median(seconds),
         "least_seconds": min(seconds),
@@ -168,6 +175,9 @@ def measure(
             "floor_seconds": statistics.median(floor_seconds),
             "ratio": statistics.median(seconds) / statistics.median(floor_seconds),
         }
+    if exported:
+        median = statistics.median(onnx_seconds)
+        result |= {"onnx_seconds": median, "onnx_ratio": median / result["seconds"]}
     if backward:
         result |= _measure_training(model, forward, shape[0], repeats, warmup, device)
     if flops:
@@ -176,6 +186,17 @@ def measure(
         found = flops_of(model, image, features, size)
         result |= {"gflops_paper": found.paper / 1e9, "gflops_full": found.full / 1e9}
     return result
+
+
+def _exported(
+    model: Upsampler, image: Tensor, features: Features, channels: int, size: tuple[int, int]
+) -> Callable[[], Any]:
+    """The model's exported file as a call, once called."""
+    from .onnx_export import exported_call
+
+    call = exported_call(model, image, features, channels, size)
+    call()
+    return call
 
 
 def spread(seconds: list[float]) -> float:

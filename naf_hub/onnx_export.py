@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +17,15 @@ from .atomic import atomic_file
 from .errors import MissingExtraError
 from .interfaces import Features, Upsampler
 from .measuring import make_features
+from .onnx_int8 import store_as_int8
 from .store import each_map, maps_in
 
 # The oldest operator set that the exporter writes and that has all operators used.
 OPSET = 18
 
-# Largest difference from the model, as a share of the largest value of its output.
+# Largest difference from the model, as a share of the largest value of its output, and that with weights as int8.
 TOLERANCE = 1e-3
+INT8_TOLERANCE = 0.05
 
 
 class Sizes(NamedTuple):
@@ -54,6 +58,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     channels: int,
     output_size: tuple[int, int] | None = None,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Write ``model`` as an ONNX file, once onnxruntime agrees with it at two sizes.
 
@@ -65,14 +70,16 @@ def export_onnx(
         path: of the file; replaced whole.
         channels: of the features.
         output_size: (H, W) of every output; default the image's size.
+        int8: store weights as int8 with a scale per output channel; see :func:`.onnx_int8.store_as_int8`.
 
     Returns:
-        What was written: ``file``, ``opset``, ``inputs``, ``output``, ``compared`` with the ``difference`` at each
-        size, as a share of the largest output.
+        What was written: ``file``, ``opset``, ``inputs``, ``output``, ``weights``, ``compared`` with the ``difference``
+        at each size, as a share of the largest output.
 
     Raises:
         MissingExtraError: onnx, onnxruntime or onnxscript is not installed.
-        ValueError: the model does not promise export, or onnxruntime computes something else.
+        ValueError: the model does not promise export, onnxruntime computes something else, or there are no weights to
+            store as int8.
     """
     name = type(model).__name__ if model.origin is None else model.origin.record.name
     if not (model.promises.export and model.promises.open_sizes):
@@ -100,16 +107,19 @@ def export_onnx(
     assert written is not None
     # The exporter leaves some shapes out; onnxruntime works in place only where it knows that they are equal.
     proto = onnx.shape_inference.infer_shapes(written.model_proto, data_prop=True)
+    if int8 and not store_as_int8(proto):
+        raise ValueError(f"{name} has no weights large enough to store as int8; nothing was written")
     target = Path(path)
     with atomic_file(target) as temporary:
         onnx.save(proto, temporary)
-        compared = _compare(call, temporary, name, channels)
+        compared = _compare(call, temporary, name, channels, INT8_TOLERANCE if int8 else TOLERANCE)
     return {
         "file": str(target),
         "bytes": target.stat().st_size,
         "opset": OPSET,
         "inputs": ["image", *names],
         "output": "upsampled",
+        "weights": "int8" if int8 else "float32",
         "channels": channels,
         "output_size": None if output_size is None else list(output_size),
         "compared": compared,
@@ -131,21 +141,45 @@ def _example(model: Upsampler, channels: int, sizes: Sizes) -> tuple[Tensor, Fea
     return image, each_map(lambda found: torch.cat([found * (i + 1) for i in range(sizes.batch)]), features)
 
 
-def _compare(call: _Call, file: Path, name: str, channels: int) -> list[dict[str, Any]]:
-    """Differences of onnxruntime from the model at :data:`COMPARED`."""
+def _open(file: Path, threads: int | None = None) -> Any:
+    """A session of onnxruntime on the CPU, by default with its own number of threads."""
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, image: Tensor, features: Features) -> Tensor:
+    given = (image, *maps_in(features))
+    inputs = {spec.name: tensor.numpy() for spec, tensor in zip(session.get_inputs(), given, strict=True)}
+    return torch.from_numpy(session.run(None, inputs)[0])
+
+
+def exported_call(
+    model: Upsampler, image: Tensor, features: Features, channels: int, output_size: tuple[int, int]
+) -> Callable[[], Tensor]:
+    """``model(image, features, output_size)`` by onnxruntime, from a file with open sizes and on as many threads as
+    torch has; errors as of :func:`export_onnx`."""
+    fixed = None if tuple(output_size) == tuple(image.shape[-2:]) else output_size
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        export_onnx(model, file, channels, fixed)
+        session = _open(file, torch.get_num_threads())
+    return lambda: _run(session, image, features)
+
+
+def _compare(call: _Call, file: Path, name: str, channels: int, tolerance: float) -> list[dict[str, Any]]:
+    """Differences of onnxruntime from the model at :data:`COMPARED`."""
+    session = _open(file)
     compared = []
     for sizes in COMPARED:
         image, features = _example(call.model, channels, sizes)
-        given = (image, *maps_in(features))
-        inputs = {spec.name: tensor.numpy() for spec, tensor in zip(session.get_inputs(), given, strict=True)}
-        found = torch.from_numpy(session.run(None, inputs)[0])
+        found = _run(session, image, features)
         with torch.no_grad():
-            expected = call(image, given[1:])
+            expected = call(image, tuple(maps_in(features)))
         difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise ValueError(
                 f"onnxruntime computes {name} differently (by {difference:.1g} of the largest value at image "
                 f"{sizes.image}, features {sizes.grid}); nothing was written"

@@ -118,6 +118,15 @@ def test_sweep_with_everything(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_exported_file_is_timed_beside_its_model():
+    for needed in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    done = bench("bilinear", "--onnx", "--size", "12", "--image", "24", "--json")
+    (row,) = Report.from_json(done.stdout).rows
+    assert row.values["onnx_ratio"] == pytest.approx(row.values["onnx_seconds"] / row.values["seconds"])
+    assert "neither --dtype nor --compile" in bench("bilinear", "--onnx", "--dtype", "bfloat16").output
+
+
 def test_batches_are_swept_with_features_of_as_many_examples():
     done = bench("bilinear", "--size", "12", "--sweep", "batch=1,3", "--json")
     rows = Report.from_json(done.stdout).rows

@@ -7,12 +7,16 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 
 import naf_hub
+from naf_hub import onnx_export
 from naf_hub.commands.main import cli
 from naf_hub.parts.constants import constant_for_compilers
+from naf_hub_naf.any_size import axis_tables
 from naf_hub_naf.model import NAF
+from naf_hub_naf.windows import window_slots
 
 SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}}
 SHAPES = [(1, (33, 46), (5, 7)), (4, (40, 61), (10, 12))]
@@ -94,12 +98,67 @@ def test_onnx_file_from_the_command_line(tmp_path):
     assert "exists" in run("export", "bilinear", "-o", file, "--channels", 6).output
 
 
+class Smooth(naf_hub.Upsampler):
+    """A convolution and bilinear interpolation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.promises = naf_hub.Promises(open_sizes=True)
+        self.norm, self.conv = torch.nn.GroupNorm(4, 16), torch.nn.Conv2d(16, 16, 3, padding=1)
+
+    def upsample(self, image, features, output_size):
+        return F.interpolate(self.conv(self.norm(features)), output_size, mode="bilinear")
+
+
+def test_weights_as_int8_and_known_shapes(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    for needed in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    torch.manual_seed(0)
+    model, file = Smooth().eval().requires_grad_(False), tmp_path / "int8.onnx"
+    found = onnx_export.export_onnx(model, file, 16, int8=True)
+    assert found["weights"] == "int8"
+    assert all(1e-5 < made["difference"] < 0.02 for made in found["compared"])
+    graph = onnx.load(file).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    whole, scale = (stored[f"model.conv.weight.{part}"] for part in ("int8", "scale"))
+    assert (whole.dtype, scale.shape) == ("int8", (16, 1, 1, 1))
+    assert "model.conv.weight" not in stored
+    assert (abs(whole * scale - model.conv.weight.numpy()) <= scale / 1.99).all()
+    # The norm's product, too, is known to have the features' shape: onnxruntime then multiplies in place.
+    shapes = {
+        value.name: [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input)
+    }
+    (norm,) = (node for node in graph.node if node.op_type == "InstanceNormalization")
+    (back,) = (node for node in graph.node if node.input[0] == norm.output[0])
+    assert shapes[back.output[0]] == shapes["features"]
+
+
+@pytest.mark.parametrize("kernel_size", [1, 5, 9])
+def test_tiles_of_open_sizes_hold_every_window(kernel_size):
+    for cells, size in [
+        (1, 1),
+        (2, 34),
+        (4, 9),
+        (4, 68),
+        (6, 102),
+        (7, 7),
+        (10, 166),
+        (9, 16),
+        (28, 70),
+        (31, 33),
+    ]:
+        tiles = axis_tables(cells, size, kernel_size, torch.zeros(()))
+        slots = window_slots(cells, size, kernel_size).shape[1]
+        torch.testing.assert_close(tiles.bias.exp().sum(-1), torch.full(tiles.positions.shape, float(slots)))
+
+
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
     file = tmp_path / "a.onnx"
     assert "--channels N" in run("export", "bilinear", "-o", file).output
+    assert "no weights large enough" in run("export", "nearest", "-o", file, "--channels", 4, "--int8").output
     assert "is not N, HxW or 'native'" in run("export", "bilinear", "-o", file, "--size", "4x").output
-    from naf_hub import onnx_export
-
     model = load("nearest")
     monkeypatch.setattr(model, "promises", naf_hub.Promises(export=False))
     with pytest.raises(ValueError, match="promises no graph that serves every size"):

@@ -52,6 +52,10 @@ FLOPS = (
     Metric("gflops_paper", "", False, 1, "GFLOPs, paper"),
     Metric("gflops_full", "", False, 1, "GFLOPs, all"),
 )
+ONNX = (
+    Metric("onnx_seconds", "s", False, 3, "onnxruntime"),
+    Metric("onnx_ratio", "", False, 2, "x torch"),
+)
 LARGEST = (Metric("largest_ratio", "", True, 0, "largest ratio"),)
 VERSION = 2
 
@@ -92,6 +96,7 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 )
 @click.option("--backward", is_flag=True, help="Time a step of training, too.")
 @click.option("--flops", is_flag=True, help="Count operations, too.")
+@click.option("--onnx", is_flag=True, help="Export each and time the file in onnxruntime, too.")
 @click.option("--largest-ratio", "limit", metavar="BYTES", callback=_checked(parse_bytes), default=None,
               help="Find the largest ratio of output to cells that keeps to this memory, e.g. 2GiB.")  # fmt: skip
 @device_option
@@ -109,7 +114,7 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 @report_options
 def bench_command(
     upsamplers: tuple[str, ...], features: tuple[int, int, int], size: ImageSize, image: int | None, batch: int,
-    sweeps: tuple[tuple[str, tuple[int, ...]], ...], repeats: int, warmup: int, backward: bool, flops: bool,
+    sweeps: tuple[tuple[str, tuple[int, ...]], ...], repeats: int, warmup: int, backward: bool, flops: bool, onnx: bool,
     limit: int | None, threads: int | None, device: str, dtype: str, compiled: bool, cuda_graph: bool, plot: str | None,
     weights: str | None, backbone: str | None, options: dict[str, Any], format_: str, as_json: bool,
     save: str | None,
@@ -130,11 +135,15 @@ def bench_command(
     where = pick_device(device)
     if cuda_graph and not where.startswith("cuda"):
         raise click.UsageError("--cuda-graph needs a CUDA device")
+    if onnx and (where != "cpu" or dtype != "float32" or compiled):
+        raise click.UsageError(
+            "--onnx times float32 on the CPU: give --device cpu, and neither --dtype nor --compile"
+        )
     use_threads(threads)
     output = square(size)
     assert output is not None  # native is refused
     start = Setting(features[0], (features[1], features[2]), output, image, batch, threads)
-    chosen = {"repeats": repeats, "warmup": warmup, "backward": backward, "flops": flops}
+    chosen = {"repeats": repeats, "warmup": warmup, "backward": backward, "flops": flops, "onnx": onnx}
     rows: list[Row] = []
     for name, contender in zip(upsamplers, contenders, strict=True):
         for what, setting in sweep(start, sweeps):
@@ -147,6 +156,7 @@ def bench_command(
         *METRICS,
         *(BACKWARD if backward else ()),
         *(FLOPS if flops else ()),
+        *(ONNX if onnx else ()),
         *(LARGEST if limit else ()),
     )
     from torch import get_num_threads
@@ -238,7 +248,7 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 def _row(label: str, contender: Contender, found: dict[str, Any], backbone: str | None) -> Row:
     if "failed" in found:
         return Row(label, {}, contender.name, contender.weights, backbone, found["failed"])
-    kept = [metric.name for metric in (*METRICS, *BACKWARD, *FLOPS, *LARGEST)]
+    kept = [metric.name for metric in (*METRICS, *BACKWARD, *FLOPS, *ONNX, *LARGEST)]
     values: dict[str, float | None] = {key: found[key] for key in kept if key in found}
     values["ratio"] = found.get("ratio")
     values["peak_mib"] = found["peak_bytes"] / MIB

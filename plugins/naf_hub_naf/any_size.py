@@ -21,7 +21,7 @@ from .spatial import DistanceWeight
 TILE = 16
 
 
-class _Tiles(NamedTuple):
+class AxisTables(NamedTuple):
     """Tables of one axis, cut into tiles of :data:`TILE` neighbours.
 
     Attributes:
@@ -44,8 +44,8 @@ def attend_at_any_size(
     batch, height, width, channels = queries.shape
     dtype, key_dim = values.dtype, channels // heads
     values, kept = split_heads(values.to(queries.dtype), heads)
-    y = _tiles(keys.shape[1], height, kernel_size, queries)
-    x = _tiles(keys.shape[2], width, kernel_size, queries)
+    y = axis_tables(keys.shape[1], height, kernel_size, queries)
+    x = axis_tables(keys.shape[2], width, kernel_size, queries)
     head = torch.arange(heads, device=queries.device)[:, None, None]
 
     def rows(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -73,7 +73,8 @@ def attend_at_any_size(
     return (mixed if kept is None else mixed.index_select(-1, kept)).to(dtype)
 
 
-def _tiles(cells: int, size: int, kernel_size: int, like: Tensor) -> _Tiles:
+def axis_tables(cells: int, size: int, kernel_size: int, like: Tensor) -> AxisTables:
+    """The tables of ``size`` positions over ``cells`` in the dtype and on the device of ``like``."""
     device, last = like.device, number(size - 1, like.device)
     tiles = larger(2, (size + TILE - 1) // TILE)  # a graph would take one tile for a size of its own
     positions = torch.minimum(torch.arange(tiles * TILE, device=device), last).reshape(tiles, TILE)
@@ -85,7 +86,7 @@ def _tiles(cells: int, size: int, kernel_size: int, like: Tensor) -> _Tiles:
     met = (source[..., None] == run[:, None, None]) & inside[..., None]
     ratio = number(cells, device).double() / number(size, device).double()
     offset = ((positions + 0.5) * ratio - 0.5)[..., None] - run[:, None]
-    return _Tiles(positions, run, met.sum(2).to(like.dtype).log(), offset.to(like.dtype))
+    return AxisTables(positions, run, met.sum(2).to(like.dtype).log(), offset.to(like.dtype))
 
 
 def _window(cells: int, size: int, kernel_size: int, position: Tensor) -> tuple[Tensor, Tensor]:
