@@ -1,12 +1,14 @@
 """The attention of :mod:`.attention` for a traced graph that leaves the sizes unknown.
 
 All tiles have one size here, for a choice among sizes would pin them, and one width bounds the cells of every tile.
-The tables of :class:`~naf_hub_naf.windows.AxisTiles` are tensors that the graph computes, and rows are gathered by
-index, so that nothing is padded or cut, which would compare sizes.
+The tables of :class:`~naf_hub_naf.windows.AxisTiles` are tensors that the graph computes, and rows and columns are
+taken by index, so that nothing is padded or cut, which would compare sizes. Axes are kept apart as far as possible:
+torch.compile repeats the arithmetic of every index, and of a logarithm, for every number that it leads to.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -46,30 +48,26 @@ def attend_at_any_size(
     values, kept = split_heads(values.to(queries.dtype), heads)
     y = axis_tables(keys.shape[1], height, kernel_size, queries)
     x = axis_tables(keys.shape[2], width, kernel_size, queries)
-    head = torch.arange(heads, device=queries.device)[:, None, None]
+    tiles = y.cells.shape[0], x.cells.shape[0]
 
-    def rows(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
-        """Maps (B, H, W, heads, n) at (tiles, m) places on each axis: (B, tiles * tiles, heads, m * m, n)."""
-        pixels = down[:, None, None, :, None] * maps.shape[2] + across[:, None, None]
-        taken = maps.flatten(1, 3).index_select(1, (pixels[:, :, None] * heads + head).flatten())
-        return taken.reshape(
-            batch, down.shape[0] * across.shape[0], heads, down.shape[1] * across.shape[1], -1
-        )
+    def take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Maps (B, H, W, heads * n) at (tiles, m) places on each axis: (B, tiles * tiles, heads, m * m, n)."""
+        taken = maps.index_select(1, rows.flatten()).index_select(2, columns.flatten())
+        taken = taken.reshape(batch, *rows.shape, *columns.shape, heads, maps.shape[-1] // heads)
+        return taken.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(1, 2)
 
-    own = rows(queries.unflatten(-1, (heads, key_dim)), y.positions, x.positions)
-    other = rows((keys * key_dim**-0.5).unflatten(-1, (heads, key_dim)), y.cells, x.cells)
-    scores = own @ other.mT
+    scores = take(queries, y.positions, x.positions) @ take(keys * key_dim**-0.5, y.cells, x.cells).mT
     if weight is not None:
         scores = scores * weight(y.offset, x.offset).flatten(0, 1)[:, None]
-    bias = y.bias[:, None, :, None, :, None] + x.bias[None, :, None, :, None, :]
-    scores = scores + bias.flatten(4).flatten(2, 3).flatten(0, 1)[:, None]
-    mixed = scores.softmax(-1) @ rows(values, y.cells, x.cells)
-    # Back: where each pixel's row lies among those of all tiles.
-    down, across = (torch.arange(size, device=queries.device) for size in (height, width))
-    tile = (down // TILE)[:, None] * x.cells.shape[0] + across // TILE
-    inner = (down % TILE)[:, None] * TILE + across % TILE
-    places = (tile[..., None] * heads + head.flatten()) * TILE**2 + inner[..., None]
-    mixed = mixed.flatten(1, 3).index_select(1, places.flatten()).reshape(batch, height, width, -1)
+    bias = y.bias[:, None, None, :, None, :, None] + x.bias[:, None, None, :, None]
+    scores = scores.reshape(batch, *tiles, heads, TILE, TILE, y.cells.shape[1], x.cells.shape[1]) + bias
+    weights = scores.flatten(6).flatten(4, 5).flatten(1, 2).softmax(-1)
+    mixed = weights @ take(values.flatten(3), y.cells, x.cells)
+    # Back to rows and columns, without those that fill the last tiles.
+    mixed = mixed.reshape(batch, *tiles, heads, TILE, TILE, values.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
+    mixed = mixed.reshape(batch, tiles[0] * TILE, tiles[1] * TILE, heads * values.shape[-1])
+    for axis, size in ((1, height), (2, width)):
+        mixed = mixed.index_select(axis, torch.arange(size, device=queries.device))
     return (mixed if kept is None else mixed.index_select(-1, kept)).to(dtype)
 
 
@@ -86,7 +84,8 @@ def axis_tables(cells: int, size: int, kernel_size: int, like: Tensor) -> AxisTa
     met = (source[..., None] == run[:, None, None]) & inside[..., None]
     ratio = number(cells, device).double() / number(size, device).double()
     offset = ((positions + 0.5) * ratio - 0.5)[..., None] - run[:, None]
-    return AxisTables(positions, run, met.sum(2).to(like.dtype).log(), offset.to(like.dtype))
+    logarithms = like.new_tensor([-math.inf, *(math.log(slots) for slots in range(1, kernel_size + 1))])
+    return AxisTables(positions, run, logarithms[met.sum(2)], offset.to(like.dtype))
 
 
 def _window(cells: int, size: int, kernel_size: int, position: Tensor) -> tuple[Tensor, Tensor]:
