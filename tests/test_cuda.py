@@ -148,7 +148,7 @@ def test_points_streams_and_buffers():
 
 
 def test_pixel_attention_has_the_gradients_of_the_cpu(monkeypatch):
-    maps, values = (torch.randn(1, 20, 40, n, dtype=torch.float64) for n in (8, 3))
+    maps, values = (torch.randn(2, 20, 40, n, dtype=torch.float64) for n in (8, 3))
     found = []
     for device, tiles in (("cpu", 1024), ("cuda", 1024), ("cuda", 2)):
         monkeypatch.setattr(pixel_attention, "TILES_OF_A_LAUNCH", tiles)
