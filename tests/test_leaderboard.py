@@ -311,9 +311,11 @@ def test_a_folder_of_the_user_is_left_alone(edges, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     done = leaderboard(edges, "-o", tmp_path / "mine")
-    assert done.exit_code == 2
-    assert "holds other files" in done.stderr
+    assert done.exit_code == 1
+    assert "mine is not empty (letter.txt) and holds no results of leaderboard" in done.stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    (tmp_path / "mine" / "reports").mkdir()
+    assert leaderboard(edges, "-o", tmp_path / "mine").exit_code == 1, "reports may be of the user's, too"
 
 
 def test_no_plan_of_the_name():

@@ -350,10 +350,16 @@ def test_pictures_of_predictions(data: Path, tmp_path: Path) -> None:
 
 
 def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / "cat.png").write_bytes(b"mine")
+    refused = run(data, "--out", str(tmp_path / "heads"))
+    assert "heads is not empty (cat.png) and holds no results of segmentation: give --out" in refused.stderr
+    (tmp_path / "heads" / "cat.png").unlink()
     report(run(data, "--out", str(tmp_path / "heads"), "--baseline", "--json"))
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [
         "bilinear-run",
         "bilinear.safetensors",
+        "naf-hub-results.json",
         "no-network-RGB-statistics-run",
         "no-network-RGB-statistics.safetensors",
     ]
