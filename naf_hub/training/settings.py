@@ -153,9 +153,9 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
 def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
     """Settings of a dataclass from layers of keys, later ones winning; tables are merged.
 
-    Each value is converted by the type of its field: numbers, text, ``bool``, ``Literal``, ``Mapping``,
-    ``list[T]`` and ``tuple[T, ...]`` (one value alone is a list of one), and ``T | None`` (the word ``none``
-    is ``None``, since TOML has no null).
+    Each value is converted by the type of its field: numbers, text, ``bool``, ``Literal``, ``Mapping``, ``list[T]``
+    and ``tuple[T, ...]`` (one value alone is a list of one), ``tuple[T, T]``, and ``T | None`` (the word ``none`` is
+    ``None``, since TOML has no null).
 
     Raises:
         ConfigError: an unknown key (the nearest is named), one that has no default and is missing, a value of the
@@ -216,6 +216,8 @@ def _fitted(value: Any, hint: Any) -> tuple[Any, str]:
         return value, "" if value in arguments else " or ".join(map(str, arguments))
     if origin in (list, tuple):
         values = list(value) if isinstance(value, (list, tuple)) else [value]
+        if origin is tuple and arguments[-1] is not Ellipsis and len(values) != len(arguments):
+            return None, f"{len(arguments)} values, each {_fitted(None, arguments[0])[1]}"
         entries = [_fitted(entry, arguments[0]) for entry in values]
         word = next((f"a list, each entry {word}" for _, word in entries if word), "")
         return origin(entry for entry, _ in entries), word
