@@ -263,6 +263,18 @@ def test_command(edges, tmp_path):
     ("change", "told"),
     [
         (("boundaries", "boundariez"), "boundariez"),
+        (
+            ("controls = [", "options = { progres = false }\ncontrols = ["),
+            "no option 'progres'; did you mean progress?",
+        ),
+        (
+            ("controls = [", "options = { device = 'cpu' }\ncontrols = ["),
+            "has no option 'device'; options: progress",
+        ),
+        (
+            ("controls = [", "options = { progress = 'no' }\ncontrols = ["),
+            "plan.toml: measure 'boundaries': option progress = 'no': must be true or false",
+        ),
         (('["pico"]', '[{ model = "pico", protocol = { limit = 2 } }]'), "belong to a measure or to a row"),
         (("bilinear", "bilineer"), "did you mean"),
         (('data = "edges"', 'date = "edges"'), "unknown key 'date'; did you mean data?"),

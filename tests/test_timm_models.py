@@ -130,7 +130,7 @@ def test_wrong_layer(options: dict[str, int], message: str) -> None:
 
 
 def test_unknown_option() -> None:
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(TypeError, match=r"backbone 'timm:resnet10t' has no option 'colour'$"):
         naf_hub.load_backbone("timm:resnet10t", weights=None, colour=3)
 
 

@@ -15,6 +15,10 @@ from ..records import BackboneRecord, Record, RestorerRecord, TaskRecord, Upsamp
 from ..registry import registry
 from ..reports import Metric
 from ..training.settings import ConfigError, build, parse_toml, read_toml
+from ..typed_values import fitted_keywords
+
+# Keywords of a task's ``evaluate`` that are no options of a measure.
+SET_ELSEWHERE = ("contenders", "data", "protocol", "backbone", "device", "controls", "on_result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,12 +180,17 @@ def _measure(table: _Measure, plan: _Plan, data_root: Path, home: Path) -> Measu
     if table.metric and table.metric not in known:
         raise ConfigError(f"metric = {table.metric!r}: {table.task} has {', '.join(known)}")
     data = tuple(str(data_root / Path(entry).expanduser()) for entry in table.data)
+    name = table.name or table.task
+    try:
+        options = fitted_keywords(task.evaluate, table.options, f"measure {name!r}", without=SET_ELSEWHERE)
+    except TypeError as error:
+        raise ConfigError(str(error)) from error
     return Measure(
-        name=table.name or table.task,
+        name=name,
         task=task,
         data=data[0] if len(data) == 1 else data,
         protocol=table.protocol,
-        options=table.options,
+        options=options,
         controls=() if restores else table.controls,
         metric=known[table.metric] if table.metric else task.metrics[0],
         entrants=_entrants(named, kind),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..construction import construct
 from ..errors import WeightsError
 from ..registry import info
 from .checksums import sha256_of
@@ -67,7 +68,7 @@ def convert(
     part = parts[0]
     _tell(source, part, parts[1:])
     state = {key: value.contiguous() for key, value in part.state.items()}
-    load_into(record.resolve()(**{**record.options, **options}), state, str(source))
+    load_into(construct(record, options), state, str(source))
     provenance = {"converted_from": source.name, "keys": list(part.keys), "sha256": sha256_of(source)}
     return save_weights(target, state, name=record.name, options=options, provenance=provenance)
 
