@@ -144,7 +144,7 @@ def read_plan(name: str | os.PathLike[str], data_root: str | os.PathLike[str] | 
         known = f", or one of {', '.join(shipped())}" if shipped() else ""
         raise FileNotFoundError(f"no plan {name}: give a TOML file{known}")
     try:
-        return _plan(build(_Plan, given), Path(data_root or home), home)
+        return _plan(build(_Plan, dict(given)), Path(data_root or home), home)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -24,7 +24,19 @@ Schedule = Literal["constant", "one_cycle", "plateau", "cosine"]
 
 
 class ConfigError(NafHubError, ValueError):
-    """A setting that does not exist or makes no sense."""
+    """A setting that does not exist or makes no sense; ``key`` is its name, where it is one alone."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class FileSettings(dict[str, Any]):
+    """Keys and values of a TOML file, whose ``name`` :func:`build` tells with what is wrong in it."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str) -> None:
+        super().__init__(settings)
+        self.name = name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +111,7 @@ class RunSettings:
 def require(condition: bool, key: str, value: Any, reason: str) -> None:
     """Raise a :class:`ConfigError` that names key, value and reason unless ``condition`` holds."""
     if not condition:
-        raise ConfigError(f"{key} = {value!r}: {reason}")
+        raise ConfigError(f"{key} = {value!r}: {reason}", key)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str]) -> list[str]:
@@ -108,19 +120,19 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[s
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
 
 
-def parse_toml(text: str, name: str) -> dict[str, Any]:
+def parse_toml(text: str, name: str) -> FileSettings:
     """Keys and values of the TOML file ``name``.
 
     Raises:
         ConfigError: not TOML.
     """
     try:
-        return tomllib.loads(text)
+        return FileSettings(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
 
 
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> FileSettings:
     """Keys and values of a TOML file.
 
     Raises:
@@ -156,8 +168,18 @@ def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
 
     Raises:
         ConfigError: an unknown key (the nearest is named), one that has no default and is missing, a value of the
-            wrong type or out of range, or a layer that is no table.
+            wrong type or out of range, or a layer that is no table. Names the file that the key is from.
     """
+    try:
+        return _build(kind, layers)
+    except ConfigError as error:
+        source = next((layer for layer in reversed(layers) if error.key and error.key in layer), None)
+        if not isinstance(source, FileSettings):
+            raise
+        raise ConfigError(f"{source.name}: {error}", error.key) from error
+
+
+def _build(kind: type[Made], layers: Sequence[Mapping[str, Any]]) -> Made:
     merged: dict[str, Any] = {}
     for layer in layers:
         if not isinstance(layer, Mapping):
@@ -168,7 +190,7 @@ def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
     names = [field.name for field in fields]
     for key in merged:
         if key not in names:
-            raise ConfigError(f"unknown key {key!r}; {nearest(key, names, 'keys')}")
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, names, 'keys')}", key)
     for field in fields:
         free = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
         if not free and field.name not in merged:
@@ -190,5 +212,5 @@ def _converted(key: str, value: Any, hint: Any) -> Any:
     """``value`` as the type ``hint`` wants it; a :class:`ConfigError` that says what it must be otherwise."""
     found, word = fitted(value, hint)
     if word:
-        raise ConfigError(f"{key} = {value!r}: must be {word}")
+        raise ConfigError(f"{key} = {value!r}: must be {word}", key)
     return found
