@@ -23,14 +23,23 @@ def construct(record: Record, options: Mapping[str, Any]) -> nn.Module:
     """
     target, owner = record.resolve(), f"{record.kind} {record.name!r}"
     chosen = {**record.options, **fitted_keywords(target, options, owner)}
-    for name, parameter in inspect.signature(target).parameters.items():
+    parameters = inspect.signature(target).parameters
+    for name, parameter in parameters.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if named and parameter.default is parameter.empty and name not in chosen:
             raise TypeError(f"{owner} needs the option {name!r}")
+    handed_on = {key: value for key, value in chosen.items() if key not in parameters}
     try:
         return target(**chosen)
-    except TypeError as error:
+    except (TypeError, AttributeError, AssertionError) as error:
         strange = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if strange and strange[1] in options:  # which the constructor handed on
+        if strange and strange[1] in options:
             raise TypeError(f"{owner} has no option {strange[1]!r}") from error
-        raise TypeError(f"{owner}: {error}") from error
+        if handed_on:  # to another library, whose message may name none of them
+            shown = ", ".join(f"{key} = {value!r}" for key, value in handed_on.items())
+            raise TypeError(
+                f"{owner} cannot be built with {shown} ({type(error).__name__}: {error})"
+            ) from error
+        if isinstance(error, TypeError):
+            raise TypeError(f"{owner}: {error}") from error
+        raise

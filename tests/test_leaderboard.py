@@ -276,7 +276,7 @@ def test_command(edges, tmp_path):
             "plan.toml: measure 'boundaries': option progress = 'no': must be true or false",
         ),
         (('["pico"]', '[{ model = "pico", protocol = { limit = 2 } }]'), "belong to a measure or to a row"),
-        (("bilinear", "bilineer"), "did you mean"),
+        (("bilinear", "bilineer"), "plan.toml: unknown upsampler 'bilineer'; did you mean"),
         (('data = "edges"', 'date = "edges"'), "unknown key 'date'; did you mean data?"),
         (('name = "absent"', 'name = "boundaries"'), "two measures called 'boundaries'"),
         (("untrained", "bilinear"), "upsampler 'bilinear' twice"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contenders import Contender
+from ..errors import UnknownNameError
 from ..records import BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from ..registry import registry
 from ..reports import Metric
@@ -132,7 +133,7 @@ def read_plan(name: str | os.PathLike[str], data_root: str | os.PathLike[str] | 
     Raises:
         FileNotFoundError: neither a file nor a shipped plan.
         ConfigError: an unknown key, a value of the wrong type, two columns or rows of one name; names the file.
-        UnknownNameError: a task, upsampler, restorer or backbone that is not registered.
+        UnknownNameError: a task, upsampler, restorer or backbone that is not registered; names the file.
     """
     path = Path(name)
     if str(name) in shipped():
@@ -145,8 +146,8 @@ def read_plan(name: str | os.PathLike[str], data_root: str | os.PathLike[str] | 
         raise FileNotFoundError(f"no plan {name}: give a TOML file{known}")
     try:
         return _plan(build(_Plan, dict(given)), Path(data_root or home), home)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    except (ConfigError, UnknownNameError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _plan(found: _Plan, data_root: Path, home: Path) -> Plan:
