@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,8 +25,8 @@ def fitted(value: Any, hint: Any) -> tuple[Any, str]:
     Args:
         value: plain data, or a number or an array of NumPy or torch.
         hint: ``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``Mapping``, ``list[T]``, ``Sequence[T]`` and
-            ``tuple[T, ...]`` (one value alone is a list of one), ``tuple[T, T]``, and unions of these; the word
-            ``none`` stands for ``None``. ``Any`` takes everything.
+            ``tuple[T, ...]`` (one value alone is a list of one), ``tuple[T, T]``, ``os.PathLike``, and unions of these;
+            the word ``none`` stands for ``None``. ``Any`` takes everything.
 
     Raises:
         UnknownTypeError: another ``hint``.
@@ -37,16 +38,21 @@ def fitted(value: Any, hint: Any) -> tuple[Any, str]:
     if origin in (typing.Union, types.UnionType):
         if type(None) in arguments and (value is None or value == "none"):
             return None, ""
-        tried = [fitted(value, kind) for kind in arguments if kind is not type(None)]
-        words = " or ".join(word for _, word in tried)
-        words += ", or none" if type(None) in arguments else ""
-        return next((attempt for attempt in tried if not attempt[1]), (None, words))
+        words: list[str] = []
+        for kind in (kind for kind in arguments if kind is not type(None)):
+            found, word = fitted(value, kind)
+            if not word:
+                return found, ""
+            words.append(word)
+        return None, " or ".join(words) + (", or none" if type(None) in arguments else "")
     if origin is Literal:
         return value, "" if value in arguments else " or ".join(map(str, arguments))
     if origin in (list, tuple, Sequence):
         return _fitted_list(value, origin, arguments)
     if hint is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return (dict(value), "") if isinstance(value, Mapping) else (None, "a table")
+    if origin is os.PathLike:
+        return value, "" if isinstance(value, os.PathLike) else "a path"
     if hint not in WORDS:
         raise UnknownTypeError(f"no plain value is of type {hint}")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
