@@ -47,6 +47,9 @@ class TrainConfig(RunSettings):
             are mirrored, all without another pass of the backbone. The ratios of ``down`` must be whole.
         guidance: side of the guidance image over that of the target grid, one drawn per batch.
         guidance_max: upper bound of that side.
+        fine_output: share of steps whose output is made at the size of the guidance, where that is more, and averaged
+            to the target's grid: a query is then a pixel, as where users upsample to the image's size, and not an
+            average of pixels.
         levels: if not 0, a step learns from so many inputs of each crop: half its side, a quarter and so on, each
             guided by itself as a picture of that size. Outputs are compared at every doubling up to the crop's grid,
             each with the features of the picture that has that grid; the errors are added. ``down``, ``guidance``
@@ -76,6 +79,7 @@ class TrainConfig(RunSettings):
     windows: tuple[int, ...] = ()
     guidance: tuple[float, ...] = (4.0,)
     guidance_max: int = 224
+    fine_output: float = 0.0
     levels: int = 0
     level_steps: Literal["all", "first"] = "all"
     steps: int = 25_000
@@ -92,11 +96,12 @@ class TrainConfig(RunSettings):
         for key in ("resize", "min_side", "views", "guidance_max", "levels"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
         parse_loss(self.loss)
-        apart = not (self.levels and (self.pooled or self.windows or self.down_range))
-        require(apart, "levels", self.levels, "goes with neither pooled, windows nor down_range")
+        apart = not (self.levels and (self.pooled or self.windows or self.down_range or self.fine_output))
+        require(apart, "levels", self.levels, "goes with none of pooled, windows, down_range and fine_output")
         require(0 <= self.pooled <= 1, "pooled", self.pooled, "must lie between 0 and 1")
         require(bool(self.down), "down", self.down, "needs at least one fraction")
         require(all(0 < v <= 1 for v in self.down), "down", self.down, "fractions must lie in (0, 1]")
+        require(0 <= self.fine_output <= 1, "fine_output", self.fine_output, "must lie between 0 and 1")
         low_high = self.down_range
         ordered = not low_high or (len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1)
         require(ordered, "down_range", low_high, "must be [low, high] with 0 < low <= high <= 1")

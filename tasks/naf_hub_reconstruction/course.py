@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -110,15 +111,18 @@ class ReconstructionCourse:
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Tensor:
         """``settings.loss`` of the upsampled features against those of the larger image, summed over the levels."""
         settings, crops = self.settings, cast("list[Crop]", batch.content)
-        teacher = self.by_place[crops[0].item.sizes.teacher]
+        sizes = crops[0].item.sizes
+        teacher = self.by_place[sizes.teacher]
         if settings.levels:
             examples = teacher.levels(crops, settings.levels, settings.level_steps == "all")
         else:
             examples = iter((teacher.batch(crops),))
 
         def upsample(guidance: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+            made = (guidance.shape[-2], guidance.shape[-1]) if sizes.fine else size
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                return net(guidance, features, size)
+                output = net(guidance, features, made)
+            return F.adaptive_avg_pool2d(output, size) if sizes.fine else output
 
         losses = [
             self.objective(upsample, *example, teacher.upsampler.reference(example.small))
