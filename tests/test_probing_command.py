@@ -30,6 +30,7 @@ from naf_hub_probing.course import HeadCourse
 from naf_hub_probing.depth import DepthProtocol
 from naf_hub_probing.filtering import AsFilter
 from naf_hub_probing.protocol import ProbeProtocol
+from naf_hub_probing.report import are_probes
 from naf_hub_probing.segmentation import Segmentation, SegmentationProtocol
 from naf_hub_probing.segmentation_pictures import RIGHT, UNKNOWN, WRONG
 
@@ -365,6 +366,8 @@ def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
         "no-network-RGB-statistics-run",
         "no-network-RGB-statistics.safetensors",
     ]
+    assert are_probes(tmp_path / "heads")
+    assert not are_probes(data)
     kept = {path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()}
     assert kept == {"log.jsonl", "naf-hub-run.json", ".run.lock", "predictions.png"}
     stored = load_file(tmp_path / "heads" / "bilinear.safetensors")

@@ -76,8 +76,11 @@ def split_counts(pairs: Pairs, seen: Survey) -> dict[str, Any]:
 
 def are_probes(folder: Path) -> bool:
     """Whether a folder holds logs of probes, see :func:`naf_hub_probing.course.run_folder`."""
-    logs = (path.open(encoding="utf-8", errors="replace") for path in folder.glob("*-run/log.jsonl"))
-    return any('"linear probe"' in log.readline() for log in logs)
+    for path in folder.glob("*-run/log.jsonl"):
+        with path.open(encoding="utf-8", errors="replace") as log:
+            if '"linear probe"' in log.readline():
+                return True
+    return False
 
 
 def heads_file(folder: Path, label: str) -> Path:
