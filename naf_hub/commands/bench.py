@@ -206,15 +206,17 @@ def _largest(model: Any, setting: Setting, device: str, limit: int) -> int:
     import torch
 
     @torch.no_grad()
-    def call(ratio: int) -> None:
+    def call(ratio: int) -> int:
         size = setting.vary("ratio", ratio).size
         image = torch.rand(setting.batch, 3, *size, device=device)
-        model(image, make_features(model, image, (setting.channels, *setting.cells)), size)
+        output = model(image, make_features(model, image, (setting.channels, *setting.cells)), size)
+        return image.nbytes + output.nbytes
 
-    def peak_of(run: Callable[[], Any]) -> int:
+    def peak_of(run: Callable[[], int]) -> int:
         with PeakMemory(device) as peak:
-            run()
-        return peak.bytes
+            held = run()
+        # A process that has room left grows by nothing.
+        return max(peak.bytes, held)
 
     return largest_ratio(fitting(call, limit, device, peak_of))
 
@@ -244,6 +246,9 @@ def _row(label: str, contender: Contender, found: dict[str, Any], backbone: str 
     values["peak_mib"] = found["peak_bytes"] / MIB
     if "backward_peak_bytes" in found:
         values["backward_peak_mib"] = found["backward_peak_bytes"] / MIB
-    note = f"floor: {found['floor']}: {found['floor_seconds']:.3f} s" if "floor" in found else ""
+    notes = [f"floor: {found['floor']}: {found['floor_seconds']:.3f} s"] if "floor" in found else []
+    if found.get("largest_ratio") == 0:
+        notes.append("not even ratio 1 keeps to the memory of --largest-ratio")
+    note = "; ".join(notes)
     extras = {key: found[key] for key in ("floor", "floor_seconds", "peak_bytes") if key in found}
     return Row(label, values, contender.name, found["weights"], backbone, note, extras)

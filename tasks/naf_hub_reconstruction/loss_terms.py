@@ -114,17 +114,19 @@ def parse_loss(text: str) -> tuple[Term, ...]:
         weight, times, name = part.rpartition("*")
         if name.strip() not in TERMS:
             raise ConfigError(
-                f"loss = {text!r}: there is no term {name.strip()!r}; terms: {', '.join(TERMS)}"
+                f"loss = {text!r}: there is no term {name.strip()!r}; terms: {', '.join(TERMS)}", "loss"
             )
         try:
             factor = float(weight) if times else 1.0
         except ValueError:
             factor = 0.0
         if not 0 < factor < math.inf:
-            raise ConfigError(f"loss = {text!r}: {weight!r} is no positive number; write 0.1*{name.strip()}")
+            reason = f"{weight!r} is no positive number; write 0.1*{name.strip()}"
+            raise ConfigError(f"loss = {text!r}: {reason}", "loss")
         terms.append(Term(name.strip(), factor))
     if not any(term.name in DISTANCES for term in terms):
-        raise ConfigError(f"loss = {text!r}: needs one of {', '.join(DISTANCES)} to compare with the target")
+        reason = f"needs one of {', '.join(DISTANCES)} to compare with the target"
+        raise ConfigError(f"loss = {text!r}: {reason}", "loss")
     return tuple(terms)
 
 
