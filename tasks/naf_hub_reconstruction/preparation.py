@@ -24,7 +24,8 @@ from .cache import CropFeatures
 from .config import TrainConfig
 from .evaluate import Pair, held_out_pairs
 from .features import Teacher, takes_maps
-from .loss_terms import CHANGES, Loss
+from .loss_terms import CHANGES, VIEWS, Loss
+from .multiview import MultiView
 from .plan import Plan
 
 RANDOM = ("", "none")
@@ -116,6 +117,8 @@ def prepare_teachers(
     """
     if cache_folder is not None and not config.views:
         raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
+    if cache_folder is not None and Loss(config.loss).by_views:
+        raise ConfigError(f"--cache-features keeps no views; leave it out of {VIEWS}")
     if cache_folder is not None and config.levels:
         raise ConfigError("--cache-features keeps one input of a crop; leave it out, or set levels to 0")
     _check_gathering(config, upsampler, cache_folder is not None)
@@ -177,6 +180,23 @@ def prepare_model(config: TrainConfig, device: torch.device, backbone: Backbone)
     model.requires_grad_(True)  # load() freezes
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+
+
+def prepare_multiview(config: TrainConfig, upsampler: Upsampler, teachers: Sequence[Teacher]) -> MultiView:
+    """The upsampler with the networks that learn beside it, whose random weights are drawn from the seed.
+
+    Raises:
+        ConfigError: settings that do not go with views.
+    """
+    if len(teachers) > 1:
+        raise ConfigError(
+            f"loss = {config.loss!r}: {VIEWS} learns a way down to the cells of one backbone; name one"
+        )
+    (teacher,) = teachers
+    patch = teacher.backbone.patch_size
+    channels = teacher.target(torch.rand(1, 3, 4 * patch, 4 * patch, device=teacher.device)).shape[1]
+    torch.manual_seed(config.seed)
+    return MultiView(config, upsampler, channels, patch).to(teacher.device)
 
 
 def freeze_idle(model: Upsampler, backbone: Backbone) -> None:
