@@ -22,7 +22,6 @@ from naf_hub.training.run import Run
 from naf_hub.training.settings import ConfigError, build
 from naf_hub_reconstruction.config import TrainConfig, read_recipe
 from naf_hub_reconstruction.course import ReconstructionCourse, upsampler_of
-from naf_hub_reconstruction.multiview import MultiView
 from naf_hub_reconstruction.sampled_field import sampled_field
 from naf_hub_reconstruction.self_distillation import SelfDistillation, cosines_apart
 
@@ -41,18 +40,18 @@ def picture(tmp_path: Path, install_plugin) -> Path:
     return draw_picture(tmp_path / "pictures" / "a.png", 7)
 
 
-def tiny_run(recipe: str, picture: Path, out: Path, resume: bool = False, **changes: Any) -> Run:
+def tiny_run(recipe: str, picture: Path, out: Path, resume: bool = False, **changes: Any) -> Any:
     options, more = CASES[recipe]
     tiny = {key: value for key, value in TINY.items() if not key.startswith("upsampler")}
     quick = {
-        "upsampler_options": options, "steps": 12, "batch": 1, "views": 1, "lr": 1e-2, "precision": "fp32",
+        "upsampler_options": options, "steps": 10, "batch": 1, "views": 1, "lr": 1e-2, "precision": "fp32",
         "schedule": "constant", "images": [str(picture)], "jitters": 2, "projections": 8,
     }  # fmt: skip
     settings = build(TrainConfig, read_recipe(recipe), tiny, quick, more, changes)
     return Run(ReconstructionCourse(settings), out, resume=resume, device="cpu", progress=False)
 
 
-def loss_of(run: Run) -> float:
+def loss_of(run: Any) -> float:
     """Over views that are the same for each call, without dropout."""
     (batch,) = run.course.batches(0, 1, ALONE)
     run.model.eval()
@@ -160,16 +159,21 @@ def test_downsamplers_start_as_a_mean_of_patches_and_keep_what_is_even():
     )
 
 
-def test_patches_larger_than_a_cell_stay_around_it(picture: Path, tmp_path: Path):
-    run = tiny_run(
-        "featup_jbu-multiview", picture, tmp_path / "run", kernel=12, downsampler="kernel", projections=0
-    )
-    assert isinstance(run.model, MultiView)
+@pytest.mark.parametrize(
+    ("settings", "side", "jitter"),
+    [({"kernel": 12}, 32, Jitter()), ({"cell_pixels": 2}, 8, Jitter(1.7, 0.31, 0.83, True))],
+    ids=["patches larger than cells", "fewer pixels than the picture"],
+)
+def test_cells_of_a_view_lie_where_those_of_the_picture_do(
+    settings, side, jitter, picture: Path, tmp_path: Path
+):
+    settings = {"downsampler": "kernel", "projections": 0, **settings}
+    run = tiny_run("featup_jbu-multiview", picture, tmp_path / "run", **settings)
     found: list[Tensor] = []
     run.model.downsampler.register_forward_hook(lambda module, given, output: found.append(output))
-    maps = ramp(32).repeat(1, 4, 1, 1)
-    run.model._compare(maps, torch.zeros(1, 8, 4, 4), Jitter(), 32, None)
-    torch.testing.assert_close(found[0][..., 1:-1, 1:-1], ramp(4).repeat(1, 4, 1, 1)[..., 1:-1, 1:-1])
+    run.model._compare(ramp(side).repeat(1, 4, 1, 1), torch.zeros(1, 8, 4, 4), jitter, 32, None)
+    expected = F.avg_pool2d(apply_jitter(ramp(32), jitter), 8)
+    torch.testing.assert_close(found[0][:, :2, 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
 
 
 def test_like_points_with_unlike_features_cost():
@@ -216,9 +220,7 @@ def test_the_average_follows_once_a_step_and_stays_in_eval_mode():
 def test_a_part_in_full_size_is_compared_where_it_lies(picture: Path, tmp_path: Path):
     """An average that gives the picture itself agrees with a result that is the picture, and with no other."""
     run = tiny_run("loftup-stage2", picture, tmp_path / "run")
-    assert isinstance(run.model, MultiView)
     itself = run.model.itself
-    assert itself is not None
 
     def same(picture, features, size):
         return F.interpolate(picture, size, mode="bilinear")

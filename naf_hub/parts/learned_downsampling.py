@@ -5,6 +5,8 @@ These are networks of a loss: once the upsampler is trained, nobody needs them.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,14 +103,13 @@ def error_by_spread(found: Tensor, target: Tensor, spread: Tensor) -> Tensor:
 
 def blurred(maps: Tensor) -> Tensor:
     """(B, C, H, W) behind a 5x5 Gaussian of one pixel's deviation; borders reflected, or repeated where too short."""
-    at = torch.arange(-2, 3, dtype=maps.dtype, device=maps.device)
-    taps = torch.exp(-at.square() / 2)
-    taps = taps / taps.sum()
+    weights = [math.exp(-at * at / 2) for at in range(-2, 3)]
     for axis, padding in ((-2, (0, 0, 2, 2)), (-1, (2, 2, 0, 0))):
         size = maps.shape[axis]
         padded = F.pad(maps, padding, "reflect" if size > 2 else "replicate")
-        parts = [taps[i] * padded.narrow(axis, i, size) for i in range(5)]
-        maps = torch.stack(parts).sum(0)
+        maps = torch.zeros_like(maps)
+        for i, weight in enumerate(weights):
+            maps.add_(padded.narrow(axis, i, size), alpha=weight / sum(weights))
     return maps
 
 

@@ -79,7 +79,7 @@ class MultiView(nn.Module):
         small = teacher.inputs(picture)
         grid = self.upsampler.reference(small).shape[-1]
         size = (grid * self.cell, grid * self.cell)
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=teacher.autocast):
             maps = self.upsampler(picture, small, size)
         maps = maps.float()
         losses: list[Tensor] = []

@@ -69,8 +69,9 @@ class SelfDistillation(nn.Module):
         part = crops[..., y : y + side, x : x + side]
         with torch.no_grad():
             small = teacher.gathering_by(self.average).features(part)
-            wanted = self.average(part, small, (count, count)).float()
-            wanted = resize(wanted, width)
+            with torch.autocast(crops.device.type, torch.bfloat16, enabled=teacher.autocast):
+                wanted = self.average(part, small, (count, count))
+            wanted = resize(wanted.float(), width)
         found = maps[..., top : top + width, left : left + width]
         return cosines_apart(*(_inner(part) for part in (found, wanted)))
 
