@@ -112,7 +112,7 @@ def test_held_out_error_is_that_of_the_upsampler(picture: Path, tmp_path: Path):
         ({"loss": "mse+multiview"}, False, "multiview goes with crf, distilled and tv alone, not with mse"),
         ({"loss": "mse+crf"}, False, "crf needs multiview beside it"),
         ({"loss": "multiview+distilled", "down": [1.0]}, False, "down must be below 1"),
-        ({"loss": "multiview", "levels": 1}, False, "neither levels, pooled nor windows"),
+        ({"loss": "multiview", "levels": 1}, False, "none of levels, pooled, windows and fine_output"),
         ({"loss": "multiview", "jitters": 0}, False, "jitters = 0: must be at least 1"),
         ({"loss": "multiview", "jitter_zoom": 0.9}, False, "jitter_zoom = 0.9: must be at least 1"),
         ({"loss": "multiview", "jitter_border": 0.6}, False, "between 0 and 0.5"),

@@ -218,11 +218,16 @@ def magnitude(maps: Tensor) -> Tensor:
 
 
 def principal_components(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Principal components (D, C), strongest first, D = min(count, C), and the mean (C,) of (B, C, h, w)."""
+    """Principal components (D, C), strongest first, D = min(count, C), and the mean (C,) of (B, C, h, w).
+
+    The largest coordinate of each is positive: libraries return either sign, and what is fitted to them depends on it.
+    """
     rows = features.detach().movedim(1, -1).flatten(0, -2).double()
     mean = rows.mean(0)
     _, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean))
     components = vectors.flip(1)[:, :count].T
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    components = components * largest.sign()
     return components.to(features.dtype), mean.to(features.dtype)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -127,8 +128,10 @@ class ReconstructionCourse:
             examples = iter((teacher.batch(crops),))
 
         def upsample(guidance: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+            made = (guidance.shape[-2], guidance.shape[-1]) if sizes.fine else size
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                return net(guidance, features, size)
+                output = net(guidance, features, made)
+            return F.adaptive_avg_pool2d(output, size) if sizes.fine else output
 
         losses = [
             self.objective(upsample, *example, teacher.upsampler.reference(example.small))
