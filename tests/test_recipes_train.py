@@ -103,6 +103,17 @@ def test_adapters_learn_and_held_out_features_follow_them(picture: Path, tmp_pat
     assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in frozen.items())
 
 
+@pytest.mark.parametrize(("name", "norm"), [("loftup", "channelnorm"), ("featup_jbu", "norm")])
+def test_the_space_that_targets_lie_in_stays(name: str, norm: str, picture: Path, tmp_path: Path):
+    """A norm that learned would shrink the target, and the loss with it."""
+    options = {**CASES[name][0], "norm": True}
+    run = prepare_run(picture, tmp_path / "run", upsampler=name, upsampler_options=options, steps=2, batch=1)
+    run.run()
+    kept = run.model.get_submodule(norm)
+    assert torch.equal(kept.weight, torch.ones(8))
+    assert torch.equal(kept.bias, torch.zeros(8))
+
+
 @pytest.mark.parametrize("name", ["jafar", "vit_up"])
 def test_what_a_method_never_uses_keeps_no_process_waiting(name: str, picture: Path, tmp_path: Path):
     options, more, _ = CASES[name]

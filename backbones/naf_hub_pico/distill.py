@@ -105,7 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--save-every", dest="checkpoint_every", type=int, default=250, help="save after so many steps"
     )
-    parser.add_argument("--device", default="auto", help="train on this device: auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument(
+        "--device", default="auto", help="train on this device: auto, cpu, cuda, cuda:1 or mps"
+    )
     parser.add_argument(
         "--allow-changed-images",
         action="store_true",
