@@ -100,12 +100,13 @@ def test_budget_does_not_change_results(monkeypatch, options, sizes, memory, way
         assert (model.features_at(image, features, points, sizes[2]) - there).abs().max() < 1e-4
 
 
-def test_statistics_far_from_zero():
+@pytest.mark.parametrize("add", [Moments.add, Moments.add_rows])
+def test_statistics_far_from_zero(add):
     """One-pass sums of squares lose all digits here; these must not."""
     maps = 1e4 + torch.randn(50, 40, 16)
     moments = Moments()
     for strip in maps.split(7):
-        moments.add(strip)
+        add(moments, strip)
     norm = nn.GroupNorm(8, 16)
     scale, shift = moments.affine(norm)
     deviation = maps.double().flatten(0, 1).unflatten(1, (8, 2)).var(dim=(0, 2), correction=0).sqrt()
@@ -129,6 +130,16 @@ def test_streams_only_where_it_may(monkeypatch):
 def largest_and_mean(found, wanted):
     gap = (found.float() - wanted).abs()
     return float(gap.max()), float(gap.mean())
+
+
+def test_statistics_of_rows_in_half_precision():
+    maps = (3 + torch.randn(50, 40, 16)).bfloat16()
+    found, wanted = Moments(), Moments()
+    found.add_rows(maps)
+    wanted.add(maps.double())
+    norm = nn.GroupNorm(4, 16)
+    for one, other in zip(found.affine(norm), wanted.affine(norm), strict=True):
+        assert torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("way", ["autocast", "precision", "weights"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import naf_hub
-from naf_hub.devices import pick_device
+from naf_hub.options import pick_device
 from naf_hub.training.run import Run
 from naf_hub.training.settings import build
 

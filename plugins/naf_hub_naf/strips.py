@@ -33,8 +33,9 @@ CACHE_STRIP = 2**20
 class Moments:
     """Mean and variance per channel of a map seen in strips.
 
-    Each strip's are exact (two passes on CPUs, Welford's algorithm elsewhere), and strips are combined as Chan et
-    al. (1983) do, in float64: no cancellation, however far the mean lies from zero.
+    Those of each strip are exact, on CPUs in two passes; elsewhere each row of a strip has its own, for a reduction
+    to few numbers keeps few threads busy. They are combined as Chan et al. (1983) do, in float64: no cancellation,
+    however far the mean lies from zero.
     """
 
     def __init__(self) -> None:
@@ -44,34 +45,44 @@ class Moments:
         self._centred: Tensor | None = None
 
     def add(self, strip: Tensor) -> None:
-        """Take in a strip (..., C)."""
+        """Take in a strip (..., W, C)."""
+        if strip.device.type != "cpu":
+            self.add_rows(strip.flatten(0, -3))
+            return
         strip = strip.flatten(0, -2)
         strip = strip.to(working_dtype(strip.dtype))
-        if strip.device.type != "cpu":
-            variance, mean = torch.var_mean(strip, dim=0, correction=0)
-            self.counts.append(len(strip))
-            self.means.append(mean)
-            self.squares.append(variance * len(strip))
-            return
         if self._centred is None or len(self._centred) < len(strip):
             self._centred = torch.empty_like(strip)
         mean = strip.mean(dim=0)
         centred = torch.sub(strip, mean, out=self._centred[: len(strip)])
         self.counts.append(len(strip))
+        self.means.append(mean[None])
+        self.squares.append(centred.square_().sum(dim=0)[None])
+
+    def add_rows(self, strip: Tensor) -> None:
+        """:meth:`add` of (rows, W, C), with moments of each row."""
+        rows, width, _ = strip.shape
+        dtype = working_dtype(strip.dtype)
+        if strip.dtype == dtype:
+            variance, mean = torch.var_mean(strip, dim=1, correction=0)
+        else:  # no copy in float32: half precision has no digits that the difference of two sums could lose
+            mean = strip.mean(dim=1, dtype=dtype)
+            sizes = torch.linalg.vector_norm(strip, dim=1, dtype=dtype)
+            variance = (sizes.square() / width - mean.square()).clamp_min(0)
+        self.counts += [width] * rows
         self.means.append(mean)
-        self.squares.append(centred.square_().sum(dim=0))
+        self.squares.append(variance * width)
 
     def affine(self, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
         """GroupNorm as ``x * scale + shift`` per channel: two tensors (C,), float32 or better."""
         precise = torch.float32 if self.means[0].device.type == "mps" else torch.float64  # MPS has no float64
-        means, squares = torch.stack(self.means).to(precise), torch.stack(self.squares).to(precise)
+        means, squares = torch.cat(self.means).to(precise), torch.cat(self.squares).to(precise)
         total = sum(self.counts)
-        if len(self.counts) == 1:  # nothing to combine, and no counts to copy to a device
-            mean, variance = means[0], squares[0] / total
-        else:
-            counts = torch.tensor(self.counts, dtype=means.dtype, device=means.device)[:, None]
-            mean = (counts * means).sum(dim=0) / total
-            variance = (squares.sum(dim=0) + (counts * (means - mean).square()).sum(dim=0)) / total
+        # Counts that are all alike need no copy to a device.
+        alike = len(set(self.counts)) == 1
+        counts = self.counts[0] if alike else means.new_tensor(self.counts)[:, None]
+        mean = (counts * means).sum(dim=0) / total
+        variance = (squares.sum(dim=0) + (counts * (means - mean).square()).sum(dim=0)) / total
         mean, variance = (v.view(norm.num_groups, -1) for v in (mean, variance))
         centre = mean.mean(dim=1, keepdim=True)
         spread = variance.mean(dim=1, keepdim=True) + (mean - centre).square().mean(dim=1, keepdim=True)
