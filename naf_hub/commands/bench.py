@@ -37,15 +37,15 @@ from ..reports import Metric, Report, Row, describe_environment
 
 MIB = 1 << 20
 METRICS = (
-    Metric("seconds", "s", False, 3, "median"),
-    Metric("least_seconds", "s", False, 3, "least"),
-    Metric("spread_seconds", "s", False, 3, "quartiles"),
+    Metric("seconds", "s", False, 4, "median"),
+    Metric("least_seconds", "s", False, 4, "least"),
+    Metric("spread_seconds", "s", False, 4, "quartiles"),
     Metric("peak_mib", "MiB", False, 0, "peak"),
     Metric("ratio", "", False, 2, "x floor"),
     Metric("parameters", "", False, 0, "parameters"),
 )
 BACKWARD = (
-    Metric("backward_seconds", "s", False, 3, "training step"),
+    Metric("backward_seconds", "s", False, 4, "training step"),
     Metric("backward_peak_mib", "MiB", False, 0, "peak of it"),
 )
 FLOPS = (
