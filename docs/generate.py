@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+import charts
 import click
 import model_zoo
 import torch
@@ -310,6 +311,10 @@ PAGES = {
     "zoo.md": lambda: model_zoo.page(zoo(), NOTE, CHANNELS),
     "zoo.csv": lambda: model_zoo.as_csv(zoo()),
     "assets/sortable.js": sorting,
+    "assets/speed-gpu.svg": charts.gpu_speed,
+    "assets/camvid-mobilenetv1.svg": lambda: charts.camvid(
+        "camvid-mobilenetv1", "CamVid, linear probe on MobileNetV1 (zero-shot)"
+    ),
 }
 
 if __name__ == "__main__":

@@ -88,19 +88,27 @@ def _told_of(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, apart: bool = False) -> Iterator[Path]:
     """Yield a temporary path with the target's suffix; on success it replaces ``path``, on failure it is gone.
 
     The parent folder is made. Readers see the old file or the new one, never a part.
+
+    Args:
+        path: of the file.
+        apart: yield a path without suffix, in a temporary folder of its own, for writers that make files beside it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
     prefix = f"{_prefix(target)}{os.getpid()}-"
     with _told_of(target):
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+        if apart:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+            temporary = folder / "new"
+        else:
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
+            os.close(handle)
+            temporary = Path(name)
     try:
         yield temporary
         _sync(temporary)
@@ -108,7 +116,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        if apart:
+            shutil.rmtree(temporary.parent, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def _carry_over(old: Path, new: Path) -> None:

@@ -7,15 +7,19 @@ import contextvars
 import operator
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # How far outside [0, 1] resampling and rounding may take an image before a caller is told.
 RANGE_TOLERANCE = 0.05
+
+# Sizes and dtypes of what a model on an accelerator was given before.
+_right: weakref.WeakKeyDictionary[nn.Module, set[Hashable]] = weakref.WeakKeyDictionary()
 
 _told: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("told", default=None)
 
@@ -51,8 +55,38 @@ def _inside(frame: FrameType) -> bool:
     return package == "torch" or package.startswith("naf_hub")
 
 
-def check_image(image: Tensor, any_range: bool = False) -> None:
+def looks_at(model: nn.Module, *given: Any) -> bool:
+    """Whether a call of a model looks at the values of what it is given: always on CPUs, elsewhere until a call of
+    that size was found to be right, see :func:`found_right`.
+
+    To look at values on an accelerator waits for all that was launched there before. What is wrong with values
+    (0-255 images, features of NaN) mostly is so from the first call on, and later calls then queue without waiting.
+
+    Args:
+        model: that is called.
+        given: the image and its features.
+    """
+    if torch.compiler.is_compiling() or given[0].device.type == "cpu":
+        return True
+    if given[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return False  # a graph that is being captured cannot be waited for
+    return _kinds(given) not in _right.get(model, ())
+
+
+def found_right(model: nn.Module, *given: Any) -> None:
+    """Note that a model was given values that are right; see :func:`looks_at`."""
+    if not (torch.compiler.is_compiling() or given[0].device.type == "cpu"):
+        _right.setdefault(model, set()).add(_kinds(given))
+
+
+def _kinds(given: Iterable[Any]) -> Hashable:
+    return tuple((found.shape, found.dtype) for found in given if isinstance(found, Tensor))
+
+
+def check_image(image: Tensor, any_range: bool = False, values: bool = True) -> None:
     """Require a float (B, 3, H, W) tensor of finite RGB values; warn when they leave [0, 1], unless ``any_range``.
+
+    Without ``values`` only its kind and shape are looked at, see :func:`looks_at`.
 
     Raises:
         TypeError: not a floating-point tensor.
@@ -66,7 +100,7 @@ def check_image(image: Tensor, any_range: bool = False) -> None:
         raise TypeError(f"image must be float in [0, 1], got {image.dtype}; divide 8-bit images by 255")
     if any(side == 0 for side in image.shape):
         raise ValueError(f"image has an empty side: {tuple(image.shape)}")
-    if image.is_meta or torch.compiler.is_compiling():
+    if not values or image.is_meta or torch.compiler.is_compiling():
         return  # values are unknown while a graph is traced
     low, high = (float(v) for v in torch.aminmax(image.detach()))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also false for NaN
@@ -78,8 +112,10 @@ def check_image(image: Tensor, any_range: bool = False) -> None:
         )
 
 
-def check_features(features: Tensor, image: Tensor) -> None:
+def check_features(features: Tensor, image: Tensor, values: bool = True) -> None:
     """Require finite float (B, C, h, w) features with the batch size and device of ``image``.
+
+    Without ``values`` they need not be finite, see :func:`looks_at`.
 
     Raises:
         TypeError: not a floating-point tensor.
@@ -100,7 +136,7 @@ def check_features(features: Tensor, image: Tensor) -> None:
         raise ValueError(f"batch sizes differ: image has {image.shape[0]}, features have {features.shape[0]}")
     if features.device != image.device:
         raise ValueError(f"image is on {image.device} but features are on {features.device}")
-    if features.is_meta or torch.compiler.is_compiling():
+    if not values or features.is_meta or torch.compiler.is_compiling():
         return
     # A sum meets every value once and keeps NaN and inf, without a mask the size of the features.
     if not torch.isfinite(features.detach().sum(dtype=torch.float32)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
 
 FACTORS = ("ratio", "channels", "cells", "image", "batch", "threads")
 
@@ -95,9 +94,9 @@ def largest_ratio(fits: Callable[[int], bool], at_most: int = 1024) -> int:
 
 
 def fitting(
-    call: Callable[[int], Any], limit: int, device: str, peak_of: Callable[[Callable[[], Any]], int]
+    call: Callable[[int], int], limit: int, device: str, peak_of: Callable[[Callable[[], int]], int]
 ) -> Callable[[int], bool]:
-    """Whether ``call(ratio)`` keeps to ``limit`` bytes.
+    """Whether ``call(ratio)``, which returns the bytes that it surely holds, keeps to ``limit`` bytes.
 
     On CUDA the process is capped, so that the allocator itself refuses; elsewhere the peak is measured.
     """

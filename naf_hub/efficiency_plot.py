@@ -16,7 +16,8 @@ PANELS = (("seconds", "forward, ms", 1000.0), ("backward_seconds", "training ste
 
 
 def plot_sweeps(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Draw each swept factor against time and memory, both on logarithmic axes.
+    """Draw each swept factor, on a logarithmic axis, against time and memory: on one, too, where they span a decade,
+    else from zero.
 
     Args:
         report: of ``naf-hub bench --sweep``.
@@ -39,7 +40,7 @@ def plot_sweeps(report: Report, path: str | os.PathLike[str]) -> Path:
     axes = figure.subplots(len(factors), len(panels), squeeze=False)
     for line, factor in zip(axes, factors, strict=True):
         for axis, (name, title, scale) in zip(line, panels, strict=True):
-            axis.set(xlabel=factor, ylabel=title, xscale="log", yscale="log")
+            axis.set(xlabel=factor, ylabel=title, xscale="log")
             _draw(axis, [row for row in swept if row.extras["swept"][0] == factor], name, scale)
     axes[0][0].legend(fontsize=8, frameon=False)
     target = Path(path)
@@ -49,6 +50,7 @@ def plot_sweeps(report: Report, path: str | os.PathLike[str]) -> Path:
 
 
 def _draw(axis: Any, rows: list[Any], name: str, scale: float) -> None:
+    seen: list[float] = []
     for label in dict.fromkeys(row.extras["contender"] for row in rows):
         points = [
             (row.extras["swept"][1], value * scale)
@@ -58,7 +60,12 @@ def _draw(axis: Any, rows: list[Any], name: str, scale: float) -> None:
         ]
         if points:
             axis.plot(*zip(*points, strict=True), marker="o", label=label)
+            seen += [height for _, height in points]
+    if seen and max(seen) >= 10 * min(seen):
+        axis.set_yscale("log")  # several powers of ten to read from
+    else:
+        axis.set_ylim(0, 1.08 * max(seen, default=1.0))
     ticks = sorted({row.extras["swept"][1] for row in rows})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
+    axis.xaxis.minorticks_off()
     axis.grid(alpha=0.3, which="both")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .atomic import atomic_file
 from .made_with import KEY, sidecar
+from .safetensors_saving import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,4 @@ def write_features(target: Path, features: Tensor, low: Tensor, dtype: str, made
         with atomic_file(sidecar(target)) as temporary:
             temporary.write_text(made, encoding="ascii")
         return
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with atomic_file(target) as temporary:
-        try:
-            save_file(tensors, temporary, {KEY: made})
-        except SafetensorError as error:  # a full disk, say
-            raise OSError(f"cannot write {target}: {error}") from error
+    save_tensors(target, tensors, {KEY: made})

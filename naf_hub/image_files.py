@@ -29,6 +29,8 @@ UNREADABLE = frozenset(
 FEW = 3
 # Marks the folder of a training run, whose pictures are previews.
 RUN_MARKER = "naf-hub-run.json"
+# Marks the folder of an evaluation's results, whose pictures are masks and predictions.
+RESULTS_MARKER = "naf-hub-results.json"
 
 
 @functools.cache
@@ -79,7 +81,7 @@ def find_images(
 
     A file named outright is kept whatever its name; folders and patterns yield files with an image's ending that
     are not hidden and not pictures that ``naf-hub`` made. Linked folders are followed, each folder once; those of
-    training runs are left out unless the search starts in them. What is left out is told in one line.
+    training runs and of results are left out unless the search starts in them. What is left out is told in one line.
 
     Args:
         paths: where to look.
@@ -200,7 +202,7 @@ def files_below(
 ) -> Iterator[Path]:
     """Files in a folder and those below it, each real folder once.
 
-    Folders below that are hidden, ``left_out`` or those of training runs are excepted.
+    Folders below that are hidden, ``left_out`` or those of training runs and of results are excepted.
 
     Args:
         folder: where to start.
@@ -215,7 +217,7 @@ def files_below(
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(root)
-        unwanted = Path(real) in left_out or RUN_MARKER in files
+        unwanted = Path(real) in left_out or not {RUN_MARKER, RESULTS_MARKER}.isdisjoint(files)
         if real in seen or (unwanted and Path(root) != folder):
             folders.clear()
             continue
@@ -230,7 +232,7 @@ def files_below(
 def _matching(pattern: str, left_out: Collection[Path]) -> tuple[Path, list[Path]]:
     """The fixed part of a glob pattern, and what it matches; folders that exist as written are no patterns.
 
-    Below those, ``left_out`` folders and those of training runs are excepted.
+    Below those, ``left_out`` folders and those of training runs and of results are excepted.
     """
     parts = Path(pattern).parts
     real = 0
@@ -242,7 +244,7 @@ def _matching(pattern: str, left_out: Collection[Path]) -> tuple[Path, list[Path
 
     def is_unwanted(folder: Path) -> bool:
         if folder not in unwanted:
-            own = folder in left_out or (folder / RUN_MARKER).exists()
+            own = folder in left_out or any((folder / m).exists() for m in (RUN_MARKER, RESULTS_MARKER))
             unwanted[folder] = own or (folder != folder.parent and is_unwanted(folder.parent))
         return unwanted[folder]
 

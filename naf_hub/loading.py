@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from .construction import construct
 from .devices import require_device
 from .errors import WeightsError
 from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
@@ -64,7 +65,7 @@ def load(
     Raises:
         UnknownNameError: with the nearest names.
         WeightsError: weights missing, damaged or for another model.
-        TypeError: an option the upsampler does not have.
+        TypeError: an option the upsampler does not have, or of the wrong type.
         ValueError: a GPU that is not there.
     """
     upsampler = load_upsampler(name, weights=weights, made_for=backbone, device=device, **options)
@@ -192,15 +193,6 @@ def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None
     return backbone
 
 
-def _construct(record: Record, made_with: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    try:
-        return record.resolve()(**{**record.options, **made_with, **options})
-    except TypeError as error:
-        if "argument" in str(error):
-            raise TypeError(f"{record.kind} {record.name!r}: {error}") from error
-        raise
-
-
 def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path | None, str]:
     if weights == "default" and record.learned and "default" not in record.weights:
         named = f"; named sets: {', '.join(record.weights)}" if record.weights else ""
@@ -231,7 +223,7 @@ def _whole(
     record: Record, made_with: dict[str, Any], options: dict[str, Any], file: Path | None, what: str
 ) -> nn.Module:
     """The model with storage of its own, then all of its weights at once."""
-    model = _construct(record, made_with, options)
+    model = construct(record, {**made_with, **options})
     if file is not None:
         load_into(model, read_state_dict(file), what)
     return model.eval()
@@ -270,14 +262,14 @@ def _blueprint(
     if stranger:
         check_counts(record.resolve(), made_with, config, file)
     try:
-        return blueprint(lambda: _construct(record, made_with, options), file, what)
+        return blueprint(lambda: construct(record, {**made_with, **options}), file, what)
     except WeightsError:
         raise
     except Exception as error:  # of the constructor, which may not be made for what a config may say
         if not stranger:
             return None
         with contextlib.suppress(Exception):
-            blueprint(lambda: _construct(record, made_with, {}), file, what)
+            blueprint(lambda: construct(record, made_with), file, what)
             return None
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise WeightsError(

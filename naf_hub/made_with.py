@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,20 @@ def is_beginning(path: Path) -> bool:
         data = file.read(8 + len(start))
     length = int.from_bytes(data[:8], "little")
     return not data or (data[8:] == start and path.stat().st_size < 8 + length)
+
+
+def require_free(path: Path, force: bool) -> None:
+    """Require that a result may be written to ``path``.
+
+    Raises:
+        FileExistsError: a file is there that stays: one that naf-hub did not make, or any without ``force``.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or read_record(path) is None:
+        raise FileExistsError(f"{path} exists and is no result of naf-hub; it stays: choose another -o")
+    if not force:
+        raise FileExistsError(f"{path} exists: use --force to make it anew, or another -o")
 
 
 def is_result_picture(path: Path) -> bool:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from naf_hub.atomic import atomic_file, atomic_folder
+from naf_hub.safetensors_saving import save_tensors
 
 
 def test_file_replaces_only_on_success(tmp_path: Path):
@@ -117,14 +119,34 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path):
         import os
         from naf_hub.atomic import atomic_file, atomic_folder
         with atomic_file({str(tmp_path / "a.txt")!r}), atomic_folder({str(tmp_path / "w")!r}):
-            os.kill(os.getpid(), 9)
+            with atomic_file({str(tmp_path / "b.safetensors")!r}, apart=True) as temporary:
+                (temporary.parent / ".tmpSNTKqc").write_text("half, as safetensors calls it")
+                os.kill(os.getpid(), 9)
         """
     )
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / ".a.txt.mine").write_text("a hidden file of the user's")
     with atomic_file(tmp_path / "a.txt"), atomic_file(tmp_path / "a.txt"):
         assert len(list(tmp_path.glob(".a.txt.*-*"))) == 2, "what a living process writes must stay"
     with atomic_folder(tmp_path / "w"):
         pass
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.txt.mine", "a.txt", "w"]
+    save_tensors(tmp_path / "b.safetensors", {"a": torch.zeros(2)}, {"made": "here"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.txt.mine", "a.txt", "b.safetensors", "w"]
+    assert (tmp_path / "b.safetensors").stat().st_mode == (tmp_path / "a.txt").stat().st_mode
+
+
+def test_safetensors_are_written_apart(tmp_path: Path, monkeypatch):
+    """What safetensors writes beside the path it is given could not be told from a user's file."""
+    beside = []
+
+    def save(_: object, path: Path, __: object) -> None:
+        (path.parent / ".tmpSNTKqc").touch()
+        beside.extend(entry.is_dir() for entry in tmp_path.iterdir())
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", save)
+    with pytest.raises(OSError, match=r"cannot write .*b\.safetensors: I/O error: No space left"):
+        save_tensors(tmp_path / "b.safetensors", {})
+    assert beside == [True]
+    assert not list(tmp_path.iterdir())

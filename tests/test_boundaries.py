@@ -144,6 +144,18 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
     report = Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
     assert report.data["images"] == 2
     assert list(report.data["skipped"]) == [str(data / "images" / "1.png")]
+    command = [
+        "eval",
+        "boundaries",
+        "--backbone",
+        "tiny_backbone",
+        "--data",
+        str(data),
+        "--upsampler",
+        "nearest",
+    ]
+    told = CliRunner().invoke(cli, command).stderr
+    assert told.count("1.png") == 1, "skipped, and named once"
     Image.new("L", (9, 9)).save(data / "boundaries" / "2.png")
     with pytest.raises(DatasetError, match=r"is 9x9 pixels, its picture .* is 72x90"):
         Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
@@ -153,8 +165,13 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
         Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
     with pytest.raises(DatasetError, match="no folder"):
         Boundaries().evaluate(naf, data / "images", backbone="tiny_backbone", progress=False)
-    with pytest.raises(ValueError, match="no setting 'blur'"):
-        Boundaries().evaluate(naf, data, {"blur": 1}, backbone="tiny_backbone")
+    for settings, words in (
+        ({"blur": 1}, "unknown key 'blur'; keys: tolerance, sigma, limit"),
+        ({"sigma": "wide"}, "sigma = 'wide': must be a number"),
+        ({"limit": 1.5}, "limit = 1.5: must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Boundaries().evaluate(naf, data, settings, backbone="tiny_backbone")
 
 
 def test_drawings_are_read_as_photos_are(tmp_path):

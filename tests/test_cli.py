@@ -291,7 +291,12 @@ def test_demo_writes_what_it_says(tmp_path):
     for line in result.output.splitlines():
         if line.startswith("wrote"):
             assert Path(line.split()[1]).stat().st_size > 0
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    made = list((tmp_path / "out").glob("photo_naf_pico.*"))
+    assert len(made) == 2
+    made[0].write_bytes(b"mine")
+    again = run("demo", "--image", source, "-o", tmp_path / "out", "--size", "64")
+    assert "is no result of naf-hub; it stays" in again.stderr
+    assert made[0].read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -47,8 +47,8 @@ def test_results_are_what_the_restorer_gives_and_say_how_they_were_made(tmp_path
     source = draw(tmp_path / "in" / "sub" / "a.png")
     result = run(tmp_path / "in", "-o", tmp_path / "out", *NAF, "--compare")
     assert result.exit_code == 0, result.output
-    assert set(contents(tmp_path / "out")) == {"sub/a.png.png", "sub/a.png.compare.png"}
-    made = tmp_path / "out" / "sub" / "a.png.png"
+    assert set(contents(tmp_path / "out")) == {"sub/a.png", "sub/a.compare.png"}
+    made = tmp_path / "out" / "sub" / "a.png"
     torch.manual_seed(0)
     model = naf_hub.load_restorer("naf_denoiser", weights=None, dim=16, num_blocks=1, kernel_size=3)
     expected = model(read_image(source)[None])[0]
@@ -57,7 +57,7 @@ def test_results_are_what_the_restorer_gives_and_say_how_they_were_made(tmp_path
     assert record is not None
     assert record["settings"]["restorer"] == "naf_denoiser=none"
     assert record["photo"]["photo"] == "sub/a.png"
-    with Image.open(tmp_path / "out" / "sub" / "a.png.compare.png") as sheet:
+    with Image.open(tmp_path / "out" / "sub" / "a.compare.png") as sheet:
         assert sheet.width == 2 * 20 + 4
 
 
@@ -116,7 +116,9 @@ def test_kinds_and_sizes_of_photos(tmp_path: Path, mode: str, size: tuple[int, i
         source = draw(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode, size)
     result = run(source, "-o", tmp_path / "out", *NAF)
     assert result.exit_code == 0, result.output
-    with Image.open(tmp_path / "out" / f"{source.name}.png") as made, Image.open(source) as photo:
+    (result_file,) = (tmp_path / "out").iterdir()
+    assert result_file.name == ("a.tif.png" if mode == "CMYK" else "a.png")
+    with Image.open(result_file) as made, Image.open(source) as photo:
         assert (made.mode, made.size) == (kept, size)
         if kept.endswith("A"):
             assert made.getchannel("A").tobytes() == photo.getchannel("A").tobytes()
@@ -128,10 +130,25 @@ def test_kinds_and_sizes_of_photos(tmp_path: Path, mode: str, size: tuple[int, i
             assert np.abs(np.diff(found)).mean() < 0.8 * np.abs(np.diff(given)).mean()
 
 
+def test_no_two_photos_have_one_result_and_none_is_a_photo(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png", "b.png.png", "c.png", "c.compare.png"):
+        draw(tmp_path / "in" / name)
+    result = run(tmp_path / "in", "-o", tmp_path / "out", *NAF, "--compare")
+    assert result.exit_code == 0, result.output
+    made = {file.name for file in (tmp_path / "out").iterdir() if not file.name.endswith(".compare.png")}
+    assert made == {"a.png", "a.png.png", "b.png", "b.png.png.png", "c.png", "c.compare.png.png"}
+    assert len(list((tmp_path / "out").iterdir())) == 2 * len(made)
+    beside = draw(tmp_path / "beside" / "a.png")
+    before = beside.read_bytes()
+    assert run(beside, "-o", tmp_path / "beside", *NAF).exit_code == 0
+    assert contents(tmp_path / "beside").keys() == {"a.png", "a.png.png"}
+    assert beside.read_bytes() == before
+
+
 def test_colours_under_transparency_are_not_laid_over_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (200, 30, 90, 0)).save(tmp_path / "a.png")
     assert run(tmp_path / "a.png", "-o", tmp_path / "out", *NAF).exit_code == 0
-    with Image.open(tmp_path / "out" / "a.png.png") as made:
+    with Image.open(tmp_path / "out" / "a.png") as made:
         assert made.getpixel((3, 3)) == (200, 30, 90, 0)
 
 
@@ -141,13 +158,13 @@ def test_16_bits_and_colour_profiles_are_kept(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "wide.png", icc_profile=b"a profile")
     result = run(tmp_path, "-o", tmp_path / "out", *NAF)
     assert result.exit_code == 0, result.output
-    with Image.open(tmp_path / "out" / "deep.png.png") as made:
+    with Image.open(tmp_path / "out" / "deep.png") as made:
         found = np.asarray(made).astype(int)
     assert abs(found - values).max() < 256, "one step of 8 bits is 257"
     assert len(np.unique(found)) > 30
-    with Image.open(tmp_path / "out" / "wide.png.png") as made:
+    with Image.open(tmp_path / "out" / "wide.png") as made:
         assert made.info["icc_profile"] == b"a profile"
-    assert read_record(tmp_path / "out" / "wide.png.png") is not None
+    assert read_record(tmp_path / "out" / "wide.png") is not None
 
 
 def test_photos_are_turned_and_long_names_are_cut(tmp_path: Path) -> None:
@@ -171,7 +188,7 @@ def test_colours_of_16_bits_are_kept(tmp_path: Path, channels: int) -> None:
         assert np.array_equal(np.asarray(given), values >> 8)
         assert (given.info["Title"], given.info["icc_profile"]) == ("deep", b"a profile")
     assert run(tmp_path / "a.png", "-o", tmp_path / "out", *NAF).exit_code == 0
-    made = tmp_path / "out" / "a.png.png"
+    made = tmp_path / "out" / "a.png"
     assert read_record(made) is not None
     found = np.asarray(open_image(made)).astype(int) * 256 + np.asarray(open_image(made, lower=True))
     assert abs(found - values)[..., :3].max() < 256, "one step of 8 bits is 257"

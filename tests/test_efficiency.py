@@ -160,10 +160,12 @@ def test_one_that_fails_has_a_remark_and_the_rest_goes_on():
 def test_largest_ratio_grows_with_the_limit():
     found = [
         Report.from_json(bench("nearest", "--size", "12", "--largest-ratio", limit, "--json").stdout).rows[0]
-        for limit in ("16MiB", "64MiB")
+        for limit in ("1", "16MiB", "64MiB")
     ]
-    small, large = (row.values["largest_ratio"] for row in found)
+    none, small, large = (row.values["largest_ratio"] for row in found)
     assert 20 < small < large < 400
+    assert none == 0
+    assert found[0].note.endswith("not even ratio 1 keeps to the memory of --largest-ratio")
 
 
 def test_a_step_of_training_leaves_the_model_as_it_was():

@@ -258,7 +258,7 @@ def test_buffers_of_the_constructor_have_their_values(tiny: Path):
 def test_the_users_own_options_are_answered_as_such(tiny: Path):
     with pytest.raises(TypeError, match="'nonsense'"):
         naf_hub.load("tiny", weights=tiny, nonsense=1)
-    with pytest.raises(ValueError, match="could not convert"):
+    with pytest.raises(TypeError, match="option scale = 'x': must be a number"):
         naf_hub.load("tiny", weights=tiny, scale="x")
 
 

@@ -254,6 +254,7 @@ def test_command(edges, tmp_path):
     assert {"bilinear", "untrained", "untrained (grey)", "image"} == {row.label for row in table.rows}
     empty = leaderboard(edges, "-o", tmp_path / "empty", "--no-run")
     assert empty.stdout == "Edges: no figures yet\n"
+    (out / "naf-hub-results.json").unlink()  # as before there was one
     again = leaderboard(edges, "-o", out, "--no-run", "--format", "csv")
     assert again.exit_code == 0
     assert again.stdout.startswith("label,upsampler")
@@ -263,8 +264,20 @@ def test_command(edges, tmp_path):
     ("change", "told"),
     [
         (("boundaries", "boundariez"), "boundariez"),
+        (
+            ("controls = [", "options = { progres = false }\ncontrols = ["),
+            "no option 'progres'; did you mean progress?",
+        ),
+        (
+            ("controls = [", "options = { device = 'cpu' }\ncontrols = ["),
+            "has no option 'device'; options: progress",
+        ),
+        (
+            ("controls = [", "options = { progress = 'no' }\ncontrols = ["),
+            "plan.toml: measure 'boundaries': option progress = 'no': must be true or false",
+        ),
         (('["pico"]', '[{ model = "pico", protocol = { limit = 2 } }]'), "belong to a measure or to a row"),
-        (("bilinear", "bilineer"), "did you mean"),
+        (("bilinear", "bilineer"), "plan.toml: unknown upsampler 'bilineer'; did you mean"),
         (('data = "edges"', 'date = "edges"'), "unknown key 'date'; did you mean data?"),
         (('name = "absent"', 'name = "boundaries"'), "two measures called 'boundaries'"),
         (("untrained", "bilinear"), "upsampler 'bilinear' twice"),
@@ -311,9 +324,11 @@ def test_a_folder_of_the_user_is_left_alone(edges, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     done = leaderboard(edges, "-o", tmp_path / "mine")
-    assert done.exit_code == 2
-    assert "holds other files" in done.stderr
+    assert done.exit_code == 1
+    assert "mine is not empty (letter.txt) and holds no results of leaderboard" in done.stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    (tmp_path / "mine" / "reports").mkdir()
+    assert leaderboard(edges, "-o", tmp_path / "mine").exit_code == 1, "reports may be of the user's, too"
 
 
 def test_no_plan_of_the_name():

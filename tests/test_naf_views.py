@@ -185,6 +185,10 @@ def test_the_command_writes_figures_and_never_over_others(tmp_path):
     assert again.exit_code == 1
     assert "--force" in again.stderr
     assert Path(found["files"][0]).read_bytes() == before
+    assert attention(*asked, "--force").exit_code == 0
+    Path(found["files"][0]).write_bytes(b"mine")
+    assert "is no result of naf-hub; it stays" in attention(*asked, "--force").stderr
+    assert Path(found["files"][0]).read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,40 @@ def test_a_loaded_model_knows_its_record_and_weights():
 
 
 def test_options_that_do_not_exist_are_told():
-    with pytest.raises(TypeError, match=r"'naf'.*colour"):
+    with pytest.raises(TypeError, match=r"upsampler 'naf' has no option 'colour'; options: dim, "):
         naf_hub.load("naf", weights=None, colour=3)
+    with pytest.raises(TypeError, match=r"backbone 'pico' has no option 'width'; did you mean widths\?"):
+        naf_hub.load_backbone("pico", weights=None, width=[8])
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "options", "told"),
+    [
+        (naf_hub.load, "naf", {"dim": "abc"}, "upsampler 'naf': option dim = 'abc': must be a whole number"),
+        (naf_hub.load, "naf", {"dim": True}, "option dim = True: must be a whole number"),
+        (
+            naf_hub.load,
+            "anyup",
+            {"memory": 1.5},
+            "option memory = 1.5: must be a whole number or text, or none",
+        ),
+        (
+            naf_hub.load_backbone,
+            "pico",
+            {"widths": "wide"},
+            "option widths = 'wide': must be a list, each",
+        ),
+        (naf_hub.load_restorer, "dncnn", {"width": [3]}, r"option width = \[3\]: must be a whole number"),
+    ],
+)
+def test_options_of_the_wrong_type_are_told(load, name, options, told):
+    with pytest.raises(TypeError, match=told):
+        load(name, weights=None, **options)
+
+
+def test_options_as_other_libraries_have_them():
+    model = naf_hub.load("naf", weights=None, dim=np.int64(32))
+    assert model.dim == 32  # pyright: ignore
 
 
 @pytest.mark.usefixtures("choosy")

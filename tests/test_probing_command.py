@@ -27,8 +27,11 @@ from naf_hub.commands.main import cli
 from naf_hub.reports import Report
 from naf_hub.training.checkpoints import newest
 from naf_hub_probing.course import HeadCourse
+from naf_hub_probing.depth import DepthProtocol
 from naf_hub_probing.filtering import AsFilter
-from naf_hub_probing.segmentation import Segmentation
+from naf_hub_probing.protocol import ProbeProtocol
+from naf_hub_probing.report import are_probes
+from naf_hub_probing.segmentation import Segmentation, SegmentationProtocol
 from naf_hub_probing.segmentation_pictures import RIGHT, UNKNOWN, WRONG
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [30, 60, 230]])
@@ -350,13 +353,21 @@ def test_pictures_of_predictions(data: Path, tmp_path: Path) -> None:
 
 
 def test_heads_are_stored(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / "cat.png").write_bytes(b"mine")
+    refused = run(data, "--out", str(tmp_path / "heads"))
+    assert "heads is not empty (cat.png) and holds no results of segmentation: give --out" in refused.stderr
+    (tmp_path / "heads" / "cat.png").unlink()
     report(run(data, "--out", str(tmp_path / "heads"), "--baseline", "--json"))
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [
         "bilinear-run",
         "bilinear.safetensors",
+        "naf-hub-results.json",
         "no-network-RGB-statistics-run",
         "no-network-RGB-statistics.safetensors",
     ]
+    assert are_probes(tmp_path / "heads")
+    assert not are_probes(data)
     kept = {path.name for path in (tmp_path / "heads" / "bilinear-run").iterdir()}
     assert kept == {"log.jsonl", "naf-hub-run.json", ".run.lock", "predictions.png"}
     stored = load_file(tmp_path / "heads" / "bilinear.safetensors")
@@ -469,6 +480,39 @@ def test_bad_options_are_one_line(data: Path, options: tuple[str, ...], status: 
     assert result.exit_code == status
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        (SegmentationProtocol, {"epochs": "many"}, "epochs = 'many': must be a whole number"),
+        (SegmentationProtocol, {"lr": True}, "lr = True: must be a number"),
+        (
+            SegmentationProtocol,
+            {"size": "448"},
+            "size = '448': must be a whole number or 2 values, each a whole",
+        ),
+        (
+            SegmentationProtocol,
+            {"size": [1, 2, 3]},
+            r"size = \[1, 2, 3\]: must be a whole number or 2 values",
+        ),
+        (SegmentationProtocol, {"label_size": 0}, "label_size must be at least 1, got 0"),
+        (SegmentationProtocol, {"preset": ["naf-voc"]}, r"no preset \['naf-voc'\]; there are: "),
+        (SegmentationProtocol, {"limit": -1}, "limit must not be negative"),
+        (DepthProtocol, {"weight_decay": -1}, "weight_decay must not be negative"),
+        (DepthProtocol, {"max_depth": "far"}, "max_depth = 'far': must be a number"),
+        (DepthProtocol, {"eigen_crop": "yes"}, "eigen_crop = 'yes': must be true or false"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_one_line(
+    kind: type[ProbeProtocol], settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        kind.read(settings)
+    chosen = kind.read({"size": [32, 48], "train_pixels": None})
+    assert chosen.size == (32, 48)
+    assert kind.read(chosen.to_dict()) == chosen
 
 
 def test_python_interface_takes_modules_and_gives_them_back_as_they_were(data: Path) -> None:

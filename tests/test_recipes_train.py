@@ -26,6 +26,7 @@ TRANSFORMER = {
 # The smallest of each: options, what else is set, and what the loss must fall to.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "naf": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {"recipe": "naf-code"}, 0.9),
+    "naf_small": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {"recipe": "naf-code"}, 0.9),
     "naf_plus_plus": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {}, 0.9),
     "jbu": ({"dim": 4, "radius": 1}, {}, 0.99),
     "jafar": ({"qk_dim": 16}, {"lr": 5e-3}, 0.9),
@@ -103,6 +104,17 @@ def test_adapters_learn_and_held_out_features_follow_them(picture: Path, tmp_pat
     assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in frozen.items())
 
 
+@pytest.mark.parametrize(("name", "norm"), [("loftup", "channelnorm"), ("featup_jbu", "norm")])
+def test_the_space_that_targets_lie_in_stays(name: str, norm: str, picture: Path, tmp_path: Path):
+    """A norm that learned would shrink the target, and the loss with it."""
+    options = {**CASES[name][0], "norm": True}
+    run = prepare_run(picture, tmp_path / "run", upsampler=name, upsampler_options=options, steps=2, batch=1)
+    run.run()
+    kept = run.model.get_submodule(norm)
+    assert torch.equal(kept.weight, torch.ones(8))
+    assert torch.equal(kept.bias, torch.zeros(8))
+
+
 @pytest.mark.parametrize("name", ["jafar", "vit_up"])
 def test_what_a_method_never_uses_keeps_no_process_waiting(name: str, picture: Path, tmp_path: Path):
     options, more, _ = CASES[name]
@@ -158,7 +170,7 @@ def test_a_run_from_before_losses_were_settings_goes_on(picture: Path, tmp_path:
     ("changes", "cache", "message"),
     [
         ({"loss": "huber"}, False, "terms: mse, l1, cosine"),
-        ({"levels": 1, "pooled": 0.5}, False, "neither pooled"),
+        ({"levels": 1, "pooled": 0.5}, False, "none of pooled"),
         ({"pooled": 0.5, "upsampler": "featsharp", "down": [1.0]}, False, "and featsharp takes more"),
         ({"levels": 4}, False, "levels = 4: the smallest input of crop = 64 holds no patch"),
         ({"levels": 1, "views": 1}, True, "levels to 0"),

@@ -117,6 +117,25 @@ def test_broken_recipe_file_is_named(tmp_path):
         read_recipe(str(tmp_path / "bad.toml"))
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("stepz = 3", r"/two\.toml: unknown key 'stepz'; did you mean steps\?"),
+        ("steps = 'many'", r"/two\.toml: steps = 'many': must be a whole number"),
+        ("crop = 0", r"/two\.toml: crop = 0: must be at least 1"),
+        ("loss = 'l3'", r"/two\.toml: loss = 'l3': there is no term 'l3'"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_recipe(tmp_path, line, told):
+    (tmp_path / "one.toml").write_text("steps = 9\nbatch = 0")
+    (tmp_path / "two.toml").write_text(f"batch = 2\n{line}")
+    one, two = (read_recipe(str(tmp_path / f"{name}.toml")) for name in ("one", "two"))
+    with pytest.raises(ConfigError, match=told):
+        build(TrainConfig, one, two, {"seed": 1})
+    with pytest.raises(ConfigError, match=r"^seed = 'x': must be a whole number"):  # which no file says
+        build(TrainConfig, one, {"seed": "x"})
+
+
 def test_difference_names_what_may_not_change():
     old, new = TrainConfig().to_dict(), TrainConfig(lr=1e-3, workers=2, keep=5).to_dict()
     assert difference(old, new, TrainConfig.free_to_change) == ["lr: 0.0002 -> 0.001"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,14 @@ def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="none of the 1 images"):
         Crops(Cropping(), [tmp_path / "a.png"])[Item(0, 0, SIZES)]
+
+
+def test_fine_outputs_have_the_size_of_the_guidance():
+    """Where it has more pixels than the target cells; and the draws of recipes without them stay as they were."""
+    plain = Plan(TrainConfig(crop=64, resize=0, guidance=(1.0, 4.0), guidance_max=0, pooled=0.5), 4, [8])
+    config = TrainConfig(crop=64, resize=0, guidance=(1.0, 4.0), guidance_max=0, pooled=0.5, fine_output=1.0)
+    drawn = [(plain.sizes(step), Plan(config, 4, [8]).sizes(step)) for step in range(20)]
+    assert {fine.fine for _, fine in drawn} == {True, False}
+    for before, fine in drawn:
+        assert fine.fine == (fine.guidance == 32)
+        assert dataclasses.replace(fine, fine=False) == before

@@ -43,6 +43,24 @@ def test_overfitting_one_image_halves_the_loss(pictures, tmp_path):
     assert sum(values[-5:]) / 5 <= 0.5 * values[0]
 
 
+def test_fine_outputs_are_averaged_to_the_target(pictures, tmp_path, monkeypatch):
+    run = prepare_run(
+        pictures, None, guidance=(4.0,), guidance_max=0, fine_output=1.0, steps=1, windows=(4, 4)
+    )
+    asked = []
+
+    class Flat(torch.nn.Module):
+        def forward(self, guidance, features, size):
+            asked.append((guidance.shape[-1], size))
+            return torch.zeros(len(guidance), 8, *size)
+
+    (batch,) = run.course.batches(0, 1, run.processes.share)
+    loss = run.course.loss(Flat(), batch, 0)
+    target = run.course.by_place[0].batch(batch.content).target
+    assert asked == [(16, (16, 16))]
+    assert torch.allclose(loss, target.square().mean())
+
+
 def test_trained_on_edges_it_beats_bilinear_on_others(pictures, tmp_path):
     held_out = draw_pictures(tmp_path / "others", 8, seed=5)
     training = draw_pictures(tmp_path / "many", 24, seed=1)

@@ -130,8 +130,10 @@ def test_wrong_layer(options: dict[str, int], message: str) -> None:
 
 
 def test_unknown_option() -> None:
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(TypeError, match=r"backbone 'timm:resnet10t' has no option 'colour'$"):
         naf_hub.load_backbone("timm:resnet10t", weights=None, colour=3)
+    with pytest.raises(TypeError, match=r"cannot be built with in_chans = 'x' \(TypeError: "):
+        naf_hub.load_backbone("timm:resnet10t", weights=None, in_chans="x")
 
 
 def test_fixed_size_model_resizes_and_says_so() -> None:

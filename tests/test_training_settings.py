@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Optional
 
+import numpy as np
 import pytest
+import torch
 
 from naf_hub.training.schedule import plateau, rate_factor
 from naf_hub.training.settings import ConfigError, RunSettings, build, parse_set, read_toml
+from naf_hub.typed_values import fitted, fitted_keywords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +123,30 @@ def test_cosine_falls_from_one_to_zero():
     assert rates[3] == pytest.approx(0.5)
     assert rates[6] == 0
     assert rate_factor(RunSettings(), 77) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "found", "word"),
+    [
+        ("none", str | os.PathLike[str] | None, None, ""),
+        (Path("a"), os.PathLike[str] | None, Path("a"), ""),
+        (3, str | os.PathLike[str] | None, None, "text or a path, or none"),
+        ((1, 2), tuple[int, int], (1, 2), ""),
+        ([1, 2, 3], int | tuple[int, int], None, "a whole number or 2 values, each a whole number"),
+        (np.float32(0.5), float, 0.5, ""),
+        (np.array([1, 2]), Sequence[int], (1, 2), ""),
+        (np.bool_(True), int, None, "a whole number"),
+    ],
+)
+def test_values_are_fitted_to_types(value, hint, found, word):
+    assert fitted(value, hint)[1] == word
+    assert word or fitted(value, hint)[0] == found
+
+
+def test_what_no_annotation_decides_is_handed_on():
+    def target(a: torch.dtype | int, b=1, **more: int): ...
+
+    given = {"a": torch.float16, "b": object(), "c": "x"}
+    assert fitted_keywords(target, given, "it") == given
+    with pytest.raises(TypeError, match="it has no option 'b'; options: a"):
+        fitted_keywords(target, given, "it", without=["b"])

@@ -16,7 +16,9 @@ from reconstruction_world import BACKBONE
 import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, ImageError
+from naf_hub.image_files import RESULTS_MARKER, search_images
 from naf_hub.reports import Report
+from naf_hub.result_folder import claim_folder
 from naf_hub_video.davis import Video, find_videos
 from naf_hub_video.mask_strips import overlaid
 from naf_hub_video.video_segmentation import VideoSegmentation
@@ -108,12 +110,34 @@ def test_an_interrupted_evaluation_goes_on_and_never_mixes(data, tmp_path, monke
     ):
         evaluate(data, "bilinear", {**SETTINGS, "radius": 4}, out=out)
     (data / "JPEGImages" / "480p" / "one" / "00001.png").touch()
-    with pytest.raises(FileExistsError, match="another files"):
+    with pytest.raises(FileExistsError, match="one was made with other files: give"):
         evaluate(data, "bilinear", out=out)
-    shutil.rmtree(out)
-    (out / "bilinear" / "one").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="one was made with other files and another protocol: give"):
+        evaluate(data, "bilinear", {**SETTINGS, "radius": 4}, out=out)
+    shutil.rmtree(out / "bilinear" / "one")
+    (out / "bilinear" / "one").mkdir()
     with pytest.raises(FileExistsError, match="holds no masks"):
         evaluate(data, "bilinear", out=out)
+
+
+def test_a_folder_of_the_user_stays_as_it_is(data, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.png").write_bytes(b"mine")
+    with pytest.raises(
+        FileExistsError, match=r"photos is not empty \(cat.png\) and holds no results of video"
+    ):
+        evaluate(data, "nearest", out=photos)
+    assert [path.name for path in photos.iterdir()] == ["cat.png"]
+    out = tmp_path / "out"
+    evaluate(data, "nearest", {**SETTINGS, "videos": ["one"], "length": 3}, out=out)
+    assert not search_images([data, tmp_path]).images.keys() & set(out.rglob("*")), "masks are no photos"
+    (out / "notes.txt").write_text("mine")
+    (out / RESULTS_MARKER).unlink()  # as before there was one
+    evaluate(data, "nearest", {**SETTINGS, "videos": ["one"], "length": 3}, out=out)
+    assert (out / RESULTS_MARKER).is_file()
+    with pytest.raises(FileExistsError, match="out holds results of video_segmentation, not of depth: give"):
+        claim_folder(out, "depth", lambda folder: True)
 
 
 def test_features_are_upsampled_once_a_frame_and_shared(data):

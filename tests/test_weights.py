@@ -370,6 +370,14 @@ def test_convert_never_deletes_a_folder_that_is_not_weights(tmp_path: Path, smal
         with pytest.raises(FileExistsError):
             convert(tmp_path / "a.pth", tmp_path / "photos", "naf", SMALL, force=force)
     assert (tmp_path / "photos" / "cat.jpg").exists()
+    (tmp_path / "photos" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(FileExistsError, match="is not a weights folder"):
+        convert(tmp_path / "a.pth", tmp_path / "photos", "naf", SMALL, force=True)
+    made = convert(tmp_path / "a.pth", tmp_path / "made", "naf", SMALL)
+    (made / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"holds other files, too \(notes.txt\)"):
+        convert(tmp_path / "a.pth", made, "naf", SMALL, force=True)
+    assert (made / "notes.txt").exists()
 
 
 def test_disk_full_keeps_the_old_weights(folder: Path, small):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import naf_hub
+from naf_hub.options import pick_device
 from naf_hub.training.run import Run
 from naf_hub.training.settings import build
 
@@ -105,6 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--save-every", dest="checkpoint_every", type=int, default=250, help="save after so many steps"
     )
     parser.add_argument(
+        "--device", default="auto", help="train on this device: auto, cpu, cuda, cuda:1 or mps"
+    )
+    parser.add_argument(
         "--allow-changed-images",
         action="store_true",
         help="go on although pictures were replaced under their names since the start",
@@ -113,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = settings.pop("teacher_option")
     settings["teacher_options"] = dict(chosen or ())
     try:
+        settings["device"] = pick_device(settings["device"])
         folder = distill(**settings)
     except (naf_hub.NafHubError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -37,15 +37,15 @@ from ..reports import Metric, Report, Row, describe_environment
 
 MIB = 1 << 20
 METRICS = (
-    Metric("seconds", "s", False, 3, "median"),
-    Metric("least_seconds", "s", False, 3, "least"),
-    Metric("spread_seconds", "s", False, 3, "quartiles"),
+    Metric("seconds", "s", False, 4, "median"),
+    Metric("least_seconds", "s", False, 4, "least"),
+    Metric("spread_seconds", "s", False, 4, "quartiles"),
     Metric("peak_mib", "MiB", False, 0, "peak"),
     Metric("ratio", "", False, 2, "x floor"),
     Metric("parameters", "", False, 0, "parameters"),
 )
 BACKWARD = (
-    Metric("backward_seconds", "s", False, 3, "training step"),
+    Metric("backward_seconds", "s", False, 4, "training step"),
     Metric("backward_peak_mib", "MiB", False, 0, "peak of it"),
 )
 FLOPS = (
@@ -216,15 +216,17 @@ def _largest(model: Any, setting: Setting, device: str, limit: int) -> int:
     import torch
 
     @torch.no_grad()
-    def call(ratio: int) -> None:
+    def call(ratio: int) -> int:
         size = setting.vary("ratio", ratio).size
         image = torch.rand(setting.batch, 3, *size, device=device)
-        model(image, make_features(model, image, (setting.channels, *setting.cells)), size)
+        output = model(image, make_features(model, image, (setting.channels, *setting.cells)), size)
+        return image.nbytes + output.nbytes
 
-    def peak_of(run: Callable[[], Any]) -> int:
+    def peak_of(run: Callable[[], int]) -> int:
         with PeakMemory(device) as peak:
-            run()
-        return peak.bytes
+            held = run()
+        # A process that has room left grows by nothing.
+        return max(peak.bytes, held)
 
     return largest_ratio(fitting(call, limit, device, peak_of))
 
@@ -254,6 +256,9 @@ def _row(label: str, contender: Contender, found: dict[str, Any], backbone: str 
     values["peak_mib"] = found["peak_bytes"] / MIB
     if "backward_peak_bytes" in found:
         values["backward_peak_mib"] = found["backward_peak_bytes"] / MIB
-    note = f"floor: {found['floor']}: {found['floor_seconds']:.3f} s" if "floor" in found else ""
+    notes = [f"floor: {found['floor']}: {found['floor_seconds']:.3f} s"] if "floor" in found else []
+    if found.get("largest_ratio") == 0:
+        notes.append("not even ratio 1 keeps to the memory of --largest-ratio")
+    note = "; ".join(notes)
     extras = {key: found[key] for key in ("floor", "floor_seconds", "peak_bytes") if key in found}
     return Row(label, values, contender.name, found["weights"], backbone, note, extras)

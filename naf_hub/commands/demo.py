@@ -8,6 +8,7 @@ import click
 
 from ..contenders import name_model
 from ..image_sizes import ImageSize
+from ..made_with import require_free
 from ..options import (
     backbone_option,
     device_option,
@@ -65,15 +66,18 @@ def demo_command(
 
     use_threads(threads)
     (chosen,) = parse_upsamplers([upsampler])
+    behind = parse_backbone_option(backbone)
     source = Path(image) if image else sample_photo("chelsea.png")
-    where = pick_device(device)
-    behind = parse_backbone_option(backbone).load(device=where)
-    model = FeaturePipeline(behind, chosen.load(behind, where)).eval()
-    names = name_model(model.backbone), name_model(model.upsampler)
     settings = Settings(size)
-    stem = Path(out, f"{source.stem}_{chosen.record.name}_{behind.origin.record.name}")
+    targets = settings.outputs(Path(out, f"{source.stem}_{chosen.record.name}_{behind.record.name}"))
+    for target in targets:
+        require_free(target, force=True)
+    where = pick_device(device)
+    network = behind.load(device=where)
+    model = FeaturePipeline(network, chosen.load(network, where)).eval()
+    names = name_model(model.backbone), name_model(model.upsampler)
     Path(out).mkdir(parents=True, exist_ok=True)
-    result = upsample_file(model, source, settings.outputs(stem), settings)
+    result = upsample_file(model, source, targets, settings)
     click.echo(
         f"photo      {source.name}, resized to {result['image_size'][0]}x{result['image_size'][1]} pixels"
     )

@@ -59,7 +59,7 @@ def denoise_command(
     if found.left_out:
         tell(found.describe())
     model = chosen.load(device=pick_device(device))
-    settings = RestoredSettings(compare, describe_contender(chosen, model))
+    settings = RestoredSettings.for_batch(compare, describe_contender(chosen, model), found, Path(out))
 
     def make(photo: Path, missing: list[Path], place: Path) -> dict[str, Any]:
         return restore_file(model, photo, missing, settings, place, estimate)

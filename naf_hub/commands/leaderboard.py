@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -9,8 +10,6 @@ import click
 
 from ..options import FORMATS, device_option, pick_device, threads_option, use_threads
 from ..terminal import tell
-
-MARKER = "leaderboard.json"
 
 
 @click.command("leaderboard", context_settings={"show_default": True})
@@ -43,19 +42,13 @@ def leaderboard_command(
     from ..extraction import require_writable
     from ..leaderboard import Kept, assemble, read_plan, run_missing
     from ..leaderboard.page import html
+    from ..result_folder import claim_folder
 
     use_threads(threads)
     chosen = read_plan(plan, data_root)
     folder = Path(out)
-    if (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and not ((folder / MARKER).is_file() or (folder / "reports").is_dir())
-    ):
-        raise click.UsageError(
-            f"{out} holds other files; give a new folder, or one of an earlier leaderboard"
-        )
     require_writable(folder)
+    claim_folder(folder, "leaderboard", _is_leaderboard)
     kept = Kept(folder / "reports")
     failed = {} if no_run else run_missing(chosen, kept, pick_device(device), tell)
     board = assemble(chosen, kept, failed)
@@ -85,3 +78,14 @@ def leaderboard_command(
         tell(line)
     if failed:
         sys.exit(1)
+
+
+def _is_leaderboard(folder: Path) -> bool:
+    """Whether a folder holds a table of ours, or reports."""
+    from ..reports import Report, ReportError
+
+    for path in (folder / "leaderboard.json", *(folder / "reports").glob("*.json")):
+        with contextlib.suppress(OSError, ReportError):
+            Report.load(path)
+            return True
+    return False

@@ -16,6 +16,8 @@ from ..checks import (
     check_output,
     check_output_size,
     check_points,
+    found_right,
+    looks_at,
 )
 from ..errors import MapError
 from ..flops import Flops
@@ -34,8 +36,9 @@ Features: TypeAlias = "Tensor | Mapping[str, Tensor]"
 class Upsampler(nn.Module):
     """A feature upsampler: ``forward(image, features, output_size=None) -> (B, C, H, W)``.
 
-    A subclass implements :meth:`upsample`; the base class checks the arguments. Normalisation of the
-    image, where a method needs one, happens inside ``upsample``.
+    A subclass implements :meth:`upsample`; the base class checks the arguments (on accelerators their values only
+    in the first call of a size, so that later calls do not wait for the device). Normalisation of the image, where a
+    method needs one, happens inside ``upsample``.
 
     Attributes:
         promises: what tasks may rely on; set it in the constructor where it depends on options.
@@ -201,24 +204,26 @@ class Upsampler(nn.Module):
         self, image: Any, features: Features, output_size: int | tuple[int, int] | None
     ) -> tuple[Tensor, tuple[int, int]]:
         """The image as a batch and the output's size; what is wrong with any of them is raised."""
-        image = as_batch_for(
-            image, next(iter(features.values())) if isinstance(features, Mapping) else features
-        )
-        check_image(image, self.takes_any_range)
+        maps = tuple(features.values()) if isinstance(features, Mapping) else (features,)
+        image = as_batch_for(image, next(iter(maps), None))
+        values = looks_at(self, image, *maps)
+        check_image(image, self.takes_any_range, values)
         if isinstance(features, Mapping):
             missing = [want.name for want in self.wants if want.name not in features]
             if missing and type(self).gather is Upsampler.gather:
                 raise ValueError(
                     f"features lack {', '.join(missing)}; take them from gather(image, backbone)"
                 )
-            for tensor in features.values():
-                check_features(tensor, image)
+            for tensor in maps:
+                check_features(tensor, image, values)
         else:
-            check_features(features, image)
+            check_features(features, image, values)
             if self.channels is not None and features.shape[1] != self.channels:
                 raise ValueError(
                     f"{type(self).__name__} is made for features of {self.channels} channels, got {features.shape[1]}"
                 )
+        if values:
+            found_right(self, image, *maps)
         return image, check_output_size(output_size, image)
 
     def _whole(self, image: Tensor, features: Features, size: tuple[int, int]) -> Tensor:

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..contenders import Contender
+from ..errors import UnknownNameError
 from ..records import BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from ..registry import registry
 from ..reports import Metric
 from ..training.settings import ConfigError, build, parse_toml, read_toml
+from ..typed_values import fitted_keywords
+
+# Keywords of a task's ``evaluate`` that are no options of a measure.
+SET_ELSEWHERE = ("contenders", "data", "protocol", "backbone", "device", "controls", "on_result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +133,7 @@ def read_plan(name: str | os.PathLike[str], data_root: str | os.PathLike[str] | 
     Raises:
         FileNotFoundError: neither a file nor a shipped plan.
         ConfigError: an unknown key, a value of the wrong type, two columns or rows of one name; names the file.
-        UnknownNameError: a task, upsampler, restorer or backbone that is not registered.
+        UnknownNameError: a task, upsampler, restorer or backbone that is not registered; names the file.
     """
     path = Path(name)
     if str(name) in shipped():
@@ -140,9 +145,9 @@ def read_plan(name: str | os.PathLike[str], data_root: str | os.PathLike[str] | 
         known = f", or one of {', '.join(shipped())}" if shipped() else ""
         raise FileNotFoundError(f"no plan {name}: give a TOML file{known}")
     try:
-        return _plan(build(_Plan, given), Path(data_root or home), home)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        return _plan(build(_Plan, dict(given)), Path(data_root or home), home)
+    except (ConfigError, UnknownNameError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _plan(found: _Plan, data_root: Path, home: Path) -> Plan:
@@ -176,12 +181,17 @@ def _measure(table: _Measure, plan: _Plan, data_root: Path, home: Path) -> Measu
     if table.metric and table.metric not in known:
         raise ConfigError(f"metric = {table.metric!r}: {table.task} has {', '.join(known)}")
     data = tuple(str(data_root / Path(entry).expanduser()) for entry in table.data)
+    name = table.name or table.task
+    try:
+        options = fitted_keywords(task.evaluate, table.options, f"measure {name!r}", without=SET_ELSEWHERE)
+    except TypeError as error:
+        raise ConfigError(str(error)) from error
     return Measure(
-        name=table.name or table.task,
+        name=name,
         task=task,
         data=data[0] if len(data) == 1 else data,
         protocol=table.protocol,
-        options=table.options,
+        options=options,
         controls=() if restores else table.controls,
         metric=known[table.metric] if table.metric else task.metrics[0],
         entrants=_entrants(named, kind),

@@ -194,6 +194,21 @@ def autocast(subject: Subject) -> None:
     assert error < 0.1, f"bfloat16 autocast is {float(error):.2%} off"
 
 
+def half_precision(subject: Subject) -> None:
+    """Weights, image and features in bfloat16 give a bfloat16 output that is finite and near the float32 one."""
+    model = subject.make()
+    image, features = subject.inputs(
+        1, SIZES[0], dtype=torch.bfloat16
+    )  # rounded: some see the last bits of an image
+    with torch.no_grad():
+        expected = model(image.float(), each_map(torch.Tensor.float, features))
+        found = model.to(torch.bfloat16)(image, features)
+    assert found.dtype == torch.bfloat16, f"bfloat16 features gave {found.dtype}"
+    assert torch.isfinite(found).all(), "not finite in bfloat16"
+    error = (found.float() - expected).norm() / expected.norm()
+    assert error < 0.3, f"bfloat16 is {float(error):.2%} off"
+
+
 def export(subject: Subject) -> None:
     """torch.export captures the model and the captured program agrees, where that is promised."""
     model = subject.make()
@@ -246,7 +261,7 @@ UPSAMPLER_CHECKS: dict[str, Callable[[Subject], None]] = {
     for check in (
         shapes, dtypes, finite, batch_independence, linear_groups, linearity, channel_order, translation,
         constant_features, feature_range, determinism, buffers, points, threads, gradients, gradient_agreement, copies,
-        autocast, export, open_sizes, bad_input,
+        autocast, half_precision, export, open_sizes, bad_input,
     )
 }  # fmt: skip
 

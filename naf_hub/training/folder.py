@@ -11,6 +11,7 @@ from typing import Any
 from ..atomic import atomic_file, remove_stale
 from ..errors import NafHubError
 from ..image_files import RUN_MARKER
+from ..result_folder import describe_visible
 from ..version import __version__
 from ..weights.checksums import sha256_of
 from .exclusive import Exclusive, InUse
@@ -75,10 +76,8 @@ class RunFolder:
         if self.marker.exists():
             self._read()
             return
-        # Hidden files are no reason to refuse (.DS_Store), and neither is what another process has just made.
-        names = sorted(path.name for path in self.path.iterdir() if not path.name.startswith("."))
-        if names and not self._is_of_earlier_version():
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        shown = describe_visible(self.path)  # what another process has just made is hidden, too
+        if shown and not self._is_of_earlier_version():
             raise FolderError(
                 f"{self.path} is not empty ({shown}) and no run was started in it: give --out a new or an empty folder"
             )

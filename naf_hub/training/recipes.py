@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 from pathlib import Path
-from typing import Any
 
-from .settings import ConfigError, parse_toml, read_toml
+from .settings import ConfigError, FileSettings, parse_toml, read_toml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Recipes:
         folder = importlib.resources.files(self.package) / "recipes"
         return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
-    def read(self, name: str) -> dict[str, Any]:
+    def read(self, name: str) -> FileSettings:
         """Keys and values of a recipe: the name of a shipped one, or the path of a TOML file.
 
         Raises:

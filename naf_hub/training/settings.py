@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import os
 import sys
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ..errors import NafHubError
 from ..options import parse_pairs
+from ..typed_values import fitted, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +24,19 @@ Schedule = Literal["constant", "one_cycle", "plateau", "cosine"]
 
 
 class ConfigError(NafHubError, ValueError):
-    """A setting that does not exist or makes no sense."""
+    """A setting that does not exist or makes no sense; ``key`` is its name, where it is one alone."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class FileSettings(dict[str, Any]):
+    """Keys and values of a TOML file, whose ``name`` :func:`build` tells with what is wrong in it."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str) -> None:
+        super().__init__(settings)
+        self.name = name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +111,7 @@ class RunSettings:
 def require(condition: bool, key: str, value: Any, reason: str) -> None:
     """Raise a :class:`ConfigError` that names key, value and reason unless ``condition`` holds."""
     if not condition:
-        raise ConfigError(f"{key} = {value!r}: {reason}")
+        raise ConfigError(f"{key} = {value!r}: {reason}", key)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str]) -> list[str]:
@@ -110,19 +120,19 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[s
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
 
 
-def parse_toml(text: str, name: str) -> dict[str, Any]:
+def parse_toml(text: str, name: str) -> FileSettings:
     """Keys and values of the TOML file ``name``.
 
     Raises:
         ConfigError: not TOML.
     """
     try:
-        return tomllib.loads(text)
+        return FileSettings(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
 
 
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> FileSettings:
     """Keys and values of a TOML file.
 
     Raises:
@@ -153,14 +163,23 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
 def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
     """Settings of a dataclass from layers of keys, later ones winning; tables are merged.
 
-    Each value is converted by the type of its field: numbers, text, ``bool``, ``Literal``, ``Mapping``,
-    ``list[T]`` and ``tuple[T, ...]`` (one value alone is a list of one), and ``T | None`` (the word ``none``
-    is ``None``, since TOML has no null).
+    Each value is converted by the type of its field, see :func:`naf_hub.typed_values.fitted`; TOML has no null, so that
+    the word ``none`` is ``None``.
 
     Raises:
         ConfigError: an unknown key (the nearest is named), one that has no default and is missing, a value of the
-            wrong type or out of range, or a layer that is no table.
+            wrong type or out of range, or a layer that is no table. Names the file that the key is from.
     """
+    try:
+        return _build(kind, layers)
+    except ConfigError as error:
+        source = next((layer for layer in reversed(layers) if error.key and error.key in layer), None)
+        if not isinstance(source, FileSettings):
+            raise
+        raise ConfigError(f"{source.name}: {error}", error.key) from error
+
+
+def _build(kind: type[Made], layers: Sequence[Mapping[str, Any]]) -> Made:
     merged: dict[str, Any] = {}
     for layer in layers:
         if not isinstance(layer, Mapping):
@@ -171,9 +190,7 @@ def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
     names = [field.name for field in fields]
     for key in merged:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(names)}"
-            raise ConfigError(f"unknown key {key!r}; {hint}")
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, names, 'keys')}", key)
     for field in fields:
         free = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
         if not free and field.name not in merged:
@@ -191,47 +208,9 @@ def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
 def _converted(key: str, value: Any, hint: Any) -> Any:
     """``value`` as the type ``hint`` wants it; a :class:`ConfigError` that says what it must be otherwise."""
-    found, word = _fitted(value, hint)
+    found, word = fitted(value, hint)
     if word:
-        raise ConfigError(f"{key} = {value!r}: must be {word}")
+        raise ConfigError(f"{key} = {value!r}: must be {word}", key)
     return found
-
-
-def _fitted(value: Any, hint: Any) -> tuple[Any, str]:
-    """``value`` converted and no word, or anything and the words for what it should have been."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in arguments and (value is None or value == "none"):
-            return None, ""
-        tried = [_fitted(value, kind) for kind in arguments if kind is not type(None)]
-        words = " or ".join(word for _, word in tried)
-        words += ", or none" if type(None) in arguments else ""
-        return next((attempt for attempt in tried if not attempt[1]), (None, words))
-    if origin is Literal:
-        return value, "" if value in arguments else " or ".join(map(str, arguments))
-    if origin in (list, tuple):
-        values = list(value) if isinstance(value, (list, tuple)) else [value]
-        entries = [_fitted(entry, arguments[0]) for entry in values]
-        word = next((f"a list, each entry {word}" for _, word in entries if word), "")
-        return origin(entry for entry, _ in entries), word
-    if hint is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return (dict(value), "") if isinstance(value, Mapping) else (None, "a table")
-    if hint is Any:
-        return value, ""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number and math.isfinite(value):
-        return float(value), ""
-    if hint is int and number and isinstance(value, int):
-        return value, ""
-    if hint is bool and isinstance(value, bool):
-        return value, ""
-    if hint is str and isinstance(value, (str, Path)):
-        return str(value), ""
-    if hint not in WORDS:
-        raise TypeError(f"settings cannot be of type {hint}")
-    return None, WORDS[hint]

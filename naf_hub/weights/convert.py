@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..construction import construct
 from ..errors import WeightsError
 from ..registry import info
 from .checksums import sha256_of
-from .files import load_into, save_weights
+from .files import load_into, read_config, save_weights
 from .fitting import Part, fitting_parts, recognise
+from .hub import CONFIG, FILE
 from .pickles import open_pickle
 
 log = logging.getLogger("naf_hub")
@@ -48,13 +50,13 @@ def convert(
 
     Raises:
         WeightsError: unsafe, damaged, or not for this model; or, without ``name``, for none or for several.
-        FileExistsError: ``out`` exists.
+        FileExistsError: ``out`` exists, or holds what is not of a weights folder.
     """
     source, target = Path(file), Path(out)
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists; use --force to replace it")
-    if target.exists() and not (target / "config.json").is_file() and any(target.iterdir()):
-        raise FileExistsError(f"{target} is not a weights folder; --force will not delete it")
+    if target.exists():
+        _require_weights_alone(target)
     if source.suffix == ".safetensors":
         raise WeightsError(f"{source} is safetensors already; pass it as weights=")
     data, options = open_pickle(source), dict(options or {})
@@ -66,9 +68,20 @@ def convert(
     part = parts[0]
     _tell(source, part, parts[1:])
     state = {key: value.contiguous() for key, value in part.state.items()}
-    load_into(record.resolve()(**{**record.options, **options}), state, str(source))
+    load_into(construct(record, options), state, str(source))
     provenance = {"converted_from": source.name, "keys": list(part.keys), "sha256": sha256_of(source)}
     return save_weights(target, state, name=record.name, options=options, provenance=provenance)
+
+
+def _require_weights_alone(folder: Path) -> None:
+    """Require that a folder holds nothing that replacing it would lose."""
+    names = {path.name for path in folder.iterdir()} - {".DS_Store"}
+    if names and not read_config(folder / CONFIG):
+        raise FileExistsError(f"{folder} is not a weights folder; --force will not delete it")
+    if others := sorted(names - {CONFIG, FILE}):
+        raise FileExistsError(
+            f"{folder} holds other files, too ({', '.join(others[:3])}); --force will not delete them"
+        )
 
 
 def _tell(source: Path, taken: Part, others: Sequence[Part]) -> None:

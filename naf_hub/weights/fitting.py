@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..construction import construct
 from ..errors import WeightsError
 from ..records import BackboneRecord, Record
 from ..registry import registry
@@ -71,7 +72,7 @@ def build_empty(record: Record, options: Mapping[str, Any]) -> nn.Module:
     """The model of a record, without storage where its constructor can do without.
 
     Raises:
-        PluginError: its target cannot be imported.
+        PluginError, TypeError: see :func:`naf_hub.construction.construct`.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -83,13 +84,11 @@ def build_empty(record: Record, options: Mapping[str, Any]) -> nn.Module:
             drawn = getattr(func, "__name__", "") in INITIALISERS and args and args[0].is_meta
             return args[0] if drawn else func(*args, **(kwargs or {}))
 
-    target = record.resolve()
-    chosen = {**record.options, **options}
     try:
         with torch.device("meta"), Uninitialised():
-            return target(**chosen)
+            return construct(record, options)
     except Exception:  # a constructor that looks at values; what else is wrong with it will be told again
-        return target(**chosen)
+        return construct(record, options)
 
 
 def fitting_parts(

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub.parts.pieces import Range, assemble, split
-from naf_hub.parts.precision import working_dtype
 
 HEADS = 16
 # Sides of the squares of positions that are computed at once, the largest that fits first.
@@ -115,7 +114,7 @@ class FusionBlock(nn.Module):
 
     def forward(self, maps: Tensor, memory: int) -> Tensor:
         """(B, W, h, w) -> (B, C, h, w), within ``memory`` bytes beside the projections of the whole map."""
-        tokens = maps.movedim(1, -1).to(working_dtype(maps.dtype))
+        tokens = maps.movedim(1, -1).to(self.attn.qkv.weight.dtype)
         batch, h, w, width = tokens.shape
         qkv = self.attn.qkv(self.norm1(tokens))
 

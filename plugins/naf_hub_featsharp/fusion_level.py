@@ -55,7 +55,8 @@ class FusionLevel(nn.Module):
         """
         size = (tiles.shape[-2], tiles.shape[-1])
         found = [self._input(name, guidance, source, tiles, size, memory) for name in self.inputs]
-        return self.block(torch.cat(found, dim=1), memory)
+        dtype = self.tile_pos.dtype  # that of the weights
+        return self.block(torch.cat([part.to(dtype) for part in found], dim=1), memory)
 
     def _input(
         self, name: str, guidance: Tensor, source: Tensor, tiles: Tensor, size: tuple[int, int], memory: int
@@ -66,7 +67,8 @@ class FusionLevel(nn.Module):
         if name == "bilinear":
             return F.interpolate(source, size, mode="bilinear")
         if name == "rgb":
-            return self.rgb_proj(F.interpolate(guidance, size, mode="bilinear"))
+            colours = F.interpolate(guidance, size, mode="bilinear")
+            return self.rgb_proj(colours.to(self.rgb_proj.weight.dtype))
         limit = (min(guidance.shape[-2], 2 * size[0]), min(guidance.shape[-1], 2 * size[1]))
         if limit != guidance.shape[-2:]:
             guidance = F.interpolate(guidance, limit, mode="bilinear")

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from naf_hub import Normalize, Promises, Upsampler
+from naf_hub.parts.jittered_views import Jitter, apply_jitter, draw_jitters
+from naf_hub.parts.learned_downsampling import AttentionDownsampler, Spread, blurred, error_by_spread
 from naf_hub.parts.precision import autocast_off, working_dtype
 from naf_hub.terminal import no_bar
 
-from .attention_downsampler import AttentionDownsampler
-from .implicit_network import blurred, implicit_network
-from .jittered_views import Jitter, apply_jitter, draw_jitters
+from .implicit_network import implicit_network
 
+# Published for images of 224 pixels: a border of 30, and patches of 29 pixels for cells of 16.
+BORDER, REACH = 30 / 224, 29 / 16
+LARGEST_ZOOM = 1.8
 # Views whose features the principal components are taken of, and that the backbone sees in one pass.
 FITTED_VIEWS, PASS = 50, 8
 
@@ -99,8 +102,11 @@ class Implicit(Upsampler):
         found = {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
         return {self.wants[0].name: whole, **found}
 
+    def _jitters(self, count: int) -> list[Jitter]:
+        return draw_jitters(count, self.seed, LARGEST_ZOOM, BORDER)
+
     def _gather_views(self, image: Tensor, backbone: nn.Module) -> dict[str, Tensor]:
-        jitters = draw_jitters(self.views, self.seed)
+        jitters = self._jitters(self.views)
         fitted = None
         projected: list[Tensor] = []
         waiting: list[Tensor] = []
@@ -134,7 +140,7 @@ class Implicit(Upsampler):
             )
             components, mean = components[..., 0], mean[:, 0, 0]
             targets = views.unflatten(0, (-1, len(components)))
-            jitters = draw_jitters(len(targets), self.seed) if isinstance(features, Mapping) else [Jitter()]
+            jitters = self._jitters(len(targets)) if isinstance(features, Mapping) else [Jitter()]
             with autocast_off(image.device):
                 maps = self._fit(sample[None].detach(), targets, jitters)
                 if maps.shape[-2:] != output_size:
@@ -159,17 +165,18 @@ class Implicit(Upsampler):
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
             image, targets = image.clone(), targets.clone()
             torch.manual_seed(self.seed)
-            dim, (h, w), (height, width) = targets.shape[1], targets.shape[-2:], image.shape[-2:]
+            dim = targets.shape[1]
+            rows, columns = (
+                min(n, max(1, round(REACH * n / cells)))
+                for cells, n in zip(targets.shape[-2:], image.shape[-2:], strict=True)
+            )
             parts = nn.ModuleDict(
                 {
                     "network": implicit_network(dim, self.n_freqs),
-                    "down": AttentionDownsampler(dim + 1, (h, w), (height, width)),
-                    "spread": nn.Conv2d(dim, 1, 1),
+                    "down": AttentionDownsampler(dim + 1, (rows, columns)),
+                    "spread": Spread(dim),
                 }
             ).to(image)
-            with torch.no_grad():
-                for parameter in parts["spread"].parameters():
-                    parameter.mul_(0.1)
             optimizer = torch.optim.NAdam(parts.parameters(), lr=self.learning_rate)
             for _ in self._bar(range(self.steps), "fit"):
                 optimizer.zero_grad()
@@ -193,10 +200,9 @@ def _backward(
     leaf = whole.detach().requires_grad_()
     for view in picked:
         target = targets[view : view + 1]
-        output = parts["down"](apply_jitter(leaf, jitters[view]))
-        spread = torch.exp(parts["spread"](target) + 0.1).clamp_min(1e-4)
+        output = parts["down"](apply_jitter(leaf, jitters[view]), target.shape[-2:])
         found, size = output[:, 1:], magnitude(target)
-        loss = ((found - target).square() / (2 * spread.square()) + spread.log()).mean()
+        loss = error_by_spread(found, target, parts["spread"](target))
         sizes = (output[:, :1] - size).square().mean() + (magnitude(found) - size).square().mean()
         ((loss + 1e-3 * sizes) / len(picked)).backward()
     size = whole[:, :1]
@@ -212,11 +218,16 @@ def magnitude(maps: Tensor) -> Tensor:
 
 
 def principal_components(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Principal components (D, C), strongest first, D = min(count, C), and the mean (C,) of (B, C, h, w)."""
+    """Principal components (D, C), strongest first, D = min(count, C), and the mean (C,) of (B, C, h, w).
+
+    The largest coordinate of each is positive: libraries return either sign, and what is fitted to them depends on it.
+    """
     rows = features.detach().movedim(1, -1).flatten(0, -2).double()
     mean = rows.mean(0)
     _, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean))
     components = vectors.flip(1)[:, :count].T
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    components = components * largest.sign()
     return components.to(features.dtype), mean.to(features.dtype)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIGNALS = 5  # row, column, red, green, blue
@@ -74,16 +73,3 @@ def implicit_network(dim: int, n_freqs: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Conv2d(dim, dim, 1),
     )
-
-
-def blurred(maps: Tensor) -> Tensor:
-    """(B, C, H, W) behind a 5x5 Gaussian of one pixel's deviation; borders reflected, or repeated where too short."""
-    at = torch.arange(-2, 3, dtype=maps.dtype, device=maps.device)
-    taps = torch.exp(-at.square() / 2)
-    taps = taps / taps.sum()
-    for axis, padding in ((-2, (0, 0, 2, 2)), (-1, (2, 2, 0, 0))):
-        size = maps.shape[axis]
-        padded = F.pad(maps, padding, "reflect" if size > 2 else "replicate")
-        parts = [taps[i] * padded.narrow(axis, i, size) for i in range(5)]
-        maps = torch.stack(parts).sum(0)
-    return maps

@@ -8,6 +8,7 @@ cell's pixels and nothing is masked. No upsampled keys or values, no dilation, o
 from __future__ import annotations
 
 import operator
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,27 @@ class _Axis:
         self.bias = None if plan.bias is None else torch.tensor(plan.bias, device=device, dtype=dtype)
         self.offset = torch.tensor(plan.offset, device=device, dtype=dtype)
 
+    @classmethod
+    def of(cls, plan: AxisTiles, like: Tensor) -> _Axis:
+        """Tables that calls of the same sizes share: to copy them to an accelerator again would wait for it."""
+        if torch.compiler.is_compiling():
+            return cls(plan, like)
+        key = (id(plan), like.device, like.dtype)
+        with _lock:
+            axis = _axes.pop(key, None)
+            if axis is None:
+                with torch.inference_mode(False):  # for calls with gradients, too
+                    axis = cls(plan, like)
+            _axes[key] = axis  # the plan lives in it, so that no other gets its id
+            while len(_axes) > _AXES:
+                del _axes[next(iter(_axes))]
+        return axis
+
+
+_AXES = 64
+_axes: dict[tuple[int, torch.device, torch.dtype], _Axis] = {}
+_lock = threading.Lock()
+
 
 def _slices(total: int, step: int) -> list[slice]:
     return [slice(*piece) for piece in split(total, step)]
@@ -55,8 +77,10 @@ def split_heads(values: Tensor, heads: int) -> tuple[Tensor, Tensor | None]:
     width = -(-channels // heads)
     groups = torch.tensor_split(values, heads, dim=-1)
     padded = torch.stack([F.pad(g, (0, width - g.shape[-1])) for g in groups], dim=-2)
-    kept = [head * width + j for head, g in enumerate(groups) for j in range(g.shape[-1])]
-    return padded, torch.tensor(kept, device=values.device)
+    # The first groups are full, those after them one shorter; computed where it is used, without a copy to there.
+    full = channels % heads * width
+    kept = torch.arange(channels, device=values.device)
+    return padded, torch.where(kept < full, kept, kept + (kept - full) // max(1, width - 1))
 
 
 class CrossScaleAttention:
@@ -100,7 +124,7 @@ class CrossScaleAttention:
             plans = self.plan(
                 (h, w), (queries.shape[1], queries.shape[2]), heads, kernel_size, memory, queries
             )
-        self.y, self.x = (_Axis(plan, queries) for plan in plans)
+        self.y, self.x = (_Axis.of(plan, queries) for plan in plans)
 
     @staticmethod
     def plan(

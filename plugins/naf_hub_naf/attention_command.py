@@ -10,6 +10,7 @@ import click
 
 from naf_hub.contenders import Contender, name_model
 from naf_hub.image_sizes import ImageSize, fit_size, resized
+from naf_hub.made_with import KEY, record, require_free
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -52,7 +53,7 @@ VIEWS = ("window", "spectrum", "distance", "pair")
 @size_option("448", "Bring the photo to this size")
 @device_option
 @threads_option
-@click.option("--force", is_flag=True, help="Overwrite existing figures.")
+@click.option("--force", is_flag=True, help="Make anew what naf-hub wrote before; other files stay.")
 @json_option
 def attention_command(
     photo: str, at: str, out: str, views: tuple[str, ...], upsampler: str, backbone: str, weights: str | None,
@@ -86,9 +87,8 @@ def attention_command(
     folder = Path(out)
     stem = f"{Path(photo).stem}_x{place[0]}_y{place[1]}"
     targets = {view: folder / f"{stem}_{view}.png" for view in dict.fromkeys(views)}
-    taken = [path for path in targets.values() if os.path.lexists(path)]
-    if taken and not force:
-        raise FileExistsError(f"{taken[0]} exists; use --force to overwrite it, or another -o")
+    for path in targets.values():
+        require_free(path, force)
 
     import torch
 
@@ -109,7 +109,7 @@ def attention_command(
             click.echo(f"naf-hub: left out: {view}: {error}", err=True)
             continue
         with atomic_file(path) as temporary:
-            figure.savefig(temporary, format="png")
+            figure.savefig(temporary, format="png", metadata={KEY: record({"attention": view}, {})})
         written.append(path)
     _report(window, written, as_json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from naf_hub import Normalize, Promises, Upsampler
-from naf_hub.checks import check_features, check_image, check_output_size
+from naf_hub.checks import check_features, check_image, check_output_size, warn_caller
 from naf_hub.flops import Flops
 from naf_hub.parts.budget import parse_bytes, working_memory
-from naf_hub.parts.precision import autocast_off
+from naf_hub.parts.precision import autocast_off, has_fast_half, map_dtype
 from naf_hub.parts.sizes import are_equal, are_known, average_pool
 
 from .any_size import attend_at_any_size
@@ -29,6 +30,7 @@ from .strips import CACHE_STRIP, scratch_maps, stream_guidance
 from .windows import AxisTiles
 
 POOLINGS = ("average", "max", "bilinear", "average_conv")
+PRECISIONS = ("fp32", "bf16")
 SPATIAL = ("rope", "none", "gaussian", "manhattan")
 
 
@@ -64,6 +66,8 @@ class NAF(Upsampler):
             keys, features and a few rows fit. Guidance that does not fit is made by rows, at three to four times the
             encoder's arithmetic. By default 6 GiB of guidance maps are held on CPUs, 16 GiB elsewhere, and the
             attention takes 64 MiB, 2 GiB elsewhere. Results do not depend on it beyond rounding.
+        precision: ``"bf16"`` computes the encoder's convolutions in bfloat16, its statistics and the attention in
+            float32, as autocast does; on processors without instructions for it, all in float32.
         guidance_scale: compute guidance from the image averaged to at most so many times the output's size;
             ``None``: at the image's size, which the published code shrinks to four times the output's.
         normalize: apply ImageNet's mean and standard deviation to the image, in [0, 1], inside; ``False`` for
@@ -89,6 +93,7 @@ class NAF(Upsampler):
         memory: int | str | None = None,
         normalize: bool = True,
         guidance_scale: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -103,8 +108,10 @@ class NAF(Upsampler):
             raise ValueError(
                 f"guidance_scale must be a whole number from 1 on or None, got {guidance_scale!r}"
             )
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
         self.dim = dim
-        self.guidance_scale = guidance_scale
+        self.guidance_scale, self.precision = guidance_scale, precision
         self.num_heads = num_heads
         self.promises = Promises(linear_groups=num_heads, range=True, open_sizes=True)
         self.kernel_size = kernel_size
@@ -235,11 +242,15 @@ class NAF(Upsampler):
         antialiased) to at most four times the *smaller* output side, as the published code does.
         """
         image = self._guide(image, output_size)
-        if not self._streams(image):
-            return self.image_encoder(image, output_size)
         encoder, device = self.image_encoder, image.device.type
+        if not self._may_stream(image):
+            half = self.precision == "bf16" and self._map_dtype(image) == torch.bfloat16
+            with torch.autocast(device, torch.bfloat16) if half else nullcontext():
+                return encoder(image, output_size)
+        exact = self._is_exact(image)
+        image = image.to(self._map_dtype(image))
         room = maps_memory(self.memory, device) - guidance_bytes(encoder, image, output_size)
-        if scratch_maps(encoder) * branch_bytes(encoder, image) > room:
+        if exact and scratch_maps(encoder) * branch_bytes(encoder, image) > room:
             return assemble_guidance(encoder, image, output_size, max(1, room))
         strip = working_memory(self.memory, device) // (8 * image.element_size())
         return stream_guidance(
@@ -252,14 +263,6 @@ class NAF(Upsampler):
             self.image_encoder.encoder.stem.weight.dtype
         )
 
-    def _streams(self, image: Tensor) -> bool:
-        """Whether the encoder is to work in strips: always without gradients on CPUs, else to save memory."""
-        if not self._may_stream(image):
-            return False
-        maps = 3 * image[:, 0].numel() * self.dim * image.element_size()
-        device = image.device.type
-        return device == "cpu" or maps > working_memory(self.memory, device)
-
     def _goes_by_rows(self, guide: Tensor, features: Tensor, output_size: tuple[int, int]) -> bool:
         """Whether the guidance is never to be whole, for it would not fit."""
         if not self._may_go_by_rows(guide) or (torch.is_grad_enabled() and features.requires_grad):
@@ -270,14 +273,26 @@ class NAF(Upsampler):
     def _may_go_by_rows(self, guide: Tensor) -> bool:
         """Whether rows alone are what they are in the whole: keys are averages, and no scale of places is drawn."""
         averages = self.pooling in ("average", "average_conv")
-        return averages and not self.training and self._may_stream(guide)
+        exact = self._may_stream(guide) and self._is_exact(guide)
+        return averages and not self.training and exact
 
     def _may_stream(self, image: Tensor) -> bool:
-        """Whether strips give what the encoder gives at once: without gradients, in float32 or float64."""
-        if torch.compiler.is_compiling() or needs_gradient(self.image_encoder, image):
-            return False
-        precise = image.dtype in (torch.float32, torch.float64)
-        return precise and not torch.is_autocast_enabled(image.device.type)
+        """Whether the encoder may work in strips: where nothing is kept for a backward pass."""
+        return not (torch.compiler.is_compiling() or needs_gradient(self.image_encoder, image))
+
+    def _is_exact(self, image: Tensor) -> bool:
+        """Whether maps are in the precision of the weights, float32 or float64."""
+        exact = image.dtype in (torch.float32, torch.float64)
+        return exact and self._map_dtype(image) == image.dtype
+
+    def _map_dtype(self, image: Tensor) -> torch.dtype:
+        """The dtype of the encoder's maps."""
+        if self.precision == "fp32":
+            return map_dtype(image)
+        if has_fast_half(torch.bfloat16, image.device):
+            return torch.bfloat16
+        warn_caller("this processor has no instructions for bfloat16: precision='bf16' computes in float32")
+        return torch.promote_types(image.dtype, torch.float32)
 
     def operands(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int]

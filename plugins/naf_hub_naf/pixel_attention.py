@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from naf_hub.parts.pieces import split
+
 from .windows import window_slots
 
 # Measured on one core with windows of 15: larger tiles waste more than they gain, and so do fewer or more at once.
 TILE = 8
 TILES_AT_ONCE = 16
+# On an accelerator: large launches, whose scores take 124 kB a tile for windows of 15.
+TILES_OF_A_LAUNCH = 1024
 
 
 class Tiles(NamedTuple):
@@ -73,17 +77,17 @@ class Axis:
 
 
 class Group(NamedTuple):
-    """Tiles next to each other in one band of one sample.
+    """Tiles next to each other in one band, of some samples.
 
     Attributes:
-        sample: number of the sample.
+        samples: which.
         y, x: first row and column.
-        number: how many.
+        number: how many, of each sample.
         repeated_y, repeated_x: leading rows and columns of each tile that an earlier group has done already.
         bias: (1, pixels, reached) 0 inside the windows, -inf outside; columns before rows among what is reached.
     """
 
-    sample: int
+    samples: slice
     y: int
     x: int
     number: int
@@ -105,30 +109,35 @@ class Bands:
         batch, height, width, _ = maps.shape
         self.maps, self.batch, self.rows = maps, batch, rows
         self.y, self.x = Axis(height, kernel_size, rows), Axis(width, kernel_size, range(width))
+        # CPUs take one sample after the other, whose bands stay in cache; accelerators few large launches.
+        cpu = maps.device.type == "cpu"
+        self.at_once = TILES_AT_ONCE if cpu else TILES_OF_A_LAUNCH
+        self.together = 1 if cpu else batch
         self.pixels, self.reached = self.y.tile * self.x.tile, self.y.reach * self.x.reach
         self.lines = width + self.x.reach - self.x.tile
 
-    def __iter__(self) -> Iterator[tuple[int, int, list[Group]]]:
-        """Sample, first row and groups of each band."""
+    def __iter__(self) -> Iterator[tuple[slice, int, list[Group]]]:
+        """Samples, first row and groups of each band."""
         biases = [[self._bias(y, x) for x in self.x.tiles] for y in self.y.tiles]
-        for sample in range(self.batch):
+        for piece in split(self.batch, self.together):
+            samples, at_once = slice(*piece), max(1, self.at_once // (piece[1] - piece[0]))
             for y, line in zip(self.y.tiles, biases, strict=True):
                 for top in range(y.start, y.start + y.number * self.y.tile, self.y.tile):
                     yield (
-                        sample,
+                        samples,
                         top,
                         [
                             Group(
-                                sample,
+                                samples,
                                 top,
                                 x.start + done * self.x.tile,
-                                min(TILES_AT_ONCE, x.number - done),
+                                min(at_once, x.number - done),
                                 y.repeated,
                                 x.repeated,
                                 bias,
                             )
                             for x, bias in zip(self.x.tiles, line, strict=True)
-                            for done in range(0, x.number, TILES_AT_ONCE)
+                            for done in range(0, x.number, at_once)
                         ],
                     )
 
@@ -138,53 +147,60 @@ class Bands:
         return bias.reshape(1, self.pixels, self.reached).to(self.maps)
 
     def buffer(self, channels: int) -> Tensor:
-        """Zeros (columns, rows, ``channels``) for what a band reaches."""
-        return self.maps.new_zeros(self.lines, self.y.reach, channels)
+        """Zeros (samples, columns, rows, ``channels``) for what a band reaches."""
+        return self.maps.new_zeros(self.together, self.lines, self.y.reach, channels)
 
     def real(self, buffer: Tensor, top: int) -> tuple[Tensor, slice]:
-        """The part of a band's buffer that lies on the map, as (rows, columns, channels), and its rows."""
+        """The part of a band's buffer that lies on the map, as (samples, rows, columns, channels), and its rows."""
         first = top - self.y.before
         rows = slice(max(0, first), min(self.y.size, first + self.y.reach))
         columns = slice(self.x.before, self.x.before + self.x.size)
-        return buffer[columns, rows.start - first : rows.stop - first].transpose(0, 1), rows
+        return buffer[:, columns, rows.start - first : rows.stop - first].transpose(1, 2), rows
 
     def load(self, buffer: Tensor, maps: Tensor, top: int) -> None:
-        """Fill a band's buffer from maps (H, W, channels); what is off the map is left zero, hence finite."""
+        """Fill a band's buffer from maps (samples, H, W, channels); what is off the map is left zero, hence finite."""
         buffer.zero_()
         target, rows = self.real(buffer, top)
-        target.copy_(maps[rows])
+        target.copy_(maps[:, rows])
 
     def reach(self, buffer: Tensor, group: Group, every: int = 1, offset: int = 0) -> Tensor:
-        """Buffer as (tiles, reached, channels), overlapping in memory; of every ``every``-th tile from ``offset``."""
+        """Buffer as (samples, tiles, reached, channels), overlapping in memory; of every ``every``-th tile from
+        ``offset``."""
         run = self.y.reach * buffer.shape[-1]
-        shape = (len(range(offset, group.number, every)), self.reached, buffer.shape[-1])
-        strides = (every * self.x.tile * run, buffer.shape[-1], 1)
+        shape = (len(buffer), len(range(offset, group.number, every)), self.reached, buffer.shape[-1])
+        strides = (buffer.stride(0), every * self.x.tile * run, buffer.shape[-1], 1)
         return buffer.as_strided(shape, strides, (group.x + offset * self.x.tile) * run)
 
-    def tiles(self, maps: Tensor, group: Group, top: int = 0) -> Tensor:
-        """Maps (B, rows from ``top``, W, channels) as (tile rows, tiles, tile columns, channels): a view."""
-        rows = slice(group.y - top, group.y - top + self.y.tile)
+    def reached_by(self, buffer: Tensor, group: Group) -> Tensor:
+        """:meth:`reach` as (samples * tiles, reached, channels): of one sample a view."""
+        return self.reach(buffer, group).flatten(0, 1)
+
+    def tiles(self, maps: Tensor, group: Group) -> Tensor:
+        """Maps (B, H, W, channels) as (samples, tile rows, tiles, tile columns, channels): a view."""
+        rows = slice(group.y, group.y + self.y.tile)
         columns = slice(group.x, group.x + group.number * self.x.tile)
-        return maps[group.sample, rows, columns].unflatten(1, (group.number, self.x.tile))
+        return maps[group.samples, rows, columns].unflatten(2, (group.number, self.x.tile))
 
     def queries(self, maps: Tensor, group: Group) -> Tensor:
-        """Maps as (tiles, pixels, channels)."""
-        return self.tiles(maps, group).transpose(0, 1).reshape(group.number, self.pixels, -1)
+        """Maps as (samples * tiles, pixels, channels)."""
+        return self.tiles(maps, group).transpose(1, 2).reshape(-1, self.pixels, maps.shape[-1])
 
     def spread(self, pixels: Tensor, group: Group) -> Tensor:
-        """(tiles, pixels, channels) as :meth:`tiles` orders them."""
-        return pixels.reshape(group.number, self.y.tile, self.x.tile, -1).transpose(0, 1)
+        """(samples * tiles, pixels, channels) as :meth:`tiles` orders them."""
+        shape = (-1, group.number, self.y.tile, self.x.tile, pixels.shape[-1])
+        return pixels.reshape(shape).transpose(1, 2)
 
     def weights(self, group: Group, keys: Tensor) -> Tensor:
-        """Attention of each pixel on what its tile reaches: (tiles, pixels, reached)."""
+        """Attention of each pixel on what its tile reaches: (samples * tiles, pixels, reached)."""
         queries = self.queries(self.maps, group) * self.maps.shape[-1] ** -0.5
-        return torch.baddbmm(group.bias, queries, self.reach(keys, group).mT).softmax(dim=-1)
+        return torch.baddbmm(group.bias, queries, self.reached_by(keys, group).mT).softmax(dim=-1)
 
     def add_to_reach(self, buffer: Tensor, group: Group, amounts: Tensor) -> None:
-        """Add (tiles, reached, channels) to a band's buffer, where tiles overlap."""
+        """Add (samples * tiles, reached, channels) to a band's buffer, where tiles overlap."""
         every = -(-self.x.reach // self.x.tile)  # so many tiles apart they do not
+        amounts = amounts.unflatten(0, (-1, group.number))
         for offset in range(min(every, group.number)):
-            self.reach(buffer, group, every, offset).add_(amounts[offset::every])
+            self.reach(buffer, group, every, offset).add_(amounts[:, offset::every])
 
 
 def attend(maps: Tensor, values: Tensor, kernel_size: int, rows: range | None = None) -> Tensor:
@@ -206,13 +222,13 @@ def attend(maps: Tensor, values: Tensor, kernel_size: int, rows: range | None = 
     bands = Bands(maps, kernel_size, rows)
     output = torch.empty_like(values, memory_format=torch.contiguous_format)
     band_keys, band_values = bands.buffer(maps.shape[-1]), bands.buffer(values.shape[-1])
-    for sample, top, groups in bands:
-        bands.load(band_keys, maps[sample], top)
-        bands.load(band_values, values[sample], top)
+    for samples, top, groups in bands:
+        bands.load(band_keys, maps[samples], top)
+        bands.load(band_values, values[samples], top)
         for group in groups:
             weights = bands.weights(group, band_keys)
             # Transposed, the thin product is half as slow.
-            mixed = torch.bmm(bands.reach(band_values, group).mT.contiguous(), weights.mT).mT
+            mixed = torch.bmm(bands.reached_by(band_values, group).mT.contiguous(), weights.mT).mT
             bands.tiles(output, group).copy_(bands.spread(mixed, group))
     return output[:, rows.start : rows.stop]
 
@@ -239,28 +255,28 @@ class _PixelAttention(torch.autograd.Function):
         band_keys, band_values = bands.buffer(maps.shape[-1]), bands.buffer(values.shape[-1])
         to_keys, to_band_values = torch.zeros_like(band_keys), torch.zeros_like(band_values)
         scale = maps.shape[-1] ** -0.5
-        for sample, top, groups in bands:
-            bands.load(band_keys, maps[sample], top)
-            bands.load(band_values, values[sample], top)
+        for samples, top, groups in bands:
+            bands.load(band_keys, maps[samples], top)
+            bands.load(band_values, values[samples], top)
             to_keys.zero_()
             to_band_values.zero_()
             for group in groups:
                 tile = bands.tiles(grad, group).clone()
-                tile[: group.repeated_y] = 0
-                tile[:, :, : group.repeated_x] = 0
-                upstream = tile.transpose(0, 1).reshape(group.number, bands.pixels, -1)
+                tile[:, : group.repeated_y] = 0
+                tile[:, :, :, : group.repeated_x] = 0
+                upstream = tile.transpose(1, 2).reshape(-1, bands.pixels, tile.shape[-1])
                 mean = (upstream * bands.queries(output, group)).sum(-1, keepdim=True)
                 weights = bands.weights(group, band_keys)
                 bands.add_to_reach(to_band_values, group, torch.bmm(weights.mT, upstream))
                 # Of the softmax: weight * (its own gradient - the weighted mean of all).
-                scores = torch.bmm(upstream, bands.reach(band_values, group).mT).sub_(mean).mul_(weights)
+                scores = torch.bmm(upstream, bands.reached_by(band_values, group).mT).sub_(mean).mul_(weights)
                 scores *= scale
                 bands.add_to_reach(to_keys, group, torch.bmm(scores.mT, bands.queries(maps, group)))
-                queries = torch.bmm(scores, bands.reach(band_keys, group))
+                queries = torch.bmm(scores, bands.reached_by(band_keys, group))
                 bands.tiles(to_maps, group).add_(bands.spread(queries, group))
             for total, band in ((to_maps, to_keys), (to_values, to_band_values)):
                 amounts, rows = bands.real(band, top)
-                total[sample, rows] += amounts
+                total[samples, rows] += amounts
         return to_maps, to_values, None
 
 

@@ -97,7 +97,8 @@ class RoPE(nn.Module):
             cos, sin = table(cos_y, cos_x), table(sin_y, sin_x)
             a, b = pairs.to(dtype).unbind(-2)
             return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2).reshape(maps.shape)
-        step = max(1, 2**18 // (width * channels))  # rows that stay in cache
+        # Rows that stay in a processor's cache; an accelerator wants few large launches instead.
+        step = max(1, (2**18 if maps.device.type == "cpu" else 2**26) // (width * channels))
         for sample in pairs:
             for top in range(0, height, step):
                 strip = slice(top, top + step)

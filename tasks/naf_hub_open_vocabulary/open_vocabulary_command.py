@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -79,8 +80,8 @@ def open_vocabulary(
         baseline=baseline,
         controls=controls,
     )
-    for picture, reason in report.data["skipped"].items():
-        click.echo(f"skipped: {picture}: {reason}", err=True)
+    for reason in report.data["skipped"].values():  # which names the file
+        click.echo(f"skipped: {one_line(reason)}", err=True)
     show_report(report, format_, as_json, save)
     if format_ == "table" and not as_json:
         shares = [row.extras["iou"] for row in report.rows]

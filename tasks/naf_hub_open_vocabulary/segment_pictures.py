@@ -13,7 +13,7 @@ from torch import Tensor
 
 from naf_hub.atomic import atomic_file
 from naf_hub.legend import class_colours, with_legend
-from naf_hub.made_with import KEY, read_record
+from naf_hub.made_with import KEY, require_free
 from naf_hub.picture import photo, side_by_side
 
 MOST_CLASSES = 256
@@ -26,17 +26,11 @@ def targets(out: Path, source: Path, force: bool) -> tuple[Path, Path]:
     """Where the class map and the picture of a photo go.
 
     Raises:
-        FileExistsError: there is a file that stays: one that naf-hub did not make, or any without ``force``.
+        FileExistsError: see :func:`naf_hub.made_with.require_free`.
     """
     paths = out / f"{source.stem}.classes.png", out / f"{source.stem}.segments.png"
     for path in paths:
-        if path.is_symlink() or path.exists():
-            if path.is_symlink() or read_record(path) is None:
-                raise FileExistsError(
-                    f"{path} exists and is no result of naf-hub; it stays: choose another -o"
-                )
-            if not force:
-                raise FileExistsError(f"{path} exists: use --force to make it anew, or another -o")
+        require_free(path, force)
     return paths
 
 

@@ -23,6 +23,7 @@ from naf_hub.paired_files import spread
 from naf_hub.reports import Metric, Report, Row, describe_environment
 from naf_hub.store import FeatureStore
 from naf_hub.terminal import no_bar
+from naf_hub.training.settings import build
 
 from .boundary_scores import Drawn, score_edges
 from .edges import Edges, find_edges
@@ -57,13 +58,9 @@ class BoundaryProtocol:
         """The protocol of plain settings.
 
         Raises:
-            ValueError: a setting that does not exist or makes no sense.
+            ValueError: a setting that does not exist, is of the wrong type or makes no sense.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        strangers = sorted(set(settings) - set(names))
-        if strangers:
-            raise ValueError(f"no setting {strangers[0]!r}; there are: {', '.join(names)}")
-        chosen = cls(**settings)
+        chosen = build(cls, settings)
         if not (chosen.tolerance > 0 and chosen.sigma > 0 and chosen.limit >= 0):
             raise ValueError("tolerance and sigma must be positive, limit must not be negative")
         return chosen

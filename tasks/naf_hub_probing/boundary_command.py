@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -65,6 +66,6 @@ def boundaries(
     report = Boundaries().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
     )
-    for picture, reason in report.data["skipped"].items():
-        click.echo(f"skipped: {picture}: {reason}", err=True)
+    for reason in report.data["skipped"].values():  # which names the file
+        click.echo(f"skipped: {one_line(reason)}", err=True)
     show_report(report, format_, as_json, save)

@@ -50,6 +50,8 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 def plan_epochs(positions: list[int], recipe: Recipe) -> list[list[Pictures]]:

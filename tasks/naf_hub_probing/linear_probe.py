@@ -17,6 +17,7 @@ from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
 from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.result_folder import claim_folder
 from naf_hub.store import FeatureStore
 
 from .course import HeadCourse, fit, forget_checkpoints, plan_epochs, run_folder
@@ -25,7 +26,16 @@ from .goal import Goal, score
 from .head import HeadWeights, LinearHead
 from .material import AllPixels, Material, sample_pixels
 from .protocol import ProbeProtocol
-from .report import average, heads_file, picture_file, save_heads, save_picture, split_counts, spread_of
+from .report import (
+    are_probes,
+    average,
+    heads_file,
+    picture_file,
+    save_heads,
+    save_picture,
+    split_counts,
+    spread_of,
+)
 from .splits import Splits, SplitViews, frozen
 
 NO_NETWORK = "no network (RGB statistics)"
@@ -99,6 +109,7 @@ class LinearProbe(Task):
 
         Raises:
             DatasetError: the folder or a label is not as expected.
+            FileExistsError: ``out`` or ``picture`` holds files that are not ours.
             ValueError: no backbone, a setting that does not exist, or an upsampler named twice.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
@@ -117,6 +128,7 @@ class LinearProbe(Task):
             behind = behind.load(device=device, seed=recipe.seed)
 
         if out is not None:  # not after hours of training
+            claim_folder(Path(out), self.name, are_probes)
             for label in models:
                 for seed in chosen.every_seed:
                     heads_file(Path(out), chosen.name_run(label, seed))

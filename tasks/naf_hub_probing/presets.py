@@ -34,6 +34,6 @@ def with_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = settings.get("preset")
     if name is None:
         return dict(settings)
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
     return {**PRESETS[name], **settings}

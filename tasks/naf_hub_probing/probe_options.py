@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from naf_hub.escapes import one_line
 from naf_hub.options import (
     allow_changed_images_option,
     backbone_constructor_option,
@@ -169,7 +170,7 @@ def tell_skipped(report: Report) -> None:
     """Name the pairs that could not be read."""
     for split in ("train", "val"):
         for line in report.data[split]["skipped"]:
-            click.echo(f"skipped ({split}): {line}", err=True)
+            click.echo(f"skipped ({split}): {one_line(line)}", err=True)
 
 
 def teller(title: str, key: str) -> Callable[[Row], None]:

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from naf_hub.training.settings import build
+
 from .course import Recipe
-from .transforms import Size
+from .transforms import Size, require_sides
 
 P = TypeVar("P", bound="ProbeProtocol")
 
@@ -35,24 +37,28 @@ class ProbeProtocol:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        require_sides("size", self.size)
+        for name in ("limit", "limit_train"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     @classmethod
     def read(cls: type[P], settings: Mapping[str, Any]) -> P:
         """The protocol of plain settings; those of :class:`Recipe` stand among the others.
 
         Raises:
-            ValueError: a setting that does not exist or is out of range.
+            ValueError: a setting that does not exist, is of the wrong type or out of range.
         """
         own = {field.name for field in dataclasses.fields(cls)} - {"recipe"}
         of_recipe = {field.name for field in dataclasses.fields(Recipe)}
         strangers = sorted(set(settings) - own - of_recipe)
         if strangers:
             raise ValueError(f"no setting {strangers[0]!r}; there are: {', '.join(sorted(own | of_recipe))}")
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
-        recipe = Recipe(**{key: value for key, value in values.items() if key in of_recipe})
+        recipe = build(Recipe, {key: value for key, value in settings.items() if key in of_recipe})
         if recipe.train_pixels is not None:
             recipe = dataclasses.replace(recipe, flip=False)
-        return cls(recipe, **{key: value for key, value in values.items() if key in own})
+        chosen = build(cls, {key: value for key, value in settings.items() if key in own})
+        return dataclasses.replace(chosen, recipe=recipe)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain settings, as :meth:`read` takes them."""

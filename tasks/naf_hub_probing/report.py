@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
@@ -18,6 +17,7 @@ from naf_hub.confusion import class_table
 from naf_hub.escapes import plain_name
 from naf_hub.made_with import KEY, read_record, record
 from naf_hub.reports import Metric, Report
+from naf_hub.safetensors_saving import save_tensors
 
 from .features import Survey
 from .head import HeadWeights
@@ -74,6 +74,15 @@ def split_counts(pairs: Pairs, seen: Survey) -> dict[str, Any]:
     }
 
 
+def are_probes(folder: Path) -> bool:
+    """Whether a folder holds logs of probes, see :func:`naf_hub_probing.course.run_folder`."""
+    for path in folder.glob("*-run/log.jsonl"):
+        with path.open(encoding="utf-8", errors="replace") as log:
+            if '"linear probe"' in log.readline():
+                return True
+    return False
+
+
 def heads_file(folder: Path, label: str) -> Path:
     """Where the heads of an upsampler are written.
 
@@ -100,8 +109,7 @@ def save_heads(folder: Path, label: str, last: HeadWeights, best: HeadWeights | 
         # Copies, because safetensors refuses shared memory and the last epoch may be the best one.
         tensors[f"{epoch}.weight"] = weight.cpu().clone()
         tensors[f"{epoch}.bias"] = bias.cpu().clone()
-    with atomic_file(heads_file(folder, label)) as temporary:
-        save_file(tensors, temporary)
+    save_tensors(heads_file(folder, label), tensors)
 
 
 def picture_file(folder: Path, label: str) -> Path:

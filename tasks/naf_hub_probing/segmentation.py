@@ -24,7 +24,7 @@ from .presets import MODES, with_preset
 from .protocol import ProbeProtocol
 from .report import SEGMENTATION_METRICS, score_figures
 from .segmentation_pictures import Shown, segmentation_sheet
-from .transforms import Geometry, Size, times
+from .transforms import Geometry, Size, require_sides, times
 
 PICTURES = 4
 
@@ -57,6 +57,8 @@ class SegmentationProtocol(ProbeProtocol):
             raise ValueError(f"no mode {self.mode!r}; there are: {', '.join(MODES)}")
         if self.enlarge < 1:
             raise ValueError(f"enlarge must be at least 1, got {self.enlarge}")
+        if self.label_size is not None:
+            require_sides("label_size", self.label_size)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> SegmentationProtocol:

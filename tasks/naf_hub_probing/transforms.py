@@ -14,6 +14,12 @@ from torch import Tensor
 Size = int | tuple[int, int]
 
 
+def require_sides(name: str, size: Size) -> None:
+    """Require a size of at least one pixel."""
+    if min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+
+
 def times(size: Size, factor: int) -> Size:
     """A size whose sides are so many times as long."""
     return size * factor if isinstance(size, int) else (size[0] * factor, size[1] * factor)

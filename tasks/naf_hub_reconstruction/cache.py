@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
+from naf_hub.safetensors_saving import save_tensors
 
 from .plan import Item
 
@@ -72,5 +73,4 @@ class CropFeatures:
         files: dict[Path, Mapping[str, Tensor]] = {self._file(path, item, "crop"): crop}
         files |= {self._file(path, item, f"input{side}"): small for side, small in inputs.items()}
         for file, tensors in files.items():
-            with atomic_file(file) as temporary:
-                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+            save_tensors(file, {key: tensor.contiguous() for key, tensor in tensors.items()})

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,6 +22,7 @@ from .config import TrainConfig
 from .data import Crop, Crops
 from .evaluate import Pair, score
 from .loss_terms import Loss
+from .multiview import MultiView
 from .plan import Steps
 from .preparation import (
     cropping_of,
@@ -28,6 +30,7 @@ from .preparation import (
     held_out_files,
     load_backbones,
     prepare_model,
+    prepare_multiview,
     prepare_pairs,
     prepare_teachers,
 )
@@ -79,6 +82,9 @@ class ReconstructionCourse:
         )
         self.by_place = list(self.teachers.values())
         self.model = upsampler
+        if self.objective.by_views:
+            self.model = prepare_multiview(settings, upsampler, self.by_place)
+            self.advice = "start anew with a smaller lr or grad_clip=1"
         named = [text if "=" in text else f"{text}={settings.backbone_weights}" for text in settings.backbone]
         self.about = {
             "upsampler": settings.upsampler,
@@ -108,17 +114,24 @@ class ReconstructionCourse:
         yield from cast("Iterator[list[Crop]]", loader)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Tensor:
-        """``settings.loss`` of the upsampled features against those of the larger image, summed over the levels."""
+        """``settings.loss`` of the upsampled features against those of the larger image, summed over the levels, or
+        against those of views."""
         settings, crops = self.settings, cast("list[Crop]", batch.content)
-        teacher = self.by_place[crops[0].item.sizes.teacher]
+        sizes = crops[0].item.sizes
+        teacher = self.by_place[sizes.teacher]
+        if isinstance(self.model, MultiView):
+            self.model.follow(step)
+            return net(teacher, teacher.images(crops), sizes.input)
         if settings.levels:
             examples = teacher.levels(crops, settings.levels, settings.level_steps == "all")
         else:
             examples = iter((teacher.batch(crops),))
 
         def upsample(guidance: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+            made = (guidance.shape[-2], guidance.shape[-1]) if sizes.fine else size
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                return net(guidance, features, size)
+                output = net(guidance, features, made)
+            return F.adaptive_avg_pool2d(output, size) if sizes.fine else output
 
         losses = [
             self.objective(upsample, *example, teacher.upsampler.reference(example.small))
@@ -128,7 +141,7 @@ class ReconstructionCourse:
 
     def examine(self, model: nn.Module, step: int) -> Examination:
         """Held-out error for each backbone, chosen by the mean ratio to bilinear's; and a preview."""
-        settings, upsampler = self.settings, cast("Upsampler", model)
+        settings, upsampler = self.settings, upsampler_of(model)
         found = Examination(subject="backbone", metric="ratio_to_bilinear")
         if self.held_out and settings.is_due(settings.eval_every, step):
             found.figures = {name: self._score(name, upsampler) for name in self.teachers}
@@ -154,12 +167,20 @@ class ReconstructionCourse:
         }
 
     def export(self, model: nn.Module) -> Export:
-        """The upsampler, with its options; one that is made for a number of channels, with that."""
-        options, channels = self.settings.upsampler_options, cast("Upsampler", model).channels
+        """The upsampler alone, with its options; one that is made for a number of channels, with that."""
+        upsampler = upsampler_of(model)
+        options, channels = self.settings.upsampler_options, upsampler.channels
         return Export(
-            self.settings.upsampler, model, options if channels is None else {"channels": channels, **options}
+            self.settings.upsampler,
+            upsampler,
+            options if channels is None else {"channels": channels, **options},
         )
 
     def card(self, summary: Mapping[str, Any]) -> str:
         """See :func:`~naf_hub_reconstruction.card.model_card`."""
         return model_card(self.settings, summary)
+
+
+def upsampler_of(model: nn.Module) -> Upsampler:
+    """What is examined and shipped of what is trained."""
+    return model.upsampler if isinstance(model, MultiView) else cast("Upsampler", model)

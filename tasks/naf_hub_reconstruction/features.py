@@ -100,6 +100,10 @@ class Teacher:
         other.upsampler = upsampler
         return other
 
+    def images(self, crops: Sequence[Crop]) -> Tensor:
+        """(B, 3, side, side) of crops that did not come from the cache."""
+        return torch.stack([crop.image for crop in crops if crop.image is not None]).to(self.device)
+
     def pair(self, crops: Tensor, sizes: Sizes) -> Example:
         """What is learned from crops (B, 3, side, side)."""
         crops = crops.to(self.device)
@@ -120,7 +124,7 @@ class Teacher:
             count: pictures of half the side, a quarter and so on, smoothed as they shrink.
             all_steps: compare at every doubling up to the crop's grid, or at the first alone.
         """
-        image = torch.stack([crop.image for crop in crops if crop.image is not None]).to(self.device)
+        image = self.images(crops)
         side = image.shape[-1]
         pictures = [image] + [
             F.interpolate(image, (side >> level, side >> level), mode="bilinear", antialias=True).clamp(0, 1)
@@ -136,7 +140,7 @@ class Teacher:
         """What is learned from the crops of one step, or from the windows in them."""
         sizes, items = crops[0].item.sizes, [crop.item for crop in crops]
         if self.cache is None:
-            images = torch.stack([crop.image for crop in crops if crop.image is not None]).to(self.device)
+            images = self.images(crops)
             if sizes.pooled:
                 small = self.features(images)
                 target = self.upsampler.reference(small)

@@ -1,6 +1,7 @@
 """What training minimises: a sum of weighted terms, written as ``"cosine+scaled_mse+0.1*input"``.
 
-Distances compare the output with the target. Terms beside them look at more, or at the output alone.
+Distances compare the output with the target. Terms beside them look at more, or at the output alone. Instead of
+distances there may be ``multiview``, which has no target for the output; see :mod:`~naf_hub_reconstruction.multiview`.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {"blurred": blurred_guidance
 """Of guidance that must not change the result: the target upsampled to the guidance's size, with it and without."""
 
 INPUT, VARIATION = "input", "tv"
-TERMS = (*DISTANCES, INPUT, VARIATION, *CHANGES)
+VIEWS, FIELD, DISTILLED = "multiview", "crf", "distilled"
+TERMS = (*DISTANCES, INPUT, VARIATION, *CHANGES, VIEWS, FIELD, DISTILLED)
 
 
 class Term(NamedTuple):
@@ -107,24 +109,35 @@ def parse_loss(text: str) -> tuple[Term, ...]:
     """The terms of ``"NAME+WEIGHT*NAME+..."``.
 
     Raises:
-        ConfigError: an unknown name, a weight that is no positive number, or no distance among them.
+        ConfigError: an unknown name, a weight that is no positive number, neither a distance nor ``multiview`` among
+            them, or terms that do not go together.
     """
     terms: list[Term] = []
     for part in text.split("+"):
         weight, times, name = part.rpartition("*")
         if name.strip() not in TERMS:
             raise ConfigError(
-                f"loss = {text!r}: there is no term {name.strip()!r}; terms: {', '.join(TERMS)}"
+                f"loss = {text!r}: there is no term {name.strip()!r}; terms: {', '.join(TERMS)}", "loss"
             )
         try:
             factor = float(weight) if times else 1.0
         except ValueError:
             factor = 0.0
         if not 0 < factor < math.inf:
-            raise ConfigError(f"loss = {text!r}: {weight!r} is no positive number; write 0.1*{name.strip()}")
+            reason = f"{weight!r} is no positive number; write 0.1*{name.strip()}"
+            raise ConfigError(f"loss = {text!r}: {reason}", "loss")
         terms.append(Term(name.strip(), factor))
-    if not any(term.name in DISTANCES for term in terms):
-        raise ConfigError(f"loss = {text!r}: needs one of {', '.join(DISTANCES)} to compare with the target")
+    names = {term.name for term in terms}
+    reason = None
+    if VIEWS in names:
+        if others := names - {VIEWS, FIELD, DISTILLED, VARIATION}:
+            reason = f"{VIEWS} goes with {FIELD}, {DISTILLED} and {VARIATION} alone, not with {min(others)}"
+    elif alone := names & {FIELD, DISTILLED}:
+        reason = f"{min(alone)} needs {VIEWS} beside it"
+    elif not names & DISTANCES.keys():
+        reason = f"needs one of {', '.join(DISTANCES)} to compare with the target, or {VIEWS}"
+    if reason:
+        raise ConfigError(f"loss = {text!r}: {reason}", "loss")
     return tuple(terms)
 
 
@@ -141,6 +154,15 @@ class Loss:
 
     def __init__(self, text: str) -> None:
         self.terms = parse_loss(text)
+
+    @property
+    def by_views(self) -> bool:
+        """Whether views of the picture are compared, by :class:`~naf_hub_reconstruction.multiview.MultiView`."""
+        return self.weight(VIEWS) > 0
+
+    def weight(self, name: str) -> float:
+        """Of a term; 0 where it is not in the text."""
+        return sum(term.weight for term in self.terms if term.name == name)
 
     @property
     def upsamples_target(self) -> bool:

@@ -22,7 +22,8 @@ class Sizes:
 
     With ``pooled`` the input features are the target's, averaged to the grid of the input image.
     ``teacher`` is the place in the list of backbones of the one that gives the features. ``window`` is the side, in
-    cells, of the part of the target grid that the step learns from; the guidance is an image of that part.
+    cells, of the part of the target grid that the step learns from; the guidance is an image of that part. With
+    ``fine`` the output has the guidance's size and is averaged to the target's.
     """
 
     crop: int
@@ -32,6 +33,7 @@ class Sizes:
     pooled: bool = False
     teacher: int = 0
     window: int = 0
+    fine: bool = False
 
     @property
     def part(self) -> int:
@@ -114,7 +116,8 @@ class Plan:
         small = input_side(crop, patch, fraction)
         window = draw.choice(self._sides_of_windows(grid, small // patch)) if config.windows else 0
         guidance = guidance_side(window or grid, scale, config.guidance_max)
-        return Sizes(crop, small, guidance, grid, pooled, teacher, window)
+        fine = bool(config.fine_output) and draw.random() < config.fine_output and guidance > (window or grid)
+        return Sizes(crop, small, guidance, grid, pooled, teacher, window, fine)
 
     def _sides_of_windows(self, grid: int, small: int) -> list[int]:
         """Sides a window may have, in cells of the target: those that hold whole cells of the input."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import naf_hub
 from naf_hub.crops import Cropping
@@ -24,7 +25,8 @@ from .cache import CropFeatures
 from .config import TrainConfig
 from .evaluate import Pair, held_out_pairs
 from .features import Teacher, takes_maps
-from .loss_terms import CHANGES, Loss
+from .loss_terms import CHANGES, VIEWS, Loss
+from .multiview import MultiView
 from .plan import Plan
 
 RANDOM = ("", "none")
@@ -116,6 +118,8 @@ def prepare_teachers(
     """
     if cache_folder is not None and not config.views:
         raise ConfigError("--cache-features needs fixed crops: set views to 1 or more")
+    if cache_folder is not None and Loss(config.loss).by_views:
+        raise ConfigError(f"--cache-features keeps no views; leave it out of {VIEWS}")
     if cache_folder is not None and config.levels:
         raise ConfigError("--cache-features keeps one input of a crop; leave it out, or set levels to 0")
     _check_gathering(config, upsampler, cache_folder is not None)
@@ -175,8 +179,34 @@ def prepare_model(config: TrainConfig, device: torch.device, backbone: Backbone)
     model = load_upsampler(record.name, weights=weights, made_for=backbone, **config.upsampler_options)
     model.to(device)
     model.requires_grad_(True)  # load() freezes
+    freeze_space(model, backbone.embed_dim)
     # Convolutions run faster channels-last; names and values of the weights stay as they are.
     return model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+
+
+def freeze_space(model: Upsampler, channels: int) -> None:
+    """Take what decides the space of the output, a norm of the features, out of training: the target lies there too,
+    and would shrink for the sake of the loss. The authors' norms do not learn either."""
+    device = next(model.parameters()).device
+    found = model.reference(torch.rand(1, channels, 2, 2, device=device))
+    for parameter in _trained_behind(found, model):
+        parameter.requires_grad_(False)
+
+
+def prepare_multiview(config: TrainConfig, upsampler: Upsampler, teachers: Sequence[Teacher]) -> MultiView:
+    """The upsampler with the networks that learn beside it, whose random weights are drawn from the seed.
+
+    Raises:
+        ConfigError: settings that do not go with views.
+    """
+    if len(teachers) > 1:
+        raise ConfigError(
+            f"loss = {config.loss!r}: {VIEWS} learns a way down to the cells of one backbone; name one"
+        )
+    (teacher,) = teachers
+    backbone = teacher.backbone
+    torch.manual_seed(config.seed)
+    return MultiView(config, upsampler, backbone.embed_dim, backbone.patch_size).to(teacher.device)
 
 
 def freeze_idle(model: Upsampler, backbone: Backbone) -> None:
@@ -189,9 +219,16 @@ def freeze_idle(model: Upsampler, backbone: Backbone) -> None:
     features = model.eval().gather(image, backbone)
     grid = model.reference(features).shape[-2:]
     output = model(image, features, (16 * grid[0], 16 * grid[1]))  # far enough for layers of later steps
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter, gradient in zip(
-        parameters, torch.autograd.grad(output.sum(), parameters, allow_unused=True), strict=True
-    ):
-        parameter.requires_grad_(gradient is not None)
+    used = set(_trained_behind(output, model))
+    for parameter in set(model.parameters()) - used:
+        parameter.requires_grad_(False)
     model.train(training)
+
+
+def _trained_behind(output: Tensor, model: Upsampler) -> list[nn.Parameter]:
+    """The parameters in training that an output depends on."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not output.requires_grad:
+        return []
+    gradients = torch.autograd.grad(output.sum(), trained, allow_unused=True)
+    return [parameter for parameter, found in zip(trained, gradients, strict=True) if found is not None]

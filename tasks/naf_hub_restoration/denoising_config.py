@@ -72,7 +72,7 @@ class TrainConfig(RunSettings):
         try:
             self.added_noise  # noqa: B018
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(str(error), "level") from error
 
     @property
     def added_noise(self) -> Noise:

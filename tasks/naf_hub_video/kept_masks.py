@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ def palette() -> tuple[int, ...]:
         for number in range(256)
         for channel in range(3)
     )
+
+
+def are_kept_masks(folder: Path) -> bool:
+    """Whether a folder holds masks of videos, see :class:`KeptMasks`."""
+    return next(folder.glob(f"*/*/{SCORES}"), None) is not None
 
 
 class KeptMasks:
@@ -71,7 +76,7 @@ class KeptMasks:
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
             raise FileExistsError(
-                f"{place} was made with another {', '.join(differing)}: give --out another folder, or remove it"
+                f"{place} was made with {_others(differing)}: give --out another folder, or remove it"
             )
         masks = np.stack([stored_values(place / f"{frame.stem}.png")[1] for frame in video.frames])
         return masks, scores
@@ -85,3 +90,9 @@ class KeptMasks:
                 picture.putpalette(palette())
                 picture.save(temporary / f"{frame.stem}.png")
             (temporary / SCORES).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def _others(facts: Sequence[str]) -> str:
+    """``another backbone``, ``other files and another protocol``."""
+    named = [f"other {fact}" if fact == "files" else f"another {fact}" for fact in facts]
+    return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))

@@ -15,8 +15,10 @@ from naf_hub import Backbone, Task
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
 from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.result_folder import claim_folder
 
 from .davis import Video, find_videos
+from .kept_masks import are_kept_masks
 from .mask_scores import VideoScores, dataset_figures
 from .mask_strips import check_place, draw_strips, shown_frames
 from .video_protocol import VideoProtocol
@@ -80,7 +82,8 @@ class VideoSegmentation(Task):
         Raises:
             DatasetError: the folder is not as expected, or files do not fit each other.
             ImageError: a picture cannot be read. No video is left out of the means for that.
-            FileExistsError: ``out`` holds results of other settings, or ``picture`` a file that is not ours.
+            FileExistsError: ``out`` holds files that are not ours or results of other settings, or ``picture`` a file
+                that is not ours.
             ValueError: no backbone, or a setting that makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
@@ -91,6 +94,8 @@ class VideoSegmentation(Task):
         pictures = {} if picture is None else {v.name: Path(picture) / f"{v.name}.png" for v in videos}
         for path in pictures.values():
             check_place(path)
+        if out is not None:
+            claim_folder(Path(out), self.name, are_kept_masks)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind

@@ -1,0 +1,167 @@
+"""Bars and points as SVG, drawn from kept reports: text, so that the same figures give the same file everywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+REPORTS = Path(__file__).parent / "reports"
+INK, FAINT, OURS, OTHERS, SECOND = "#333333", "#bbbbbb", "#3f51b5", "#9aa0a6", "#c5cae9"
+ROW, WIDTH, LEFT = 26, 720, 190
+
+
+class Bar(NamedTuple):
+    """One row: a value, its spread over seeds, and a second value drawn inside."""
+
+    label: str
+    value: float
+    spread: float = 0.0
+    second: float | None = None
+
+
+class Point(NamedTuple):
+    """One method."""
+
+    label: str
+    x: float
+    y: float
+
+
+def rows_of(name: str) -> dict[str, dict[str, float]]:
+    """Values by label of a kept report."""
+    report = json.loads((REPORTS / f"{name}.json").read_text("utf-8"))
+    return {row["label"]: row["values"] for row in report["rows"]}
+
+
+def text(x: float, y: float, what: str, anchor: str = "start", size: int = 13, bold: bool = False) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight} fill="{INK}">'
+        f"{escape(what)}</text>"
+    )
+
+
+def sheet(height: float, parts: Sequence[str], title: str) -> str:
+    """An SVG of a white sheet, readable in light and dark."""
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'font-family="sans-serif">\n<title>{escape(title)}</title>\n'
+        f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>\n{body}\n</svg>\n'
+    )
+
+
+def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
+    """Horizontal bars from zero, with whiskers for spreads; bars of names that begin with ``naf`` stand out.
+
+    Args:
+        title: above the bars.
+        unit: of the axis.
+        rows: from the top down.
+        second: what the inner bars are, where there are any.
+    """
+    top, right = 44, WIDTH - 70
+    largest = max(row.value + row.spread for row in rows)
+    step = nice_step(largest)
+    scale = (right - LEFT) / (math.ceil(largest / step) * step)
+    parts = [text(8, 22, title, size=15, bold=True)]
+    bottom = top + ROW * len(rows)
+    for tick in range(math.ceil(largest / step) + 1):
+        x = LEFT + tick * step * scale
+        parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="{FAINT}"/>')
+        parts.append(text(x, bottom + 16, f"{tick * step:g}", "middle", 12))
+    parts.append(text((LEFT + right) / 2, bottom + 34, unit, "middle", 12))
+    for number, row in enumerate(rows):
+        y, ours = top + ROW * number + 4, row.label.startswith("naf")
+        parts.append(text(LEFT - 8, y + 14, row.label, "end", bold=ours))
+        length = row.value * scale
+        colour = OURS if ours else OTHERS
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{ROW - 8}" fill="{colour}"/>')
+        if row.second is not None:
+            inner = row.second * scale
+            parts.append(f'<rect x="{LEFT}" y="{y + 11}" width="{inner:.1f}" height="7" fill="{SECOND}"/>')
+        if row.spread:
+            low, high = (LEFT + (row.value + sign * row.spread) * scale for sign in (-1, 1))
+            parts.append(
+                f'<path d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}V{y + 13}M{high:.1f} {y + 5}V{y + 13}" '
+                f'stroke="{INK}" stroke-width="1.5"/>'
+            )
+        shown = f"{row.value:.1f}" + (f" ({row.second:.1f})" if row.second is not None else "")
+        parts.append(text(LEFT + (row.value + row.spread) * scale + 6, y + 14, shown, size=12))
+    if second:
+        parts.append(text(WIDTH - 8, 22, f"pale, and in brackets: {second}", "end", 12))
+    return sheet(bottom + 44, parts, title)
+
+
+def nice_step(largest: float) -> float:
+    """A step of 1, 2 or 5 times a power of ten that cuts the axis into four to ten."""
+    power = 10.0 ** math.floor(math.log10(largest))
+    return next(factor * power for factor in (0.1, 0.2, 0.5, 1.0) if largest / (factor * power) <= 10)
+
+
+def points(title: str, x_title: str, y_title: str, found: Sequence[Point]) -> str:
+    """Points with their names, both axes logarithmic."""
+    height, top, bottom, right = 420, 40, 360, WIDTH - 110
+    left = 80
+    parts = [text(8, 22, title, size=15, bold=True)]
+    (x_low, x_high), (y_low, y_high) = (
+        (math.floor(min(map(math.log10, values))), math.ceil(max(map(math.log10, values))))
+        for values in ([p.x for p in found], [p.y for p in found])
+    )
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (math.log10(x) - x_low) / (x_high - x_low)
+        up = (math.log10(y) - y_low) / (y_high - y_low)
+        return left + across * (right - left), bottom - up * (bottom - top)
+
+    for power in range(x_low, x_high + 1):
+        x, _ = place(10.0**power, 10.0**y_low)
+        parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="{FAINT}"/>')
+        parts.append(text(x, bottom + 16, f"{10**power:,}", "middle", 12))
+    for power in range(y_low, y_high + 1):
+        _, y = place(10.0**x_low, 10.0**power)
+        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="{FAINT}"/>')
+        parts.append(text(left - 6, y + 4, f"{10**power:,}", "end", 12))
+    parts.append(text((left + right) / 2, bottom + 36, x_title, "middle", 12))
+    parts.append(
+        f'<text transform="translate(18 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle" font-size="12" '
+        f'fill="{INK}">{escape(y_title)}</text>'
+    )
+    places = [place(x, y) for _, x, y in found]
+    for (label, _, _), (across, up) in zip(found, places, strict=True):
+        ours = label.startswith("naf")
+        parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="6" fill="{OURS if ours else OTHERS}"/>')
+        # On the left where another point stands in the name's way.
+        crowded = any(0 < x - across < 9 * len(label) and abs(y - up) < 16 for x, y in places)
+        parts.append(
+            text(across + (-9 if crowded else 9), up + 4, label, "end" if crowded else "start", bold=ours)
+        )
+    return sheet(height, parts, title)
+
+
+def gpu_speed() -> str:
+    """Milliseconds on the GPU against parameters, of methods that have any."""
+    rows = rows_of("speed-h200-float32")
+    found = [
+        Point(label, row["parameters"], 1000 * row["seconds"])
+        for label, row in rows.items()
+        if row["parameters"]
+    ]
+    return points(
+        "448 x 448 features of 384 channels, one NVIDIA H200, float32", "parameters", "milliseconds", found
+    )
+
+
+def camvid(name: str, title: str) -> str:
+    """mIoU with its spread over seeds, and within 2 pixels of a label boundary."""
+    found = [
+        Bar(label, row["miou"], row.get("miou_spread") or 0.0, row["miou_2px"])
+        for label, row in rows_of(name).items()
+    ]
+    return bars(
+        title, "mIoU, %; whiskers: standard deviation of three seeds", found, "within 2 px of a boundary"
+    )
