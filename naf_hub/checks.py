@@ -79,6 +79,18 @@ def found_right(model: nn.Module, *given: Any) -> None:
         _right.setdefault(model, set()).add(_kinds(given))
 
 
+def check_image_given_to(model: nn.Module, image: Tensor, any_range: bool = False) -> None:
+    """:func:`check_image` for a model that takes an image alone, looking at its values as :func:`looks_at` says.
+
+    Raises:
+        TypeError, ValueError: as :func:`check_image`.
+    """
+    values = looks_at(model, image)
+    check_image(image, any_range, values)
+    if values:
+        found_right(model, image)
+
+
 def _kinds(given: Iterable[Any]) -> Hashable:
     return tuple((found.shape, found.dtype) for found in given if isinstance(found, Tensor))
 

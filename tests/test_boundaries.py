@@ -116,17 +116,12 @@ def data(tmp_path: Path, install_plugin) -> Path:
     return tmp_path
 
 
+def command_on(data, *more: str) -> list[str]:
+    return ["eval", "boundaries", "--backbone", "tiny_backbone", "--data", str(data), *more]
+
+
 def test_guidance_finds_the_outline_and_a_grey_picture_does_not(data):
-    command = [
-        "eval",
-        "boundaries",
-        "--backbone",
-        "tiny_backbone",
-        "--data",
-        str(data),
-        "--tolerance",
-        "0.02",
-    ]
+    command = command_on(data, "--tolerance", "0.02")
     names = ["--upsampler", "bilinear", "--upsampler", "joint_bilateral", "--control", "grey"]
     result = CliRunner().invoke(cli, [*command, *names, "--json"])
     assert result.exit_code == 0, result.output
@@ -144,16 +139,7 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
     report = Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
     assert report.data["images"] == 2
     assert list(report.data["skipped"]) == [str(data / "images" / "1.png")]
-    command = [
-        "eval",
-        "boundaries",
-        "--backbone",
-        "tiny_backbone",
-        "--data",
-        str(data),
-        "--upsampler",
-        "nearest",
-    ]
+    command = command_on(data, "--upsampler", "nearest")
     told = CliRunner().invoke(cli, command).stderr
     assert told.count("1.png") == 1, "skipped, and named once"
     Image.new("L", (9, 9)).save(data / "boundaries" / "2.png")

@@ -318,12 +318,16 @@ def test_a_signal_ends_a_batch_and_leaves_nothing_half_written(tmp_path, number,
 def test_a_name_that_the_terminal_cannot_show_ends_no_job(tmp_path):
     picture(tmp_path / "in" / "caf\u00e9 \N{GRINNING FACE}.png", 16, 16)
     code = (
-        "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict');"
-        "from naf_hub.commands.main import main; main()"
+        "import sys, warnings; sys.stdout.reconfigure(encoding='ascii', errors='strict');"
+        "from naf_hub.commands.main import Cli, main; real = Cli.main;"
+        "Cli.main = lambda self: (warnings.warn('a grey\\nday'), real(self)); main()"
     )
     done = run_python("-c", code, "upsample", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *TINY)
     assert done.returncode == 0, done.stderr
     assert "caf\\xe9 \\U0001f600.png" in done.stdout
+    assert (
+        "naf-hub: a grey day" in done.stderr.splitlines()
+    )  # a warning is one line, without its place in the code
 
 
 def test_photos_are_never_overwritten_nor_results_taken_for_photos(tmp_path):

@@ -7,6 +7,7 @@ import io
 import logging
 import signal
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -186,7 +187,13 @@ def main() -> None:
     # By default SIGTERM ends Python on the spot, and what was half-written would stay.
     signal.signal(signal.SIGTERM, _end)
     logging.basicConfig(format="naf-hub: %(message)s", level=logging.WARNING)
+    warnings.formatwarning = _one_line_warning
     cli()
+
+
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """What is said of a warning: not the line of code that gave it, which no user of a command knows."""
+    return f"naf-hub: {' '.join(str(message).split())}\n"
 
 
 def _end(number: int, _: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_image, found_right, looks_at, warn_caller
+from ..checks import check_image_given_to, warn_caller
 from ..errors import MapError
 from ..images import as_batch_for
 from ..records import IMAGENET_MEAN, IMAGENET_STD, Origin
@@ -83,10 +83,7 @@ class Backbone(nn.Module):
             TypeError, ValueError: as for :meth:`forward`.
         """
         image = as_batch_for(image, next((p for p in (*self.parameters(), *self.buffers())), None))
-        values = looks_at(self, image)
-        check_image(image, values=values)
-        if values:
-            found_right(self, image)
+        check_image_given_to(self, image)
         # Weights in half precision are common for large models; what callers see stays theirs.
         dtype = next((p.dtype for p in self.parameters()), image.dtype)
         ready = self.normalize(self.fit(image)).to(dtype)

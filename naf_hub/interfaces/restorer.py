@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checks import check_image, check_output, found_right, looks_at
+from ..checks import check_image_given_to, check_output
 from ..images import as_batch_for
 from ..records import Origin
 
@@ -37,10 +37,7 @@ class Restorer(nn.Module):
             TypeError, ValueError: see :func:`naf_hub.checks.check_image`.
         """
         image = as_batch_for(image, next((p for p in (*self.parameters(), *self.buffers())), None))
-        values = looks_at(self, image)
-        check_image(image, any_range=True, values=values)
-        if values:
-            found_right(self, image)
+        check_image_given_to(self, image, any_range=True)
         size = (image.shape[-2], image.shape[-1])
         return check_output(self.restore(image), image, image, size, type(self).__name__)
 

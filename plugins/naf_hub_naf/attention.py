@@ -120,11 +120,13 @@ class CrossScaleAttention:
         # One row per (sample, cell, head), so that gathering a tile's operands is a plain row lookup.
         self.keys = (keys * self.key_dim**-0.5).reshape(-1, self.key_dim)
         self.values = values.reshape(-1, self.value_dim)
+        tables = _Axis  # those of some rows serve once
         if plans is None:
+            tables = _Axis.of
             plans = self.plan(
                 (h, w), (queries.shape[1], queries.shape[2]), heads, kernel_size, memory, queries
             )
-        self.y, self.x = (_Axis.of(plan, queries) for plan in plans)
+        self.y, self.x = (tables(plan, queries) for plan in plans)
 
     @staticmethod
     def plan(
