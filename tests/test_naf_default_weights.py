@@ -1,4 +1,4 @@
-"""The weights that ship as naf's default do what they are for; how well is in docs/results.md."""
+"""The weights that ship for naf and naf_small do what they are for; how well is in docs/results.md."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from naf_hub.commands.main import cli
 from naf_hub.reports import Report
 
 
+@pytest.mark.parametrize("name", ["naf", "naf_small"])
 @pytest.mark.parametrize(("radius", "share"), [(40, 0.6), (70, 0.6), (95, 1.0)])
-def test_edges_follow_the_image(radius: int, share: float) -> None:
+def test_edges_follow_the_image(name: str, radius: int, share: float) -> None:
     """A noisy disk, its mask averaged to 14x14 cells: the mask comes back with under a share of bilinear's error.
 
     The largest leaves a rim of half a cell at the border, where the weights are hardly better than bilinear.
@@ -26,8 +27,8 @@ def test_edges_follow_the_image(radius: int, share: float) -> None:
     image = (image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
     features = F.avg_pool2d(mask, 16).expand(1, 4, -1, -1)
     bilinear, naf = (
-        F.mse_loss(naf_hub.load(name)(image, features, (224, 224))[:, :1], mask).item()
-        for name in ("bilinear", "naf")
+        F.mse_loss(naf_hub.load(method)(image, features, (224, 224))[:, :1], mask).item()
+        for method in ("bilinear", name)
     )
     assert naf < share * bilinear
 

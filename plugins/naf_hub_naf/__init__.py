@@ -26,6 +26,13 @@ WEIGHTS = {
         summary="The authors' release, trained on features of DINOv3 ViT-B/16.",
     ),
 }
+SMALL = Weights(
+    source="package://naf_hub_naf/weights/small",
+    size=673_448,
+    sha256="ae7fb08bcf7b8bd8bd911decbfd088bb3136828aaac74b31ac6a613814529d74",
+    license="Apache-2.0",
+    summary="Trained by naf-hub on the teachers of naf's default weights; see the card.",
+)
 GAUSSIAN = Weights(
     source="package://naf_hub_naf/weights/gaussian_0_0.5",
     size=2654192,
@@ -58,6 +65,7 @@ def register_upsamplers(register):
             options={"dim": 128},
             parameters=167_424,
             paper=PAPER,
+            weights={"default": SMALL},
             trainable=True,
         )
     )
