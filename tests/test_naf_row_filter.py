@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from naf_hub_naf.row_filter import RowFilter, saves_products
 from torch import Tensor
+
+from naf_hub_naf.row_filter import RowFilter, saves_products
 
 
 def operands(height: int, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,14 +27,11 @@ def test_every_height_is_the_plain_convolution(height):
     torch.testing.assert_close(found, plain(strip, weight, bias), rtol=0, atol=1e-13)
 
 
-def test_rounding_is_near_that_of_the_plain_convolution():
+def test_rounding_stays_that_of_float32():
     strip, weight, bias = operands(16, 128, torch.float32)
     exact = plain(strip.double(), weight.double(), bias.double())
-    ours, theirs = (
-        (found - exact).square().mean().sqrt()
-        for found in (RowFilter(weight, bias)(strip), plain(strip, weight, bias))
-    )
-    assert ours < 2 * theirs
+    error = (RowFilter(weight, bias)(strip) - exact).square().mean().sqrt()
+    assert error < 10 * torch.finfo(torch.float32).eps * exact.std()
 
 
 def test_where_it_serves():
