@@ -11,7 +11,7 @@ import charts
 
 from naf_hub.efficiency import Setting
 
-KEPT = ("growth-base", "growth-size", "growth-ratio", "growth-large", "growth-rows")
+KEPT = ("growth-base", "growth-size")
 METHODS = ("naf", "guided_filter", "bilinear")
 MIB, GIGA = 2**20, 1e9
 
@@ -20,11 +20,12 @@ ENCODER = 2 * 660_480
 WINDOW, GUIDANCE = 9 * 9, 256
 # Guidance that takes more bytes than this is made by rows, at so many times the encoder's arithmetic.
 WHOLE, AGAIN = 6 * 2**30, 3.5
-WORKING = 64 * MIB
+WORKING = {"naf": 64 * MIB, "guided_filter": 38 * MIB, "bilinear": 0}
 
-# Fitted to the measurements below by least squares of the relative error: seconds for 10^9 operations or bytes.
-ENCODING, ATTENDING, WRITING = 0.0, 0.0, 0.0
-SECONDS_OF_A_GIGABYTE = {"guided_filter": 0.0, "bilinear": 0.0}
+# Fitted to the measurements of one thread: least squares of the relative error, of the others medians. Seconds for
+# 10^9 operations or bytes.
+ENCODING, SCORING, MIXING = 0.013861, 0.13774, 0.026991
+SECONDS_OF_A_GIGABYTE = {"guided_filter": 5.627, "bilinear": 1.275}
 
 
 class Measured(NamedTuple):
@@ -44,9 +45,7 @@ def measurements() -> Iterator[Measured]:
         channels, *cells = protocol["features"]
         side = protocol["size"]
         image = protocol["image"] if isinstance(protocol["image"], int) else None
-        start = Setting(
-            channels, (cells[0], cells[1]), (side, side), image, protocol["batch"], protocol["threads"]
-        )
+        start = Setting(channels, (cells[0], cells[1]), (side, side), image, protocol["batch"])
         for row in report["rows"]:
             factor, value = row["extras"]["swept"]
             values = row["values"]
@@ -75,28 +74,24 @@ def is_whole(setting: Setting) -> bool:
 
 
 def work(setting: Setting) -> tuple[float, float, float]:
-    """Of NAF: 10^9 operations of the encoder and of the attention, and 10^9 bytes of the output."""
+    """10^9 operations of NAF's encoder, its scores and its weighted sums."""
     encoder = ENCODER * setting.batch * pixels(setting) * (1 if is_whole(setting) else AGAIN)
-    attention = 2 * WINDOW * (GUIDANCE + setting.channels) * outputs(setting)
-    return encoder / GIGA, attention / GIGA, 4 * setting.channels * outputs(setting) / GIGA
+    pairs = 2 * WINDOW * outputs(setting)
+    return encoder / GIGA, pairs * GUIDANCE / GIGA, pairs * setting.channels / GIGA
 
 
 def expected_seconds(method: str, setting: Setting) -> float:
-    encoder, attention, written = work(setting)
-    if method == "naf":
-        return encoder * ENCODING + attention * ATTENDING + written * WRITING
-    return written * SECONDS_OF_A_GIGABYTE[method]
+    if method != "naf":
+        return 4 * setting.channels * outputs(setting) / GIGA * SECONDS_OF_A_GIGABYTE[method]
+    encoder, scores, sums = work(setting)
+    return encoder * ENCODING + scores * SCORING + sums * MIXING
 
 
 def expected_peak(method: str, setting: Setting) -> float:
     """In MiB."""
-    held = 4 * setting.channels * outputs(setting)
-    if method == "guided_filter":
-        held += WORKING
-    if method == "naf":
-        held += WORKING
-        if is_whole(setting):  # guidance of all outputs, and one branch at the image's size
-            held += 4 * GUIDANCE * outputs(setting) + 2 * GUIDANCE * pixels(setting)
+    held = 4 * setting.channels * outputs(setting) + WORKING[method]
+    if method == "naf" and is_whole(setting):  # guidance of all outputs, and one branch at the image's size
+        held += 4 * GUIDANCE * outputs(setting) + 2 * GUIDANCE * pixels(setting)
     return held / MIB
 
 
@@ -123,7 +118,7 @@ def errors(method: str) -> str:
     off = [
         abs(expected_seconds(method, found.setting) / found.seconds - 1)
         for found in measurements()
-        if found.method == method
+        if found.method == method and found.what != "threads 2"
     ]
     return f"{statistics.median(off):.0%} in the median, at most {max(off):.0%}"
 
@@ -147,17 +142,22 @@ def chart(of: str) -> str:
     return charts.curves(f"{title} (16 channels, one thread)", "side of the output, pixels", unit, curves)
 
 
+def beyond(side: int, channels: int) -> float:
+    """Minutes that the model expects of NAF for an output, and an image, of ``side``."""
+    return expected_seconds("naf", Setting(channels, (32, 32), (side, side), None)) / 60
+
+
 def page(note: str) -> str:
     """The whole page."""
     return f"""{note}
 # How time and memory grow
 
-What a call costs over the side of the output, the channels, the ratio, the batch and the threads, and a model of it.
-Processor seconds of one call (median of 1 to 3, after a first one whose memory is given) on two cores of an AMD EPYC
-with AVX2, PyTorch 2.14, float32, one thread. **Other work ran beside it**: processor seconds leave out the
-time that it
-took, not the cache that it filled, and the same call took up to a third more or less at other times. Read ratios, not
-seconds; [Time and memory](speed.md) says how to measure on your machine.
+What a call costs over the side of the output, that of the image, the channels, the batch and the threads, and a model
+of it. Median processor seconds of one call (three calls; one where the side is varied), after a first one whose memory
+is given, on two cores of an AMD EPYC with AVX2, PyTorch 2.14, float32. **Much other work ran beside it** (three to
+five processes for two cores): processor seconds leave out the time that it took, not the cache that it filled, and
+range over a fifth. Read ratios, not seconds; wall seconds and their spread are in the reports
+(`docs/reports/growth-*.json`), and [Time and memory](speed.md) says how to measure on your machine.
 
 ![Processor seconds over the side of the output](assets/growth-seconds.svg)
 
@@ -165,10 +165,9 @@ seconds; [Time and memory](speed.md) says how to measure on your machine.
 
 ```
 naf-hub bench bilinear guided_filter naf --device cpu --threads 1 --no-floor \\
-  --sweep channels=96,384,1536 --sweep batch=2 --sweep threads=2 --repeats 3    # (384, 28, 28) to 448 x 448
-  --features 16,32,32 --sweep size=224,448,896 --repeats 2                      # then size=1792, --repeats 1
-  --image 448 --sweep ratio=2,8,32 --repeats 2
-  --features 16,32,32 --size 4096 --sweep image=448 --repeats 1
+  --sweep channels=96,384,1536 --sweep batch=2 --sweep threads=2 --repeats 3     # (384, 28, 28) to 448 x 448
+naf-hub bench bilinear guided_filter naf --device cpu --threads 1 --no-floor \\
+  --features 16,32,32 --sweep size=224,448,896 --sweep image=112,224 --repeats 1
 ```
 
 ## The model
@@ -176,28 +175,30 @@ naf-hub bench bilinear guided_filter naf --device cpu --threads 1 --no-floor \\
 For an output of *N* pixels (of all examples) with *C* channels, and an image of *P* pixels:
 
 * **NAF, time**: the encoder takes {ENCODER / 1e6:.2f} million operations a pixel of the image, whatever the output;
-  the attention 2 x {WINDOW} x ({GUIDANCE} + C) a pixel of the output (window x (key and value)); the output is
-  4 C N bytes.
-  Fitted: {1 / ENCODING:.0f} x 10^9 operations a second in the encoder, {1 / ATTENDING:.0f} in the attention, and
-  {1 / WRITING:.1f} GB of output a second. The encoder does half the multiplications of its 3x3 convolutions,
-  of which all are
-  counted here. Neither the ratio nor the number of cells is in it. An image more than four times as large as the
-  output is shrunk to that.
-* **NAF, memory**: the output, {4 * GUIDANCE} bytes a pixel of guidance, half of that a pixel of the image for
-  one branch, and
-  {WORKING // MIB} MiB of the attention. Guidance of more than {WHOLE >> 30} GiB is made by rows: it is then no
-  longer held, and
-  the encoder works {AGAIN} times ([details](naf.md#memory)).
-* **guided_filter, bilinear**: all is proportional to the output's bytes:
-  {1 / SECONDS_OF_A_GIGABYTE["guided_filter"]:.2g}
-  and {1 / SECONDS_OF_A_GIGABYTE["bilinear"]:.2g} GB of output a second; memory is the output and, for the
-  first, a working set.
+  an output pixel takes 2 x {WINDOW} x {GUIDANCE} operations for its scores and 2 x {WINDOW} x C for its weighted sums
+  (window x channels). Fitted: {1 / ENCODING:.0f}, {1 / SCORING:.1f} and {1 / MIXING:.0f} x 10^9 operations
+  a second; the second has to carry the rotation, the softmax and the copies. The encoder does half the products of its 3x3 convolutions, of which
+  all are counted. Neither the ratio nor the number of cells is in the model. An image more than four times as large
+  as the output is shrunk to that.
+* **NAF, memory**: the output, 4 C N bytes; guidance, {4 * GUIDANCE} N; one branch, {2 * GUIDANCE} P; the attention's
+  {WORKING["naf"] // MIB} MiB. Guidance of more than {WHOLE >> 30} GiB is made by rows and not held, and the encoder
+  then works {AGAIN} times ([details](naf.md#memory)).
+* **guided_filter, bilinear**: time is that of {1 / SECONDS_OF_A_GIGABYTE["guided_filter"]:.2f} and
+  {1 / SECONDS_OF_A_GIGABYTE["bilinear"]:.2f} GB of output a second; memory is the output, for the first with
+  {WORKING["guided_filter"] // MIB} MiB.
 
-The model's error is {errors("naf")} for `naf`, {errors("guided_filter")} for `guided_filter` and
-{errors("bilinear")} for
-`bilinear`. So NAF's encoder is most of its time up to some thousand channels, and memory is mostly guidance
-where channels
-are few, mostly output where they are many.
+With one thread the model's error in time is {errors("naf")} for `naf`,
+{errors("guided_filter")} for `guided_filter` and
+{errors("bilinear")} for `bilinear`, whose calls of 10 milliseconds
+differ most from each other.
+NAF's encoder is most of its time. Its memory is mostly guidance where channels are few, mostly output where they are
+many.
+
+By the model, not measured: 4096 x 4096 pixels of 96 channels take NAF {beyond(4096, 96):.0f} minutes, by rows.
+
+**Two threads on a busy machine are slower than one**: threads that wait for each other burn the processor, in
+`guided_filter` as in `naf`. Their figures are in the tables and not in the model. Give `--threads 1` where other work
+takes the cores.
 
 ## naf
 

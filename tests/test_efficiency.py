@@ -143,6 +143,15 @@ def test_processor_seconds_and_a_floor_left_out():
     assert "floor" not in row.note
 
 
+def test_a_report_says_the_threads_that_all_but_a_sweep_had():
+    before = torch.get_num_threads()
+    try:
+        done = bench("nearest", "--size", "12", "--sweep", "threads=2", "--json")
+    finally:
+        torch.set_num_threads(before)
+    assert Report.from_json(done.stdout).protocol["threads"] == 1
+
+
 @pytest.mark.parametrize("arguments", [("--plot", "mine.png", "--sweep", "ratio=2"), ("--save", "mine.png")])
 def test_files_of_the_user_are_not_written_over(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)

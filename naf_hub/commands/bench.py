@@ -144,6 +144,9 @@ def bench_command(
             "--onnx times float32 on the CPU: give --device cpu, and neither --dtype nor --compile"
         )
     use_threads(threads)
+    from torch import get_num_threads
+
+    common = get_num_threads()  # before any sweep changes them
     output = square(size)
     assert output is not None  # native is refused
     start = Setting(features[0], (features[1], features[2]), output, image, batch, threads)
@@ -164,10 +167,8 @@ def bench_command(
         *(ONNX if onnx else ()),
         *(LARGEST if limit else ()),
     )
-    from torch import get_num_threads
-
     protocol = {"features": features, "size": _short(output), "image": image or "as the output", "batch": batch,
-                "threads": get_num_threads(), "device": where, "dtype": dtype, "compile": compiled,
+                "threads": common, "device": where, "dtype": dtype, "compile": compiled,
                 "cuda_graph": cuda_graph, "sweep": dict(sweeps), "memory_limit": limit, "options": options,
                 **chosen}  # fmt: skip
     report = Report(
