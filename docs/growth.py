@@ -177,7 +177,8 @@ For an output of *N* pixels (of all examples) with *C* channels, and an image of
 * **NAF, time**: the encoder takes {ENCODER / 1e6:.2f} million operations a pixel of the image, whatever the output;
   an output pixel takes 2 x {WINDOW} x {GUIDANCE} operations for its scores and 2 x {WINDOW} x C for its weighted sums
   (window x channels). Fitted: {1 / ENCODING:.0f}, {1 / SCORING:.1f} and {1 / MIXING:.0f} x 10^9 operations
-  a second; the second has to carry the rotation, the softmax and the copies. The encoder does half the products of its 3x3 convolutions, of which
+  a second; the second has to carry the rotation, the softmax and the copies.
+  The encoder does half the products of its 3x3 convolutions, of which
   all are counted. Neither the ratio nor the number of cells is in the model. An image more than four times as large
   as the output is shrunk to that.
 * **NAF, memory**: the output, 4 C N bytes; guidance, {4 * GUIDANCE} N; one branch, {2 * GUIDANCE} P; the attention's
