@@ -136,10 +136,10 @@ def chart(of: str) -> str:
         measured = [row.seconds if of == "seconds" else row.peak for row in found]
         curves.append(charts.Curve(method, sides, measured, [expected(method, row.setting) for row in found]))
     title, unit = {
-        "seconds": ("Processor seconds of one call over the side of the output", "processor seconds"),
-        "memory": ("Peak memory of one call over the side of the output", "MiB"),
+        "seconds": ("Processor seconds over the side of the output", "processor seconds"),
+        "memory": ("Peak memory over the side of the output", "MiB"),
     }[of]
-    return charts.curves(f"{title} (16 channels, one thread)", "side of the output, pixels", unit, curves)
+    return charts.curves(title, "side of the output, pixels (16 channels, one thread)", unit, curves)
 
 
 def beyond(side: int, channels: int) -> float:
