@@ -22,7 +22,7 @@ KERNELS = [
     *([1 / 6, point / 6, point**2 / 6] for point in (FAR, -FAR)),
     [0.0, 0.0, 1.0],
 ]
-# Below it the sums cost about what the products save; 128 were measured.
+# 128 were measured, fewer were not; fewer leave less to save.
 _FEWEST_CHANNELS = 32
 
 
