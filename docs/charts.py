@@ -31,6 +31,15 @@ class Point(NamedTuple):
     y: float
 
 
+class Curve(NamedTuple):
+    """Measured values of one method over those of a factor, and what a model expects."""
+
+    label: str
+    x: list[float]
+    measured: list[float]
+    expected: list[float]
+
+
 def rows_of(name: str) -> dict[str, dict[str, float]]:
     """Values by label of a kept report."""
     report = json.loads((REPORTS / f"{name}.json").read_text("utf-8"))
@@ -140,6 +149,44 @@ def points(title: str, x_title: str, y_title: str, found: Sequence[Point]) -> st
         parts.append(
             text(across + (-9 if crowded else 9), up + 4, label, "end" if crowded else "start", bold=ours)
         )
+    return sheet(height, parts, title)
+
+
+def curves(title: str, x_title: str, y_title: str, found: Sequence[Curve]) -> str:
+    """Measured values as dots on dashed lines of expected ones, both axes logarithmic; at each x a tick."""
+    height, top, bottom, left, right = 420, 40, 360, 80, WIDTH - 130
+    parts = [text(8, 22, f"{title}; dashed: the model", size=15, bold=True)]
+    ticks = sorted({x for curve in found for x in curve.x})
+    heights = [math.log10(y) for curve in found for y in (*curve.measured, *curve.expected)]
+    low, high = math.floor(min(heights)), math.ceil(max(heights))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = math.log(x / ticks[0]) / math.log(ticks[-1] / ticks[0])
+        return left + across * (right - left), bottom - (math.log10(y) - low) / (high - low) * (bottom - top)
+
+    for tick in ticks:
+        x, _ = place(tick, 1)
+        parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="{FAINT}"/>')
+        parts.append(text(x, bottom + 16, f"{tick:g}", "middle", 12))
+    for power in range(low, high + 1):
+        _, y = place(ticks[0], 10.0**power)
+        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="{FAINT}"/>')
+        parts.append(text(left - 6, y + 4, f"{10.0**power:,g}", "end", 12))
+    parts.append(text((left + right) / 2, bottom + 36, x_title, "middle", 12))
+    parts.append(
+        f'<text transform="translate(18 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle" font-size="12" '
+        f'fill="{INK}">{escape(y_title)}</text>'
+    )
+    for curve in found:
+        ours = curve.label.startswith("naf")
+        colour = OURS if ours else OTHERS
+        line = "L".join(
+            "{:.1f} {:.1f}".format(*place(x, y)) for x, y in zip(curve.x, curve.expected, strict=True)
+        )
+        parts.append(f'<path d="M{line}" fill="none" stroke="{colour}" stroke-dasharray="5 4"/>')
+        places = [place(x, y) for x, y in zip(curve.x, curve.measured, strict=True)]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>' for x, y in places]
+        parts.append(text(places[-1][0] + 9, places[-1][1] + 4, curve.label, bold=ours))
     return sheet(height, parts, title)
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import charts
 import click
+import growth
 import model_zoo
 import torch
 
@@ -311,6 +312,9 @@ PAGES = {
     "zoo.md": lambda: model_zoo.page(zoo(), NOTE, CHANNELS),
     "zoo.csv": lambda: model_zoo.as_csv(zoo()),
     "assets/sortable.js": sorting,
+    "growth.md": lambda: growth.page(NOTE),
+    "assets/growth-seconds.svg": lambda: growth.chart("seconds"),
+    "assets/growth-memory.svg": lambda: growth.chart("memory"),
     "assets/speed-gpu.svg": charts.gpu_speed,
     "assets/camvid-mobilenetv1.svg": lambda: charts.camvid(
         "camvid-mobilenetv1", "CamVid, linear probe on MobileNetV1 (zero-shot)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-FACTORS = ("ratio", "channels", "cells", "image", "batch", "threads")
+FACTORS = ("size", "ratio", "channels", "cells", "image", "batch", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Setting:
     def vary(self, factor: str, value: int) -> Setting:
         """The setting with one factor changed.
 
-        ``ratio`` is output over cells and changes the size; ``cells`` changes the grid to a
-        square one and the size with it, at the same ratio.
+        ``size`` is the side of a square output, with the cells as they are; ``ratio`` is output over cells and
+        changes the size; ``cells`` changes the grid to a square one and the size with it, at the same ratio.
 
         Raises:
             ValueError: no such factor.
         """
+        if factor == "size":
+            return dataclasses.replace(self, size=(value, value))
         if factor == "ratio":
             return dataclasses.replace(self, size=(value * self.cells[0], value * self.cells[1]))
         if factor == "cells":

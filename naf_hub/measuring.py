@@ -112,6 +112,7 @@ def measure(
     backward: bool = False,
     flops: bool = False,
     onnx: bool = False,
+    against_floor: bool = True,
     prepare: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
     """Time, peak memory and the ratio to the floor of one upsampler.
@@ -125,13 +126,14 @@ def measure(
         backward: also time a step of training: forward, a 1x1 convolution to one channel, backward and SGD.
         flops: also count operations, see :mod:`naf_hub.flops`.
         onnx: also export the model and time the file in onnxruntime, in turn with the model.
+        against_floor: time the floor, too; at large sizes that of NAF takes more memory than NAF itself.
         prepare: makes what is timed of the forward call (a captured graph, say); memory is that of the call itself.
 
     Returns:
-        Seconds (median, least, and the distance of the quartiles), ``peak_bytes`` of the first call, number of
-        ``parameters``; the floor's label, seconds and ratio of medians where the method states a floor;
-        ``backward_seconds`` and ``backward_peak_bytes``; ``gflops_paper`` and ``gflops_full``;
-        ``onnx_seconds`` and the ratio of medians ``onnx_ratio``.
+        Seconds (median, least, and the distance of the quartiles), ``processor_seconds`` (median, of all threads),
+        ``peak_bytes`` of the first call, number of ``parameters``; the floor's label, seconds and ratio of medians
+        where the method states a floor; ``backward_seconds`` and ``backward_peak_bytes``; ``gflops_paper`` and
+        ``gflops_full``; ``onnx_seconds`` and the ratio of medians ``onnx_ratio``.
     """
     import torch
 
@@ -148,11 +150,12 @@ def measure(
         with PeakMemory(device) as peak:
             forward()
         result["peak_bytes"] = peak.bytes
-        floor = model.bench_floor(image, features, size)
+        floor = model.bench_floor(image, features, size) if against_floor else None
         call = forward if prepare is None else prepare(forward)
         for _ in range(warmup):
             call()
         seconds: list[float] = []
+        processor: list[float] = []
         floor_seconds: list[float] = []
         onnx_seconds: list[float] = []
         exported = _exported(model, image, features, shape[0], size) if onnx else None
@@ -161,13 +164,16 @@ def measure(
         for _ in range(repeats):
             if floor:
                 floor_seconds.append(timed(floor[1], device))
+            before = time.process_time()
             seconds.append(timed(call, device))
+            processor.append(time.process_time() - before)
             if exported:
                 onnx_seconds.append(timed(exported, device))
     result |= {
         "seconds": statistics.median(seconds),
         "least_seconds": min(seconds),
         "spread_seconds": spread(seconds),
+        "processor_seconds": statistics.median(processor),
     }
     if floor:
         result |= {

@@ -64,6 +64,7 @@ def test_sweeps_change_one_factor():
     assert found["ratio=2"] == Setting(384, (28, 28), (56, 56), None, threads=2)
     assert found["ratio=32"].size == (896, 896)
     assert found["cells=14"] == Setting(384, (14, 14), (224, 224), None, threads=2)
+    assert start.vary("size", 64) == Setting(384, (28, 28), (64, 64), None, threads=2)
     assert sweep(start, []) == [("", start)]
     assert start.vary("image", 112).guide == (112, 112)
 
@@ -132,6 +133,23 @@ def test_batches_are_swept_with_features_of_as_many_examples():
     rows = Report.from_json(done.stdout).rows
     assert [row.note for row in rows] == ["", ""]
     assert all(row.values["seconds"] for row in rows)
+
+
+def test_processor_seconds_and_a_floor_left_out():
+    done = bench("naf", "--size", "12", "--no-floor", "--json")
+    (row,) = Report.from_json(done.stdout).rows
+    assert row.values["processor_seconds"] > 0
+    assert row.values["ratio"] is None
+    assert "floor" not in row.note
+
+
+def test_a_report_says_the_threads_that_all_but_a_sweep_had():
+    before = torch.get_num_threads()
+    try:
+        done = bench("nearest", "--size", "12", "--sweep", "threads=2", "--json")
+    finally:
+        torch.set_num_threads(before)
+    assert Report.from_json(done.stdout).protocol["threads"] == 1
 
 
 @pytest.mark.parametrize("arguments", [("--plot", "mine.png", "--sweep", "ratio=2"), ("--save", "mine.png")])

@@ -40,6 +40,7 @@ METRICS = (
     Metric("seconds", "s", False, 4, "median"),
     Metric("least_seconds", "s", False, 4, "least"),
     Metric("spread_seconds", "s", False, 4, "quartiles"),
+    Metric("processor_seconds", "s", False, 4, "processor"),
     Metric("peak_mib", "MiB", False, 0, "peak"),
     Metric("ratio", "", False, 2, "x floor"),
     Metric("parameters", "", False, 0, "parameters"),
@@ -96,6 +97,9 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 )
 @click.option("--backward", is_flag=True, help="Time a step of training, too.")
 @click.option("--flops", is_flag=True, help="Count operations, too.")
+@click.option(
+    "--no-floor", is_flag=True, help="Leave the floor out: NAF's holds whole maps, whatever the size."
+)
 @click.option("--onnx", is_flag=True, help="Export each and time the file in onnxruntime, too.")
 @click.option("--largest-ratio", "limit", metavar="BYTES", callback=_checked(parse_bytes), default=None,
               help="Find the largest ratio of output to cells that keeps to this memory, e.g. 2GiB.")  # fmt: skip
@@ -114,10 +118,10 @@ def _checked(function: Callable[[str], Any]) -> Callable[..., Any]:
 @report_options
 def bench_command(
     upsamplers: tuple[str, ...], features: tuple[int, int, int], size: ImageSize, image: int | None, batch: int,
-    sweeps: tuple[tuple[str, tuple[int, ...]], ...], repeats: int, warmup: int, backward: bool, flops: bool, onnx: bool,
-    limit: int | None, threads: int | None, device: str, dtype: str, compiled: bool, cuda_graph: bool, plot: str | None,
-    weights: str | None, backbone: str | None, options: dict[str, Any], format_: str, as_json: bool,
-    save: str | None,
+    sweeps: tuple[tuple[str, tuple[int, ...]], ...], repeats: int, warmup: int, backward: bool, flops: bool,
+    no_floor: bool, onnx: bool, limit: int | None, threads: int | None, device: str, dtype: str, compiled: bool,
+    cuda_graph: bool, plot: str | None, weights: str | None, backbone: str | None, options: dict[str, Any],
+    format_: str, as_json: bool, save: str | None,
 ) -> None:  # fmt: skip
     """Time upsamplers on random features: forward seconds, peak memory, ratio to the method's own floor.
 
@@ -140,10 +144,14 @@ def bench_command(
             "--onnx times float32 on the CPU: give --device cpu, and neither --dtype nor --compile"
         )
     use_threads(threads)
+    from torch import get_num_threads
+
+    common = get_num_threads()  # before any sweep changes them
     output = square(size)
     assert output is not None  # native is refused
     start = Setting(features[0], (features[1], features[2]), output, image, batch, threads)
-    chosen = {"repeats": repeats, "warmup": warmup, "backward": backward, "flops": flops, "onnx": onnx}
+    chosen = {"repeats": repeats, "warmup": warmup, "backward": backward, "flops": flops, "onnx": onnx,
+              "against_floor": not no_floor}  # fmt: skip
     rows: list[Row] = []
     for name, contender in zip(upsamplers, contenders, strict=True):
         for what, setting in sweep(start, sweeps):
@@ -159,10 +167,8 @@ def bench_command(
         *(ONNX if onnx else ()),
         *(LARGEST if limit else ()),
     )
-    from torch import get_num_threads
-
     protocol = {"features": features, "size": _short(output), "image": image or "as the output", "batch": batch,
-                "threads": get_num_threads(), "device": where, "dtype": dtype, "compile": compiled,
+                "threads": common, "device": where, "dtype": dtype, "compile": compiled,
                 "cuda_graph": cuda_graph, "sweep": dict(sweeps), "memory_limit": limit, "options": options,
                 **chosen}  # fmt: skip
     report = Report(
