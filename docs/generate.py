@@ -15,6 +15,7 @@ from urllib.parse import quote
 import charts
 import click
 import model_zoo
+import pictures
 import torch
 
 from naf_hub import Upsampler, Want, hookspecs
@@ -308,13 +309,11 @@ PAGES = {
     "registered.md": registered,
     "upsamplers.md": upsamplers,
     "cli.md": command_line,
+    "gallery.md": lambda: pictures.gallery(NOTE),
     "zoo.md": lambda: model_zoo.page(zoo(), NOTE, CHANNELS),
     "zoo.csv": lambda: model_zoo.as_csv(zoo()),
     "assets/sortable.js": sorting,
-    "assets/speed-gpu.svg": charts.gpu_speed,
-    "assets/camvid-mobilenetv1.svg": lambda: charts.camvid(
-        "camvid-mobilenetv1", "CamVid, linear probe on MobileNetV1 (zero-shot)"
-    ),
+    **{f"assets/{chart.report}.svg": chart.draw for chart in charts.CHARTS},
 }
 
 if __name__ == "__main__":
