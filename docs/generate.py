@@ -291,8 +291,12 @@ def command_line() -> str:
 
 
 def index() -> str:
-    """The README as the site's first page: what it links to in the docs lies beside it there."""
-    return NOTE + (DOCS.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    """The README as the site's first page: what it links to in the docs lies beside it there.
+
+    Without its badges, as a page of the site asks no other server for anything.
+    """
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    return NOTE + re.sub(r"(?m)(^\[!\[.*\n)+\n", "", text, count=1)
 
 
 def zoo() -> list[model_zoo.Entry]:
