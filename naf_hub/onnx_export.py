@@ -18,6 +18,7 @@ from .errors import MissingExtraError
 from .interfaces import Features, Upsampler
 from .measuring import make_features
 from .onnx_int8 import store_as_int8
+from .parts.constants import open_dimension
 from .store import each_map, maps_in
 
 # The oldest operator set that the exporter writes and that has all operators used.
@@ -94,7 +95,7 @@ def export_onnx(
     image, features = _example(model, channels, TRACED)
     names = [want.name for want in model.wants] if isinstance(features, dict) else ["features"]
     call = _Call(model, names, output_size).eval()
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    free = dict.fromkeys((0, 2, 3), open_dimension())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, which callers can do nothing about
         program = torch.export.export(

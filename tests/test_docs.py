@@ -65,7 +65,9 @@ def test_names_and_figures_of_charts_stand_free():
     charts = generator().charts
     drawn = charts.bars("title", "unit", [charts.Bar("naf", 59.9, 0.3, 59.0), charts.Bar("other", 60.0)])
     lines = [float(x) for x in re.findall(r'<line x1="([0-9.]+)"', drawn)]
-    figures = [float(x) - 7 * 11 for x in re.findall(r'x="([0-9.]+)"[^>]*text-anchor="end"[^>]*>[0-9]', drawn)]
+    figures = [
+        float(x) - 7 * 11 for x in re.findall(r'x="([0-9.]+)"[^>]*text-anchor="end"[^>]*>[0-9]', drawn)
+    ]
     assert len(figures) == 2
     assert max(lines) < min(figures)
     near = [(400.0 + 9 * n, 300.0 + 8 * n) for n in range(3)]
