@@ -76,7 +76,10 @@ def gallery(note: str) -> str:
         f"(assets/{photo.picture}){{ .zoom }}\n\n*{photo.credit}. Comes with {photo.source}.*"
         for photo in PHOTOGRAPHS
     )
-    return f"""{note}
+    return f"""---
+hide: [toc]
+---
+{note}
 # Gallery
 
 Ten photos, the features of `pico` as they are, and the same features by seven upsamplers: three principal components as

@@ -49,19 +49,6 @@ class Odd(RunSettings):
         ("steps=3", "steps", 3),
     ],
 )
-def test_an_unregistered_model_in_a_file_is_told_with_the_file(tmp_path):
-    @dataclasses.dataclass(frozen=True)
-    class Trains(RunSettings):
-        backbone: tuple[str, ...] = ()
-        models: ClassVar = {"backbone": BackboneRecord}
-
-    (tmp_path / "mine.toml").write_text('backbone = ["pico", "pcio=w.safetensors"]')
-    read = read_toml(tmp_path / "mine.toml")
-    with pytest.raises(UnknownNameError, match=r"mine\.toml: backbone: .*pcio.*pico"):
-        build(Trains, read)
-    assert build(Trains, read, {"backbone": ["pico"]}).backbone == ("pico",)
-
-
 def test_values_are_converted_by_type(assignment, key, value):
     found = getattr(build(Odd, parse_set([assignment])), key)
     assert found == value
@@ -164,3 +151,16 @@ def test_what_no_annotation_decides_is_handed_on():
     assert fitted_keywords(target, given, "it") == given
     with pytest.raises(TypeError, match="it has no option 'b'; options: a"):
         fitted_keywords(target, given, "it", without=["b"])
+
+
+def test_an_unregistered_model_in_a_file_is_told_with_the_file(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Trains(RunSettings):
+        backbone: tuple[str, ...] = ()
+        models: ClassVar = {"backbone": BackboneRecord}
+
+    (tmp_path / "mine.toml").write_text('backbone = ["pico", "pcio=w.safetensors"]')
+    read = read_toml(tmp_path / "mine.toml")
+    with pytest.raises(UnknownNameError, match=r"mine\.toml: backbone: .*pcio.*pico"):
+        build(Trains, read)
+    assert build(Trains, read, {"backbone": ["pico"]}).backbone == ("pico",)

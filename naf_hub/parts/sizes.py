@@ -32,7 +32,9 @@ def are_equal(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
         return tuple(one) == tuple(other)
     from torch.fx.experimental import symbolic_shapes
 
-    if not hasattr(symbolic_shapes, "has_static_value"):  # as above; 2.5 and 2.6 trace no statically_known_true
+    if not hasattr(
+        symbolic_shapes, "has_static_value"
+    ):  # as above; 2.5 and 2.6 trace no statically_known_true
         return are_known(*one, *other) and tuple(one) == tuple(other)
     return all(symbolic_shapes.statically_known_true(a == b) for a, b in zip(one, other, strict=True))
 
