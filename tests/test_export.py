@@ -19,6 +19,9 @@ from naf_hub_naf.any_size import axis_tables
 from naf_hub_naf.model import NAF
 from naf_hub_naf.windows import window_slots
 
+OLD_TORCH = Version(torch.__version__).release < onnx_export.FIRST_TORCH
+needs_exporter = pytest.mark.skipif(OLD_TORCH, reason="its exporter knows no open sizes")
+
 SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}}
 SHAPES = [(1, (33, 46), (5, 7)), (4, (40, 61), (10, 12))]
 
@@ -60,6 +63,7 @@ def test_output_of_a_fixed_size(options):
         torch.testing.assert_close(program(*given), model(*given, (32, 48)), atol=5e-5, rtol=0)
 
 
+@needs_exporter
 def test_only_the_batch_left_open():
     model, batch = load("naf"), {0: open_dimension()}
     program = torch.export.export(model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch)).module()
@@ -84,10 +88,6 @@ def test_compiled_once_for_all_sizes():
 
 def run(*arguments: object):
     return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-OLD_TORCH = Version(torch.__version__).release < onnx_export.FIRST_TORCH
-needs_exporter = pytest.mark.skipif(OLD_TORCH, reason="its exporter knows no open sizes")
 
 
 def test_an_old_torch_is_told(monkeypatch):
