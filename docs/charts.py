@@ -1,4 +1,7 @@
-"""Bars and points as SVG, drawn from kept reports: text, so that the same figures give the same file everywhere."""
+"""Bars and points as SVG, drawn from kept reports: text, so that the same figures give the same file everywhere.
+
+Another chart is a report in ``reports/`` (``--save`` of ``naf-hub eval`` and ``naf-hub bench``) and a line in CHARTS.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REPORTS = Path(__file__).parent / "reports"
 INK, FAINT, OURS, OTHERS, SECOND = "#333333", "#bbbbbb", "#3f51b5", "#9aa0a6", "#c5cae9"
 ROW, WIDTH, LEFT = 26, 720, 190
+FIGURES = 90  # room for the figures on the right of the bars
 
 
 class Bar(NamedTuple):
@@ -40,16 +44,16 @@ class Curve(NamedTuple):
     expected: list[float]
 
 
-def rows_of(name: str) -> dict[str, dict[str, float]]:
-    """Values by label of a kept report."""
-    report = json.loads((REPORTS / f"{name}.json").read_text("utf-8"))
-    return {row["label"]: row["values"] for row in report["rows"]}
+def read(name: str) -> dict[str, Any]:
+    """A kept report."""
+    return json.loads((REPORTS / f"{name}.json").read_text("utf-8"))
 
 
 def text(x: float, y: float, what: str, anchor: str = "start", size: int = 13, bold: bool = False) -> str:
     weight = ' font-weight="bold"' if bold else ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight} fill="{INK}">'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight} fill="{INK}" '
+        f'stroke="#ffffff" stroke-width="3" stroke-linejoin="round" paint-order="stroke">'
         f"{escape(what)}</text>"
     )
 
@@ -73,7 +77,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
         rows: from the top down.
         second: what the inner bars are, where there are any.
     """
-    top, right = 44, WIDTH - 70
+    top, right = 44, WIDTH - FIGURES
     largest = max(row.value + row.spread for row in rows)
     step = nice_step(largest)
     scale = (right - LEFT) / (math.ceil(largest / step) * step)
@@ -100,7 +104,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
                 f'stroke="{INK}" stroke-width="1.5"/>'
             )
         shown = f"{row.value:.1f}" + (f" ({row.second:.1f})" if row.second is not None else "")
-        parts.append(text(LEFT + (row.value + row.spread) * scale + 6, y + 14, shown, size=12))
+        parts.append(text(WIDTH - 8, y + 14, shown, "end", 12))
     if second:
         parts.append(text(WIDTH - 8, 22, f"pale, and in brackets: {second}", "end", 12))
     return sheet(bottom + 44, parts, title)
@@ -141,14 +145,13 @@ def points(title: str, x_title: str, y_title: str, found: Sequence[Point]) -> st
         f'fill="{INK}">{escape(y_title)}</text>'
     )
     places = [place(x, y) for _, x, y in found]
-    for (label, _, _), (across, up) in zip(found, places, strict=True):
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    for (label, _, _), at in zip(found, places, strict=True):
         ours = label.startswith("naf")
-        parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="6" fill="{OURS if ours else OTHERS}"/>')
-        # On the left where another point stands in the name's way.
-        crowded = any(0 < x - across < 9 * len(label) and abs(y - up) < 16 for x, y in places)
-        parts.append(
-            text(across + (-9 if crowded else 9), up + 4, label, "end" if crowded else "start", bold=ours)
-        )
+        parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="6" fill="{OURS if ours else OTHERS}"/>')
+        x, y, anchor, box = free_place(label, at, taken)
+        taken.append(box)
+        parts.append(text(x, y, label, anchor, bold=ours))
     return sheet(height, parts, title)
 
 
@@ -190,25 +193,93 @@ def curves(title: str, x_title: str, y_title: str, found: Sequence[Curve]) -> st
     return sheet(height, parts, title)
 
 
-def gpu_speed() -> str:
-    """Milliseconds on the GPU against parameters, of methods that have any."""
-    rows = rows_of("speed-h200-float32")
-    found = [
-        Point(label, row["parameters"], 1000 * row["seconds"])
-        for label, row in rows.items()
-        if row["parameters"]
-    ]
-    return points(
-        "448 x 448 features of 384 channels, one NVIDIA H200, float32", "parameters", "milliseconds", found
-    )
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def camvid(name: str, title: str) -> str:
-    """mIoU with its spread over seeds, and within 2 pixels of a label boundary."""
+def free_place(label: str, at: tuple[float, float], taken: Sequence[Box]) -> tuple[float, float, str, Box]:
+    """Where a point's name meets no other point or name: right of it, left, above or below; and its box."""
+    (x, y), length = at, 8 * len(label)
     found = [
-        Bar(label, row["miou"], row.get("miou_spread") or 0.0, row["miou_2px"])
-        for label, row in rows_of(name).items()
-    ]
-    return bars(
-        title, "mIoU, %; whiskers: standard deviation of three seeds", found, "within 2 px of a boundary"
-    )
+        (left, base, anchor, (left - share * length, base - 11, left + (1 - share) * length, base + 3))
+        for left, base, anchor, share in (
+            (x + 9, y + 4, "start", 0), (x - 9, y + 4, "end", 1), (x, y - 11, "middle", 0.5),
+            (x, y + 20, "middle", 0.5), (x + 9, y + 18, "start", 0), (x - 9, y + 18, "end", 1),
+        )
+    ]  # fmt: skip
+    return next((place for place in found if not any(overlap(place[3], box) for box in taken)), found[0])
+
+
+def overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+class Bars(NamedTuple):
+    """A metric of a kept report, with its spread over seeds where there is one.
+
+    Attributes:
+        report: name of its file, and of the picture.
+        title: above the bars.
+        metric: name of the figure.
+        second: name of a figure drawn inside, and what it is.
+    """
+
+    report: str
+    title: str
+    metric: str
+    second: tuple[str, str] = ("", "")
+
+    def draw(self) -> str:
+        report, (inner, meaning) = read(self.report), self.second
+        known = {metric["name"]: metric for metric in report["metrics"]}
+        found = [
+            Bar(
+                row["label"],
+                values[self.metric],
+                values.get(f"{self.metric}_spread") or 0.0,
+                values.get(inner),
+            )
+            for row in report["rows"]
+            if (values := row["values"])[self.metric] is not None
+        ]
+        metric = known[self.metric]
+        unit = ", ".join(part for part in (metric["title"] or self.metric, metric["unit"]) if part)
+        if any(bar.spread for bar in found):
+            unit += f"; whiskers: standard deviation of {len(report['seeds'])} seeds"
+        return bars(self.title, unit, found, meaning)
+
+
+class Speed(NamedTuple):
+    """Milliseconds against parameters of a kept report of ``naf-hub bench``, of methods that have any.
+
+    Attributes:
+        report: name of its file, and of the picture.
+        device: in words.
+    """
+
+    report: str
+    device: str
+
+    def draw(self) -> str:
+        report = read(self.report)
+        channels, size = report["protocol"]["features"][0], report["protocol"]["size"]
+        found = [
+            Point(row["label"], row["values"]["parameters"], 1000 * row["values"]["seconds"])
+            for row in report["rows"]
+            if row["values"]["parameters"]
+        ]
+        title = (
+            f"{size} x {size} features of {channels} channels, {self.device}, {report['protocol']['dtype']}"
+        )
+        return points(title, "parameters", "milliseconds", found)
+
+
+CHARTS = (
+    Speed("speed-h200-float32", "one NVIDIA H200"),
+    Speed("speed-cpu-float32", "one thread of an AMD EPYC"),
+    Bars(
+        "camvid-mobilenetv1",
+        "CamVid, linear probe on MobileNetV1 (zero-shot)",
+        "miou",
+        ("miou_2px", "within 2 px of a boundary"),
+    ),
+)

@@ -16,6 +16,7 @@ import charts
 import click
 import growth
 import model_zoo
+import pictures
 import torch
 
 from naf_hub import Upsampler, Want, hookspecs
@@ -291,8 +292,12 @@ def command_line() -> str:
 
 
 def index() -> str:
-    """The README as the site's first page: what it links to in the docs lies beside it there."""
-    return NOTE + (DOCS.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    """The README as the site's first page: what it links to in the docs lies beside it there.
+
+    Without its badges, as a page of the site asks no other server for anything.
+    """
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    return NOTE + re.sub(r"(?m)(^\[!\[.*\n)+\n", "", text, count=1)
 
 
 def zoo() -> list[model_zoo.Entry]:
@@ -309,16 +314,14 @@ PAGES = {
     "registered.md": registered,
     "upsamplers.md": upsamplers,
     "cli.md": command_line,
+    "gallery.md": lambda: pictures.gallery(NOTE),
     "zoo.md": lambda: model_zoo.page(zoo(), NOTE, CHANNELS),
     "zoo.csv": lambda: model_zoo.as_csv(zoo()),
     "assets/sortable.js": sorting,
     "growth.md": lambda: growth.page(NOTE),
     "assets/growth-seconds.svg": lambda: growth.chart("seconds"),
     "assets/growth-memory.svg": lambda: growth.chart("memory"),
-    "assets/speed-gpu.svg": charts.gpu_speed,
-    "assets/camvid-mobilenetv1.svg": lambda: charts.camvid(
-        "camvid-mobilenetv1", "CamVid, linear probe on MobileNetV1 (zero-shot)"
-    ),
+    **{f"assets/{chart.report}.svg": chart.draw for chart in charts.CHARTS},
 }
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -40,7 +39,7 @@ class Measured(NamedTuple):
 
 def measurements() -> Iterator[Measured]:
     for name in KEPT:
-        report = json.loads((charts.REPORTS / f"{name}.json").read_text("utf-8"))
+        report = charts.read(name)
         protocol = report["protocol"]
         channels, *cells = protocol["features"]
         side = protocol["size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import logging
@@ -18,6 +19,7 @@ from .feature_files import is_whole
 from .made_with import describe_model, differences, is_beginning, read_record, sidecar
 from .memory import shortage
 from .plugins import one_line
+from .reports import amount
 from .terminal import no_bar, print_json, tell
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ log = logging.getLogger("naf_hub")
 
 # Bytes of a file name, less the longest ending.
 LONGEST_STEM = 255 - len(".safetensors")
-# So many failures are told one by one; the rest is counted, and in --json listed.
+# So many failures are told one by one; the rest is amount, and in --json listed.
 TOLD = 10
 
 
@@ -63,6 +65,31 @@ class ResultSettings(Protocol):
     def outputs(self, stem: Path) -> list[Path]:
         """What is written for one photo."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureNames:
+    """Names of the pictures that are made of photos: that of ``a.png`` is ``a.png``, where nothing else is called so.
+
+    Attributes:
+        stems: of the results of all photos, see :func:`result_stem`.
+        photos: their real paths.
+    """
+
+    stems: frozenset[Path] = frozenset()
+    photos: frozenset[Path] = frozenset()
+
+    @classmethod
+    def of_batch(cls, found: Search, out: Path) -> PictureNames:
+        """Those of photos with results in the folder ``out``."""
+        stems = frozenset(out / result_stem(place) for place in found.images.values())
+        return cls(stems, frozenset(photo.resolve() for photo in found.images))
+
+    def shortened(self, stem: Path) -> Path:
+        """The stem of a photo's results as that of its pictures, which end in ``.png`` anyway."""
+        short = stem.with_suffix("")
+        free = short not in self.stems and stem.resolve() not in self.photos
+        return short if stem.suffix == ".png" and free else stem
 
 
 class PhotoBatch:
@@ -185,7 +212,9 @@ class PhotoBatch:
 def _counts(word: str, total: int, kept: int, failed: int) -> list[str]:
     lines = [f"{failed - TOLD} more failed; --json lists them all"] if failed > TOLD else []
     if kept or failed:
-        lines.append(f"{total - kept - failed} of {total} images {word}, {kept} kept, {failed} failed")
+        lines.append(
+            f"{total - kept - failed} of {amount(total, 'image')} {word}, {kept} kept, {failed} failed"
+        )
     return lines
 
 

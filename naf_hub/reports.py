@@ -21,6 +21,11 @@ from .weights.json_objects import plain_data
 FORMAT = 1
 
 
+def amount(number: int, noun: str) -> str:
+    """A number of things in words: ``amount(1, "image")`` is ``"1 image"``, and of 2 it is ``"2 images"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class ReportError(NafHubError, ValueError):
     """A file is no report, or one of a newer naf-hub."""
 

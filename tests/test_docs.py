@@ -43,10 +43,39 @@ def generator():
 
 
 @pytest.mark.parametrize(
-    "page", ["index.md", "registered.md", "cli.md", "zoo.md", "zoo.csv", "assets/sortable.js"]
+    "page",
+    [
+        "index.md",
+        "registered.md",
+        "cli.md",
+        "zoo.md",
+        "zoo.csv",
+        "gallery.md",
+        "assets/sortable.js",
+        "assets/speed-cpu-float32.svg",
+        "assets/speed-h200-float32.svg",
+        "assets/camvid-mobilenetv1.svg",
+    ],
 )
 def test_generated_pages_are_fresh(page: str):
     assert (DOCS / page).read_text(encoding="utf-8") == generator().PAGES[page](), "run `make docs`"
+
+
+def test_names_and_figures_of_charts_stand_free():
+    charts = generator().charts
+    drawn = charts.bars("title", "unit", [charts.Bar("naf", 59.9, 0.3, 59.0), charts.Bar("other", 60.0)])
+    lines = [float(x) for x in re.findall(r'<line x1="([0-9.]+)"', drawn)]
+    figures = [
+        float(x) - 7 * 11 for x in re.findall(r'x="([0-9.]+)"[^>]*text-anchor="end"[^>]*>[0-9]', drawn)
+    ]
+    assert len(figures) == 2
+    assert max(lines) < min(figures)
+    near = [(400.0 + 9 * n, 300.0 + 8 * n) for n in range(3)]
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in near]
+    for at in near:
+        box = charts.free_place("uplift", at, taken)[3]
+        assert not any(charts.overlap(box, other) for other in taken)
+        taken.append(box)
 
 
 def blocks(page: Path, language: str) -> list[str]:

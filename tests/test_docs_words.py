@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
+import inspect
 import itertools
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import click
 import pytest
 
+import naf_hub
 from naf_hub.commands.main import cli
 
 ROOT = Path(__file__).parent.parent
@@ -102,3 +107,26 @@ def test_messages_quoted_on_the_faq_page_exist():
     for message in quoted:
         pieces = [re.escape(piece) for piece in message.split("...") if piece]
         assert re.search(".*".join(pieces), written), f"no message of naf-hub's: {message}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_of_the_docs_imports_and_calls_what_there_is(page: Path):
+    """Also where a block cannot be run here, as it fetches weights or takes gigabytes."""
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for node in ast.walk(
+            ast.parse(textwrap.dedent(block)) if language == "python" else ast.Module([], [])
+        ):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith("naf_hub")
+                and not node.level
+            ):
+                assert node.module
+                if importlib.util.find_spec(
+                    node.module.partition(".")[0]
+                ):  # no plugin that the page itself makes
+                    module = importlib.import_module(node.module)
+                    assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], block
+            if isinstance(node, ast.Call) and re.match(r"naf_hub\.\w+$", called := ast.unparse(node.func)):
+                given = {keyword.arg: keyword for keyword in node.keywords if keyword.arg}
+                inspect.signature(getattr(naf_hub, called.partition(".")[2])).bind(*node.args, **given)

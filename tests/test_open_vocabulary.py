@@ -108,7 +108,7 @@ def test_what_segment_drew_is_what_eval_finds(photos, clip, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"skipped: {voc / 'JPEGImages' / '1.jpg'}" in result.stderr
     assert result.stderr.count("1.jpg") == 1
-    assert "1 images, 1 skipped" in result.stdout
+    assert "1 image, 1 skipped" in result.stdout
     table = [line.split() for line in result.stdout.splitlines()]
     assert all(share in ("-", "0.0") for name, share in table[-20:])
 

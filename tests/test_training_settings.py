@@ -7,12 +7,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional
 
 import numpy as np
 import pytest
 import torch
 
+from naf_hub import BackboneRecord, UnknownNameError
 from naf_hub.training.schedule import plateau, rate_factor
 from naf_hub.training.settings import ConfigError, RunSettings, build, parse_set, read_toml
 from naf_hub.typed_values import fitted, fitted_keywords
@@ -150,3 +151,16 @@ def test_what_no_annotation_decides_is_handed_on():
     assert fitted_keywords(target, given, "it") == given
     with pytest.raises(TypeError, match="it has no option 'b'; options: a"):
         fitted_keywords(target, given, "it", without=["b"])
+
+
+def test_an_unregistered_model_in_a_file_is_told_with_the_file(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Trains(RunSettings):
+        backbone: tuple[str, ...] = ()
+        models: ClassVar = {"backbone": BackboneRecord}
+
+    (tmp_path / "mine.toml").write_text('backbone = ["pico", "pcio=w.safetensors"]')
+    read = read_toml(tmp_path / "mine.toml")
+    with pytest.raises(UnknownNameError, match=r"mine\.toml: backbone: .*pcio.*pico"):
+        build(Trains, read)
+    assert build(Trains, read, {"backbone": ["pico"]}).backbone == ("pico",)

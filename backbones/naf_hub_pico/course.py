@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import naf_hub
 from naf_hub.escapes import code
 from naf_hub.image_files import find_training_images
+from naf_hub.reports import amount
 from naf_hub.training.card import hardware_section, training_section
 from naf_hub.training.course import Batch, Examination, Export, Share
 from naf_hub.training.facts import describe_files, fingerprint
@@ -208,7 +209,7 @@ class Distillation:
         settings = self.settings.to_dict()
         return f"""# pico
 
-Distilled from {code(settings["teacher"])} on {summary["images"]} images, random crops of
+Distilled from {code(settings["teacher"])} on {amount(summary["images"], "image")}, random crops of
 {settings["crop_size"]} pixels.
 
 {training_section(settings, summary, "crops")}

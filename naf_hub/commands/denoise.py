@@ -20,7 +20,7 @@ from ..options import (
     use_threads,
     weights_option,
 )
-from ..photo_batch import PhotoBatch, describe_contender
+from ..photo_batch import PhotoBatch, PictureNames, describe_contender
 from ..terminal import tell
 from .restored_photo import RestoredSettings, noise_estimator, restore_file
 
@@ -59,7 +59,9 @@ def denoise_command(
     if found.left_out:
         tell(found.describe())
     model = chosen.load(device=pick_device(device))
-    settings = RestoredSettings.for_batch(compare, describe_contender(chosen, model), found, Path(out))
+    settings = RestoredSettings(
+        compare, describe_contender(chosen, model), PictureNames.of_batch(found, Path(out))
+    )
 
     def make(photo: Path, missing: list[Path], place: Path) -> dict[str, Any]:
         return restore_file(model, photo, missing, settings, place, estimate)

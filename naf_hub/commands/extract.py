@@ -28,6 +28,7 @@ from ..options import (
     use_threads,
 )
 from ..photo_batch import TOLD, describe_contender
+from ..reports import amount
 from ..shares import Share
 from ..terminal import tell
 
@@ -149,5 +150,6 @@ def _report(done: Extraction, found: Search, share: Share, out: str, as_json: bo
     total = done.written + done.kept + len(done.failures)
     of = f" of shard {share}" if share.of > 1 else ""
     click.echo(
-        f"{done.written} of {total} images{of} extracted to {out}, {done.kept} kept, {len(done.failures)} failed"
+        f"{done.written} of {amount(total, 'image')}{of} extracted to {out}, {done.kept} kept, "
+        f"{len(done.failures)} failed"
     )

@@ -11,6 +11,7 @@ from ..contenders import name_model
 from ..feature_writing import write_features
 from ..image_sizes import ImageSize, describe_image_size
 from ..made_with import KEY, describe_photo, record
+from ..photo_batch import PictureNames
 
 if TYPE_CHECKING:
     from ..pipeline import FeaturePipeline
@@ -27,6 +28,7 @@ class Settings:
         dtype: ``"float16"`` or ``"float32"`` of the saved features.
         picture: whether to write the side-by-side picture.
         models: of upsampler and backbone, see :func:`~naf_hub.made_with.describe_model`.
+        names: of the pictures; features of ``a.png`` lie in ``a.png.safetensors`` always.
     """
 
     size: ImageSize = 448
@@ -34,6 +36,7 @@ class Settings:
     dtype: str = "float16"
     picture: bool = True
     models: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: PictureNames = dataclasses.field(default_factory=PictureNames)
 
     def of(self, target: Path) -> dict[str, Any]:
         """Settings on which a file depends; the picture does not on the precision of the saved features."""
@@ -42,8 +45,9 @@ class Settings:
 
     def outputs(self, stem: Path) -> list[Path]:
         """What is written for one photo."""
-        endings = [self.format] * (self.format != "none") + ["png"] * self.picture
-        return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
+        features = [stem.with_name(f"{stem.name}.{self.format}")] * (self.format != "none")
+        short = self.names.shortened(stem)
+        return features + [short.with_name(f"{short.name}.png")] * self.picture
 
 
 def upsample_file(

@@ -19,12 +19,11 @@ from ..deep_png import has_deep_colours, write_deep_png
 from ..errors import MissingExtraError
 from ..images import open_image, to_rgb, upright
 from ..made_with import BEFORE_AFTER, KEY, RESTORED, SHOWS, describe_photo, record
-from ..photo_batch import result_stem
+from ..photo_batch import PictureNames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..image_files import Search
     from ..interfaces import Restorer
 
 # Of the (H, W, 3) values of an image, the standard deviation of its noise.
@@ -39,33 +38,23 @@ class RestoredSettings:
     Attributes:
         compare: whether to write the photo and the restored one side by side, too.
         model: the restorer, see :func:`~naf_hub.made_with.describe_model`.
-        stems: of the results of all photos, see :func:`~naf_hub.photo_batch.result_stem`.
-        photos: their real paths.
+        names: of the pictures.
     """
 
     compare: bool
     model: Mapping[str, Any]
-    stems: frozenset[Path] = frozenset()
-    photos: frozenset[Path] = frozenset()
-
-    @classmethod
-    def for_batch(cls, compare: bool, model: Mapping[str, Any], found: Search, out: Path) -> RestoredSettings:
-        """Those of a batch of photos with results in the folder ``out``."""
-        stems = frozenset(out / result_stem(place) for place in found.images.values())
-        return cls(compare, model, stems, frozenset(photo.resolve() for photo in found.images))
+    names: PictureNames = dataclasses.field(default_factory=PictureNames)
 
     def of(self, target: Path) -> dict[str, Any]:
         """Settings on which a file depends."""
         return {**self.model, SHOWS: BEFORE_AFTER if target.name.endswith(COMPARISON) else RESTORED}
 
     def outputs(self, stem: Path) -> list[Path]:
-        """What is written for one photo; the result of ``a.png`` is called so, too, where nothing else is."""
+        """What is written for one photo."""
         endings = [".png"] + [COMPARISON] * self.compare
-        short = stem.with_suffix("")
-        plain = stem.suffix == ".png" and not stem.name.endswith(COMPARISON)
-        free = short not in self.stems and stem.resolve() not in self.photos
-        name = short.name if plain and free else stem.name
-        return [stem.with_name(name + ending) for ending in endings]
+        # That of c.compare.png would lie where the comparison of c.png does.
+        named = stem if stem.name.endswith(COMPARISON) else self.names.shortened(stem)
+        return [named.with_name(named.name + ending) for ending in endings]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..options import (
     upsampler_weights_option,
     use_threads,
 )
-from ..photo_batch import PhotoBatch, describe_contender
+from ..photo_batch import PhotoBatch, PictureNames, describe_contender
 from ..terminal import tell
 from .photo import Settings, upsample_file
 
@@ -79,7 +79,7 @@ def upsample_command(
     made = chosen.load(behind.name, where)
     model = FeaturePipeline(behind.load(device=where), made).eval()
     models = describe_contender(chosen, made) | describe_contender(behind, model.backbone)
-    settings = Settings(size, format_, dtype, picture, models)
+    settings = Settings(size, format_, dtype, picture, models, PictureNames.of_batch(found, Path(out)))
 
     def make(photo: Path, missing: list[Path], place: Path) -> dict[str, Any]:
         return upsample_file(model, photo, missing, settings, place)

@@ -82,10 +82,12 @@ class Backbone(nn.Module):
             MapError: this backbone has no such map; says what it has.
             TypeError, ValueError: as for :meth:`forward`.
         """
-        image = as_batch_for(image, next((p for p in (*self.parameters(), *self.buffers())), None))
+        held = (*self.parameters(), *self.buffers())
+        image = as_batch_for(image, held[0] if held else None)
         check_image_given_to(self, image)
         # Weights in half precision are common for large models; what callers see stays theirs.
-        dtype = next((p.dtype for p in self.parameters()), image.dtype)
+        learned = tuple(self.parameters())
+        dtype = learned[0].dtype if learned else image.dtype
         ready = self.normalize(self.fit(image)).to(dtype)
         return tuple(found.to(image.dtype) for found in self.extract_maps(ready, wants or (Want(),)))
 

@@ -36,7 +36,8 @@ class Restorer(nn.Module):
         Raises:
             TypeError, ValueError: see :func:`naf_hub.checks.check_image`.
         """
-        image = as_batch_for(image, next((p for p in (*self.parameters(), *self.buffers())), None))
+        held = (*self.parameters(), *self.buffers())
+        image = as_batch_for(image, held[0] if held else None)
         check_image_given_to(self, image, any_range=True)
         size = (image.shape[-2], image.shape[-1])
         return check_output(self.restore(image), image, image, size, type(self).__name__)

@@ -205,7 +205,7 @@ class Upsampler(nn.Module):
     ) -> tuple[Tensor, tuple[int, int]]:
         """The image as a batch and the output's size; what is wrong with any of them is raised."""
         maps = tuple(features.values()) if isinstance(features, Mapping) else (features,)
-        image = as_batch_for(image, next(iter(maps), None))
+        image = as_batch_for(image, maps[0] if maps else None)
         values = looks_at(self, image, *maps)
         check_image(image, self.takes_any_range, values)
         if isinstance(features, Mapping):

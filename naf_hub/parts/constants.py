@@ -1,9 +1,11 @@
-"""Functions whose results compilers take as constants, marked without importing the compiler."""
+"""What compilers of graphs are told of functions and sizes, without importing them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -16,3 +18,8 @@ def constant_for_compilers(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+def open_dimension() -> Any:
+    """What ``torch.export`` calls a dimension that is open; before PyTorch 2.6, one that it may close."""
+    return getattr(torch.export.Dim, "DYNAMIC", None) or torch.export.Dim.AUTO

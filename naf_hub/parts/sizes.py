@@ -30,9 +30,13 @@ def are_equal(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether sizes are equal for sure: ``False`` also where it depends on the input of the graph."""
     if not torch.compiler.is_compiling():
         return tuple(one) == tuple(other)
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
+    from torch.fx.experimental import symbolic_shapes
 
-    return all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))
+    if not hasattr(
+        symbolic_shapes, "has_static_value"
+    ):  # as above; 2.5 and 2.6 trace no statically_known_true
+        return are_known(*one, *other) and tuple(one) == tuple(other)
+    return all(symbolic_shapes.statically_known_true(a == b) for a, b in zip(one, other, strict=True))
 
 
 def smaller(one: int, other: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..escapes import code, plain, portable, toml_table
+from ..reports import amount
 from .hardware import describe_hardware
 
 
@@ -31,6 +32,7 @@ def hardware_section(summary: Mapping[str, Any]) -> str:
     """Markdown: what computed, on what versions, in how much memory; asked of this machine where missing."""
     facts = summary.get("hardware") or describe_hardware(summary["device"])
     several = f"{facts['processes']} processes, each on " if facts.get("processes", 1) > 1 else ""
+    threads = amount(facts["threads"], "thread")
     facts = {key: plain(str(value)) for key, value in facts.items()}
     lines = []
     if "gpu" in facts:
@@ -39,7 +41,7 @@ def hardware_section(summary: Mapping[str, Any]) -> str:
         )
         several = ""
     lines += [
-        f"* CPU: {several}{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"* CPU: {several}{facts['cpu']}, {facts['cores']} cores, {threads}, "
         f"{facts['memory_gib']} GiB of memory",
         f"* Software: torch {facts['torch']}, Python {facts['python']}, {facts['system']}",
     ]

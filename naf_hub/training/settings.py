@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from ..errors import NafHubError
+from ..errors import NafHubError, UnknownNameError
 from ..options import parse_pairs
+from ..records import Record
+from ..registry import registry
 from ..typed_values import fitted, nearest
 
 if sys.version_info >= (3, 11):
@@ -56,7 +58,10 @@ class RunSettings:
         log_every, eval_every, preview_every, checkpoint_every: steps between log lines, examinations, preview
             pictures (0: none) and checkpoints.
         keep: number of checkpoints that stay.
+        models: keys that name registered models, alone or as ``NAME=WEIGHTS``, and of which kind.
     """
+
+    models: ClassVar[Mapping[str, type[Record]]] = {}
 
     steps: int = 1000
     batch: int = 4
@@ -169,14 +174,34 @@ def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
     Raises:
         ConfigError: an unknown key (the nearest is named), one that has no default and is missing, a value of the
             wrong type or out of range, or a layer that is no table. Names the file that the key is from.
+        UnknownNameError: a file names a model that is not registered; names the file.
     """
     try:
-        return _build(kind, layers)
+        made = _build(kind, layers)
     except ConfigError as error:
-        source = next((layer for layer in reversed(layers) if error.key and error.key in layer), None)
-        if not isinstance(source, FileSettings):
+        source = _file_of(error.key, layers)
+        if source is None:
             raise
         raise ConfigError(f"{source.name}: {error}", error.key) from error
+    for key, record in getattr(kind, "models", {}).items():
+        if source := _file_of(key, layers):
+            _find(source, key, record)
+    return made
+
+
+def _file_of(key: str, layers: Sequence[Mapping[str, Any]]) -> FileSettings | None:
+    """The file that has the last word on a key."""
+    source = next((layer for layer in reversed(layers) if key and key in layer), None)
+    return source if isinstance(source, FileSettings) else None
+
+
+def _find(source: FileSettings, key: str, record: type[Record]) -> None:
+    named = source[key]
+    for text in [named] if isinstance(named, str) else named:
+        try:
+            registry().find(text.partition("=")[0], record)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{source.name}: {key}: {error}") from error
 
 
 def _build(kind: type[Made], layers: Sequence[Mapping[str, Any]]) -> Made:

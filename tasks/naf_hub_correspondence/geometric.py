@@ -21,7 +21,7 @@ from naf_hub.crops import Cropping
 from naf_hub.errors import ImageError
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Features
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
 from naf_hub.training.settings import build
 
@@ -164,7 +164,8 @@ class GeometricCorrespondence(Task):
             },
             seeds=(chosen.seed,),
             environment=describe_environment(device),
-            heading=f"{name}: {len(files) - len(skipped)} photos, {asked} points, {len(skipped)} skipped",
+            heading=f"{name}: {amount(len(files) - len(skipped), 'photo')}, {amount(asked, 'point')}, "
+            f"{len(skipped)} skipped",
         )
 
 

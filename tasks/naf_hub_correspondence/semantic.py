@@ -17,7 +17,7 @@ from naf_hub.contenders import Contender, load_contenders, name_model, parse_bac
 from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError
 from naf_hub.images import read_image
-from naf_hub.reports import Report, Row, describe_environment
+from naf_hub.reports import Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore, maps_in
 from naf_hub.training.settings import build
 
@@ -136,7 +136,8 @@ class SemanticCorrespondence(Task):
             ),
             data={"path": os.fspath(data), "pairs": pairs, "categories": list(categories)},
             environment=describe_environment(device),
-            heading=f"{name}: {pairs} pairs of {len(categories)} categories",
+            heading=f"{name}: {amount(pairs, 'pair')} of "
+            f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}",
         )
 
 

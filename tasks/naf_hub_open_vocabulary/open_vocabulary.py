@@ -17,7 +17,7 @@ from naf_hub.contenders import Contender, load_contenders, name_model, parse_bac
 from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError
 from naf_hub.labels import IGNORE
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.terminal import no_bar
 
 from .benchmark import Benchmark
@@ -123,7 +123,7 @@ class OpenVocabulary(Task):
             tuple(rows),
             data=facts,
             environment=describe_environment(device),
-            heading=f"{name}: {seen} images, {len(skipped)} skipped",
+            heading=f"{name}: {amount(seen, 'image')}, {len(skipped)} skipped",
         )
 
     def word_maps(self, clip: str | None = None, device: Any = "cpu") -> WordMaps | None:

@@ -20,7 +20,7 @@ from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import files_below, has_image_name
 from naf_hub.images import read_image
 from naf_hub.paired_files import spread
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
 from naf_hub.terminal import no_bar
 from naf_hub.training.settings import build
@@ -155,7 +155,7 @@ class Boundaries(Task):
             tuple(rows),
             data={"path": os.fspath(data), "images": len(drawn), "skipped": skipped},
             environment=describe_environment(device),
-            heading=f"{name}: {len(drawn)} images, {len(skipped)} skipped",
+            heading=f"{name}: {amount(len(drawn), 'image')}, {len(skipped)} skipped",
         )
 
 

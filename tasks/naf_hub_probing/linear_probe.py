@@ -16,7 +16,7 @@ import torch
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.result_folder import claim_folder
 from naf_hub.store import FeatureStore
 
@@ -188,8 +188,8 @@ class LinearProbe(Task):
             },
             seeds=chosen.every_seed,
             environment=describe_environment(device),
-            heading=f"{name}: {len(seen['train'].usable)} training and {len(seen['val'].usable)} validation "
-            f"images, {skipped} skipped",
+            heading=f"{name}: {len(seen['train'].usable)} training and "
+            f"{amount(len(seen['val'].usable), 'validation image')}, {skipped} skipped",
         )
 
     def _probe(

@@ -10,6 +10,7 @@ from naf_hub.errors import UnknownNameError
 from naf_hub.escapes import code, link, plain, portable, quoted
 from naf_hub.records import UpsamplerRecord
 from naf_hub.registry import registry
+from naf_hub.reports import amount
 from naf_hub.training.card import hardware_section, training_section
 
 from .config import TrainConfig
@@ -86,7 +87,7 @@ def _data(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         if summary["skipped"]
         else ""
     )
-    text = f"{summary['images']} images of {_words(settings['images'])}{skipped}. No labels."
+    text = f"{amount(summary['images'], 'image')} of {_words(settings['images'])}{skipped}. No labels."
     if settings.get("held_out"):
         text += f" Held out, never trained on: {_words(settings['held_out'])}."
     return text

@@ -26,6 +26,7 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
+from naf_hub.reports import amount
 
 
 @click.command("reconstruction", context_settings={"show_default": True})
@@ -128,7 +129,9 @@ def train(
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    click.echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s; weights: {summary['weights']}")
+    click.echo(
+        f"{amount(summary['steps'], 'step')} in {summary['seconds']:.0f} s; weights: {summary['weights']}"
+    )
     for name, figures in (summary["held_out"] or {}).items():
         click.echo(f"held-out error on {name}: {figures['ratio_to_bilinear']:.4f} of bilinear's")
     if summary["best"]:
@@ -136,7 +139,7 @@ def train(
             "least held-out error: {ratio_to_bilinear:.4f} at step {step}, in best/".format(**summary["best"])
         )
     if summary["skipped"]:
-        click.echo(f"{len(summary['skipped'])} images skipped; log.jsonl names them")
+        click.echo(f"{amount(len(summary['skipped']), 'image')} skipped; log.jsonl names them")
 
 
 @click.command("reconstruction", context_settings={"show_default": True})

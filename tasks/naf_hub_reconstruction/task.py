@@ -10,7 +10,7 @@ from naf_hub.contenders import Contender, load_contenders, name_model, parse_bac
 from naf_hub.controls import add_controls
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Backbone, Task
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 
 if TYPE_CHECKING:
     from .course import ReconstructionCourse
@@ -119,7 +119,7 @@ class Reconstruction(Task):
             data={"images": count, "skipped": skipped, "fitted_on": min(len(fitted) or count, FITTED)},
             seeds=(0,),
             environment=describe_environment(device),
-            heading=f"{count} images, {name}, {len(skipped)} skipped",
+            heading=f"{amount(count, 'image')}, {name}, {len(skipped)} skipped",
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from naf_hub import __version__
 from naf_hub.escapes import code, portable
-from naf_hub.reports import Metric
+from naf_hub.reports import Metric, amount
 from naf_hub.training.card import hardware_section, training_section
 
 from .denoising_config import TrainConfig
@@ -65,7 +65,7 @@ def _data(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         if summary["skipped"]
         else ""
     )
-    text = f"{summary['images']} images of {_words(settings['images'])}{skipped}. No labels."
+    text = f"{amount(summary['images'], 'image')} of {_words(settings['images'])}{skipped}. No labels."
     if settings.get("held_out"):
         text += f" Held out, never trained on: {_words(settings['held_out'])}."
     return text
@@ -85,8 +85,8 @@ def _figures(settings: Mapping[str, Any], held_out: Mapping[str, Any] | None) ->
     ]
     return "\n".join(
         [
-            f"On {images} held-out images, centre crops of {settings['crop']} pixels, PSNR in decibels and SSIM as",
-            "scikit-image defines them, mean over images:",
+            f"On {amount(images, 'held-out image')}, centre crops of {settings['crop']} pixels, PSNR in decibels and",
+            "SSIM as scikit-image defines them, mean over images:",
             "",
             f"| noise | PSNR of the noisy images | PSNR of {settings['restorer']} | SSIM |",
             "| --- | --- | --- | --- |",

@@ -22,6 +22,7 @@ from naf_hub.options import (
     use_threads,
     weights_option,
 )
+from naf_hub.reports import amount
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,13 +143,15 @@ def train(
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    click.echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s; weights: {summary['weights']}")
+    click.echo(
+        f"{amount(summary['steps'], 'step')} in {summary['seconds']:.0f} s; weights: {summary['weights']}"
+    )
     for level, figures in (summary["held_out"] or {}).items():
         click.echo(f"held-out, {level}: {figures['noisy_psnr']:.2f} dB -> {figures['psnr']:.2f} dB")
     if summary["best"]:
         click.echo("highest held-out PSNR: {psnr:.2f} dB at step {step}, in best/".format(**summary["best"]))
     if summary["skipped"]:
-        click.echo(f"{len(summary['skipped'])} images skipped; log.jsonl names them")
+        click.echo(f"{amount(len(summary['skipped']), 'image')} skipped; log.jsonl names them")
 
 
 @click.command("denoising", context_settings={"show_default": True})

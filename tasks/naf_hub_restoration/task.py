@@ -10,7 +10,7 @@ from naf_hub.contenders import load_contenders
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Task
 from naf_hub.records import RestorerRecord
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 
 if TYPE_CHECKING:
     from .course import DenoisingCourse
@@ -114,6 +114,6 @@ class Denoising(Task):
             data={"images": count, "skipped": skipped},
             seeds=(chosen.seed,),
             environment=describe_environment(device),
-            heading=f"{count} images, {chosen.added_noise.words}, {len(skipped)} skipped",
+            heading=f"{amount(count, 'image')}, {chosen.added_noise.words}, {len(skipped)} skipped",
             kind=self.contends.kind,
         )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from naf_hub import Backbone, Task
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
-from naf_hub.reports import Metric, Report, Row, describe_environment
+from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.result_folder import claim_folder
 
 from .davis import Video, find_videos
@@ -136,7 +136,8 @@ class VideoSegmentation(Task):
             data={"path": os.fspath(data), "videos": [v.name for v in videos], "frames": frames, "objects": objects,
                   "lost": lost},
             environment=describe_environment(device),
-            heading=f"{name}: {len(videos)} video(s), {objects} object(s), {frames} frames",
+            heading=f"{name}: {amount(len(videos), 'video')}, {amount(objects, 'object')}, "
+            f"{amount(frames, 'frame')}",
         )  # fmt: skip
 
 
