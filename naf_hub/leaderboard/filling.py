@@ -85,7 +85,7 @@ def evaluate(cell: Cell, device: Any) -> Report:
     report = measure.task.evaluate(
         contenders, measure.data, cell.protocol, backbone=backbone, device=device, **keywords
     )
-    return rename(report, {entrant.contender.label: entrant.label})
+    return report if entrant.control else rename(report, {entrant.contender.label: entrant.label})
 
 
 def rename(report: Report, labels: Mapping[str, str]) -> Report:
