@@ -27,6 +27,7 @@ def claim_folder(path: Path, results: str, is_earlier: Callable[[Path], bool]) -
     """
     path.mkdir(parents=True, exist_ok=True)
     marker = path / RESULTS_MARKER
+    shown = describe_visible(path)  # before the mark is looked for: another process may be making it
     if marker.exists():
         found = _read(marker)
         if found != results:
@@ -34,7 +35,6 @@ def claim_folder(path: Path, results: str, is_earlier: Callable[[Path], bool]) -
                 f"{path} holds results of {found}, not of {results}: give --out another folder"
             )
         return
-    shown = describe_visible(path)
     if shown and not is_earlier(path):
         raise FileExistsError(
             f"{path} is not empty ({shown}) and holds no results of {results}: give --out a new or an empty folder"

@@ -17,6 +17,7 @@ import naf_hub
 import naf_hub_filters.joint_bilateral_upsampling as kopf
 import naf_hub_filters.window_average as windows
 from naf_hub_filters.bilateral import Bilateral, bilateral_filter, joint_bilateral_filter
+from naf_hub_filters.blur import Blur
 from naf_hub_filters.borders import pad
 from naf_hub_filters.guided import (
     FastGuidedFilter,
@@ -55,6 +56,17 @@ def test_lanczos_is_pillows():
 def test_lanczos_widens_only_when_shrinking():
     assert (lanczos_matrix(8, 32)[16] != 0).sum() == 6
     assert (lanczos_matrix(32, 8)[4] != 0).sum() == 24
+
+
+def test_blur_mixes_each_cell_with_the_mean_around_it():
+    features = rand(1, 2, 6, 7)
+    found = Blur(radius=1, share=0.25)(rand(1, 3, 6, 7), features)
+    for y, x in ((0, 0), (3, 4), (5, 2)):
+        around = features[0, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].mean((1, 2))
+        assert torch.allclose(found[0, :, y, x], 0.75 * features[0, :, y, x] + 0.25 * around)
+    assert torch.allclose(
+        Blur()(rand(1, 3, 6, 7), features.float()), Blur()(rand(1, 3, 6, 7), features).float()
+    )
 
 
 def test_joint_bilateral_is_kornias():
@@ -266,6 +278,8 @@ def test_kopf_in_blocks_is_the_whole(monkeypatch, radius):
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: Blur(radius=0),
+        lambda: Blur(share=1.5),
         lambda: Interpolation("cubic"),
         lambda: Interpolation("lanczos", align_corners=True),
         lambda: Interpolation("lanczos", lobes=0),

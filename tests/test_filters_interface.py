@@ -19,7 +19,7 @@ from naf_hub_filters.bilateral import joint_bilateral_filter
 from naf_hub_filters.guided import guided_filter
 
 NAMES = [record.name for record in RECORDS]
-IN_PIECES = [name for name in NAMES if name not in ("nearest", "bilinear", "bicubic")]
+IN_PIECES = [name for name in NAMES if name not in ("nearest", "bilinear", "bicubic", "blur")]
 
 
 def make(name: str) -> naf_hub.Upsampler:
@@ -35,7 +35,7 @@ def inputs(channels: int, grid: int, side: int, dtype: torch.dtype = torch.float
 
 def test_names():
     assert {
-        "nearest", "bilinear", "bicubic", "lanczos", "bilateral", "joint_bilateral",
+        "nearest", "bilinear", "bicubic", "lanczos", "blur", "bilateral", "joint_bilateral",
         "joint_bilateral_upsampling", "jbu", "guided_filter", "fast_guided_filter",
     } <= set(naf_hub.list_upsamplers())  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_gradcheck(name):
     image, features = inputs(2, 3, 5, torch.float64)
     # Not at 0 or 1, and no ties, so that finite differences see no kinks.
     image = (0.1 + 0.8 * image).requires_grad_(
-        name not in ("nearest", "bilinear", "bicubic", "lanczos", "bilateral")
+        name not in ("nearest", "bilinear", "bicubic", "lanczos", "blur", "bilateral")
     )
     features.requires_grad_()
     parameters = [p for p in model.parameters() if p.requires_grad]

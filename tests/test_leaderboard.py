@@ -15,8 +15,10 @@ from naf_hub.commands.main import cli
 from naf_hub.contenders import Contender
 from naf_hub.interfaces import Task
 from naf_hub.leaderboard import Kept, Measure, Plan, assemble, read_plan, run_missing
-from naf_hub.leaderboard.board_plan import Entrant, shipped
+from naf_hub.leaderboard.board_plan import shipped
 from naf_hub.leaderboard.cells import cells
+from naf_hub.leaderboard.entrants import Entrant
+from naf_hub.leaderboard.markdown import markdown
 from naf_hub.leaderboard.page import html
 from naf_hub.records import BackboneRecord
 from naf_hub.reports import Metric, Report, Row
@@ -25,6 +27,7 @@ from naf_hub_open_vocabulary.vocabulary_protocol import VocabularyProtocol
 from naf_hub_probing.boundaries import BoundaryProtocol
 from naf_hub_probing.depth import DepthProtocol
 from naf_hub_probing.segmentation import SegmentationProtocol
+from naf_hub_reconstruction.comparison import Protocol as ReconstructionProtocol
 from naf_hub_video.video_protocol import VideoProtocol
 
 SCORES = {"nearest": 10.0, "bilinear": 20.0, "bicubic": 30.0}
@@ -59,7 +62,7 @@ def entrants(*names, kind=naf_hub.UpsamplerRecord):
 
 
 def measure(name="toy", data="0", metric=0, **more):
-    given = {"protocol": {}, "options": {}, "controls": (), "reports": (),
+    given = {"protocol": {}, "options": {}, "controls": (), "reports": (), "beside": (),
              "entrants": entrants("nearest", "bilinear", "bicubic"),
              "backbones": entrants("pico", kind=BackboneRecord), **more}  # fmt: skip
     return Measure(name, Toy(), data, metric=Toy.metrics[metric], **given)
@@ -284,6 +287,23 @@ def test_command(edges, tmp_path):
         (('controls = ["grey"]', 'metric = "miou"'), "boundaries has average_precision"),
         (('upsamplers = ["bilinear", { model = "naf=none", label = "untrained" }]', ""), "none is named"),
         (("[[measures]]", "[measures]"), "plan.toml"),
+        (("label =", 'control = "gray", label ='), "no control 'gray'; there are: grey, other"),
+        (
+            ("label =", 'backbones = ["picco"], label ='),
+            "'untrained' is for the backbone 'picco'; the plan has: pico",
+        ),
+        (
+            ("label =", 'measures = ["edge"], label ='),
+            "is for the measure 'edge'; the plan has: absent, boundaries",
+        ),
+        (
+            ('["pico"]', '[{ model = "pico", measures = ["absent"] }]'),
+            "where it serves is said by the measures",
+        ),
+        (
+            ('data = "edges"', 'data = "edges"\nbeside = ["miou"]'),
+            "beside = 'miou': boundaries has average_precision",
+        ),
         (('title = "Edges"', "[paper]\nedges = 3\n"), "plan.toml"),
         (('model = "naf=none", ', ""), "plan.toml: no 'model'"),
     ],
@@ -345,11 +365,12 @@ def test_shipped_plans_name_what_there_is(name):
         rows.setdefault(cell.column, set()).add(cell.entrant.label)
         protocol = {"boundaries": BoundaryProtocol, "open_vocabulary": VocabularyProtocol,
                     "video_segmentation": VideoProtocol, "depth": DepthProtocol,
-                    "segmentation": SegmentationProtocol}[cell.measure.task.name]  # fmt: skip
+                    "segmentation": SegmentationProtocol,
+                    "reconstruction": ReconstructionProtocol}[cell.measure.task.name]  # fmt: skip
         protocol.read(cell.protocol)
     for column, figures in chosen.paper.items():
         assert set(figures) <= rows[column]
-    assert name == "edges" or set(chosen.paper) == set(rows)
+    assert name in ("edges", "results") or set(chosen.paper) == set(rows)
 
 
 def test_tables_of_the_paper_are_shipped():
@@ -385,3 +406,80 @@ def test_paper_figures_must_be_numbers(edges, figure):
     edges.write_text(edges.read_text() + f'\n[paper."boundaries"]\nnaf = {figure}\n')
     with pytest.raises(ConfigError, match="give a table of numbers"):
         read_plan(edges)
+
+
+def test_a_row_may_be_a_control(edges, tmp_path):
+    """Alone, without a rank, and with other figures than what it stands in for."""
+    plain = '{ model = "naf=none", label = "untrained" }'
+    edges.write_text(edges.read_text().replace(plain, f'{plain}, {{ model = "naf=none", control = "grey" }}')
+                     .replace('controls = ["grey"]\n', "").split('[[measures]]\nname = "absent"')[0])  # fmt: skip
+    done = leaderboard(edges, "-o", tmp_path / "board")
+    assert done.exit_code == 0, done.stderr
+    table = Report.load(tmp_path / "board/leaderboard.json")
+    assert table["naf=none (grey)"].values["mean_rank"] is None
+    assert table["naf=none (grey)"].values["boundaries"] != table["untrained"].values["boundaries"]
+    assert len(list((tmp_path / "board/reports").glob("*.json"))) == 3
+
+
+def test_rows_compete_where_they_are_told_to(kept):
+    both = entrants("pico", "pico=none", kind=BackboneRecord)
+    here = dataclasses.replace(entrants("bicubic")[0], measures=("more",), backbones=("pico=none",))
+    rows = (*entrants("bilinear"), here)
+    chosen = plan(measure(entrants=rows, backbones=both), measure("more", "5", entrants=rows, backbones=both))
+    run_missing(chosen, kept)
+    assert Toy.calls == 5
+    values = assemble(chosen, kept).table["bicubic"].values
+    assert [name for name, value in values.items() if name != "mean_rank"] == ["more, pico=none"]
+    assert not assemble(chosen, kept).missing
+
+
+def test_what_another_process_is_at_is_left_to_it(kept):
+    chosen = plan()
+    first, second, _ = cells(chosen)
+    told = []
+    with kept.claim(first):
+        assert run_missing(chosen, kept, tell=told.append) == {}
+    assert Toy.calls == 2
+    assert told[0].startswith("[1/3] toy: nearest: process ")
+    assert not list(kept.folder.glob(".*.lock"))
+    (kept.folder / second.file).unlink()
+    run_missing(chosen, kept)
+    assert Toy.calls == 4  # a claim ends with who had it
+
+
+def test_a_cell_that_came_meanwhile_is_not_run_again(kept, monkeypatch):
+    chosen = plan()
+    run_missing(chosen, kept)
+    absent = iter([None] * 3)
+    monkeypatch.setattr(kept, "load", lambda cell: next(absent, True))
+    run_missing(chosen, kept)  # all were missing when it looked first
+    assert Toy.calls == 3
+
+
+def test_weights_start_where_the_data_does(edges, tmp_path):
+    edges.write_text(edges.read_text().replace("naf=none", "naf=mine.safetensors"))
+    assert list(cells(read_plan(edges)))[1].entrant.contender.weights == "mine.safetensors"
+    (tmp_path / "mine.safetensors").touch()
+    assert list(cells(read_plan(edges)))[1].entrant.contender.weights == str(tmp_path / "mine.safetensors")
+    (tmp_path / "mine.safetensors").rename(tmp_path / "edges/mine.safetensors")
+    below = read_plan(edges, tmp_path / "edges")
+    assert list(cells(below))[1].entrant.contender.weights == str(tmp_path / "edges/mine.safetensors")
+
+
+def test_markdown_has_a_table_of_every_measure(kept):
+    chosen = plan(measure(beside=Toy.metrics[1:], protocol={"limit": 2}), measure("other", data="7"))
+    cell = next(cells(chosen))
+    row = Row("nearest", {"score": 9.0, "score_spread": 0.25, "error": 0.1})
+    environment = {"seconds": 90.0, "cpu": "AMD EPYC", "threads": 1}
+    kept.store(
+        cell, Report("toy", 2, {}, (*Toy.metrics, Metric("score_spread")), (row,), environment=environment)
+    )
+    text = markdown(chosen, kept, assemble(chosen, kept))
+    assert (
+        "## toy\n\nscore % ± standard deviation over the seeds, in brackets error; higher is better." in text
+    )
+    assert "| nearest | 9.000 ± 0.2500 (0.100) | 1.5 |" in text
+    assert "Task toy, version 2, with limit = 2. On AMD EPYC, 1 thread." in text
+    assert "## other" not in text  # has no figures yet
+    run_missing(chosen, kept)
+    assert kept.load(list(cells(chosen))[1]).environment["seconds"] >= 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import naf_hub
+from naf_hub_filters.blur import Blur
 from naf_hub_filters.interpolation import Interpolation
 from naf_hub_naf.model import NAF
 
@@ -34,6 +35,7 @@ def every_point(size: tuple[int, int]) -> torch.Tensor:
         small(),
         small(spatial="gaussian", pooling="average_conv", kernel_size=5),
         small(spatial="none", pooling="max", encoder="pixel"),
+        Blur(radius=2),
         naf_hub.load("joint_bilateral"),
     ],
     ids=repr,

@@ -35,12 +35,15 @@ def leaderboard_command(
     """Compare upsamplers over tasks and backbones: run what is missing, keep every report, write one ranked table.
 
     PLAN is a TOML file or the name of a shipped plan. Each report is kept as it comes, so that an interrupted command
-    goes on where it was, and a new row or column costs only itself. OUT gets leaderboard.md, .csv, .tex, .html and
-    .json. Exits with 1 where something could not be evaluated.
+    goes on where it was, and a new row or column costs only itself. Several processes may fill one OUT at the same
+    time. OUT gets leaderboard.md, .csv, .tex, .html and .json. Exits with 1 where something could not be evaluated.
     """
+    from filelock import FileLock
+
     from ..atomic import atomic_file
     from ..extraction import require_writable
     from ..leaderboard import Kept, assemble, read_plan, run_missing
+    from ..leaderboard.markdown import markdown
     from ..leaderboard.page import html
     from ..result_folder import claim_folder
 
@@ -51,21 +54,18 @@ def leaderboard_command(
     claim_folder(folder, "leaderboard", _is_leaderboard)
     kept = Kept(folder / "reports")
     failed = {} if no_run else run_missing(chosen, kept, pick_device(device), tell)
-    board = assemble(chosen, kept, failed)
-    texts = {
-        "md": "\n\n".join(
-            [f"# {chosen.title}", *filter(None, [chosen.note]), board.table.markdown(),
-             *([] if board.paper is None else ["## Beside the paper", board.paper.markdown()]),
-             *(f"* {line}" for line in board.notes())]
-        ),
-        "csv": board.table.csv(),
-        "tex": board.table.latex(),
-        "html": html(board, chosen.note),
-        "json": board.table.to_json(),
-    }  # fmt: skip
-    for ending, text in texts.items():
-        with atomic_file(folder / f"leaderboard.{ending}") as temporary:
-            temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    with FileLock(folder / ".tables.lock"):  # the last of several processes has seen the reports of all
+        board = assemble(chosen, kept, failed)
+        texts = {
+            "md": markdown(chosen, kept, board),
+            "csv": board.table.csv(),
+            "tex": board.table.latex(),
+            "html": html(board, chosen.note),
+            "json": board.table.to_json(),
+        }
+        for ending, text in texts.items():
+            with atomic_file(folder / f"leaderboard.{ending}") as temporary:
+                temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     shown = board.table
     if format_ == "table" and not shown.rows:
         click.echo(f"{chosen.title}: no figures yet")

@@ -5,30 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..contenders import Contender
 from ..errors import UnknownNameError
 from ..records import BackboneRecord, Record, RestorerRecord, TaskRecord, UpsamplerRecord
 from ..registry import registry
 from ..reports import Metric
 from ..training.settings import ConfigError, build, parse_toml, read_toml
 from ..typed_values import fitted_keywords
+from .entrants import Entrant, read_entrants, require_known
 
 # Keywords of a task's ``evaluate`` that are no options of a measure.
 SET_ELSEWHERE = ("contenders", "data", "protocol", "backbone", "device", "controls", "on_result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Entrant:
-    """A contender and what its rows or columns are called; for its rows alone, settings over those of a measure."""
-
-    contender: Contender
-    label: str
-    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +33,7 @@ class Measure:
         protocol, options: settings of the task, and further keywords of its ``evaluate``.
         controls: see :func:`naf_hub.controls.add_controls`.
         metric: the figure that is shown.
+        beside: further figures, which the table of the measure shows and the ranking does not know.
         entrants: what competes; upsamplers, or restorers where the task compares those.
         backbones: of the features; empty for tasks that need none.
         reports: files with reports made elsewhere, whose rows are taken where they compare.
@@ -54,6 +46,7 @@ class Measure:
     options: Mapping[str, Any]
     controls: tuple[str, ...]
     metric: Metric
+    beside: tuple[Metric, ...]
     entrants: tuple[Entrant, ...]
     backbones: tuple[Entrant, ...]
     reports: tuple[Path, ...]
@@ -78,14 +71,6 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Model:
-    model: str
-    label: str = ""
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Measure:
     task: str
     data: tuple[str, ...]
@@ -94,6 +79,7 @@ class _Measure:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     controls: tuple[str, ...] = ()
     metric: str = ""
+    beside: tuple[str, ...] = ()
     upsamplers: tuple[Any, ...] = ()
     restorers: tuple[Any, ...] = ()
     backbones: tuple[Any, ...] = ()
@@ -158,6 +144,7 @@ def _plan(found: _Plan, data_root: Path, home: Path) -> Plan:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigError(f"two measures called {twice!r}: give each a name of its own")
+    require_known(measures)
     for column, figures in found.paper.items():
         if not (isinstance(figures, Mapping) and all(map(_is_number, figures.values()))):
             raise ConfigError(f"[paper] {column}: give a table of numbers by row")
@@ -178,8 +165,9 @@ def _measure(table: _Measure, plan: _Plan, data_root: Path, home: Path) -> Measu
     if not task.metrics:
         raise ConfigError(f"task {table.task} has no figures to compare")
     known = {metric.name: metric for metric in task.metrics}
-    if table.metric and table.metric not in known:
-        raise ConfigError(f"metric = {table.metric!r}: {table.task} has {', '.join(known)}")
+    for key, names in (("metric", [table.metric] if table.metric else []), ("beside", table.beside)):
+        if stranger := next((name for name in names if name not in known), None):
+            raise ConfigError(f"{key} = {stranger!r}: {table.task} has {', '.join(known)}")
     data = tuple(str(data_root / Path(entry).expanduser()) for entry in table.data)
     name = table.name or table.task
     try:
@@ -194,27 +182,10 @@ def _measure(table: _Measure, plan: _Plan, data_root: Path, home: Path) -> Measu
         options=options,
         controls=() if restores else table.controls,
         metric=known[table.metric] if table.metric else task.metrics[0],
-        entrants=_entrants(named, kind),
-        backbones=() if restores else _entrants(table.backbones or plan.backbones, BackboneRecord),
+        beside=tuple(known[name] for name in table.beside),
+        entrants=read_entrants(named, kind, data_root),
+        backbones=()
+        if restores
+        else read_entrants(table.backbones or plan.backbones, BackboneRecord, data_root),
         reports=tuple(home / Path(entry).expanduser() for entry in table.reports),
     )
-
-
-def _entrants(named: Sequence[Any], kind: type[Record]) -> tuple[Entrant, ...]:
-    found: list[Entrant] = []
-    for entry in named:
-        model = build(_Model, entry if isinstance(entry, Mapping) else {"model": entry})
-        try:
-            contender = Contender.parse(model.model, kind=kind, options=model.options)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if model.protocol and kind is BackboneRecord:
-            raise ConfigError(
-                f"backbone {model.model!r}: settings of a protocol belong to a measure or to a row"
-            )
-        found.append(Entrant(contender, model.label or contender.label, model.protocol))
-    labels = [entrant.label for entrant in found]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice:
-        raise ConfigError(f"{kind.kind} {twice!r} twice: give one of them a label of its own")
-    return tuple(found)

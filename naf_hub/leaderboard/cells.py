@@ -1,20 +1,23 @@
-"""Cells of a leaderboard: what is missing is run, one contender at a time, and each report is kept in a file."""
+"""Cells of a leaderboard: one contender in one column, whose report is kept in a file."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..contenders import Contender
-from ..escapes import one_line
 from ..reports import Report, ReportError
+from ..training.exclusive import Exclusive
 from ..weights.checksums import sha256_of
-from .board_plan import Entrant, Measure, Plan
+from .board_plan import Measure, Plan
+from .entrants import Entrant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Cell:
         return {**self.measure.protocol, **self.entrant.protocol}
 
     @property
+    def controls(self) -> tuple[str, ...]:
+        """Controls beside the row: those of the measure, unless the row is one itself."""
+        return () if self.entrant.control else self.measure.controls
+
+    @property
     def lacks(self) -> str:
         """What must be there first and is not, as far as that is plain without loading anything; else empty."""
         data, contender = self.measure.data, self.entrant.contender
@@ -51,16 +59,18 @@ class Cell:
     @property
     def file(self) -> str:
         """Name of the file its report is kept in: readable words, and a digest of all that decides the figures."""
-        facts = {
+        facts: dict[str, Any] = {
             "task": self.measure.task.name,
             "version": self.measure.task.version,
             "data": self.measure.data,
             "protocol": self.protocol,
             "options": self.measure.options,
-            "controls": self.measure.controls,
+            "controls": self.controls,
             "contender": _facts(self.entrant.contender),
             "backbone": None if self.backbone is None else _facts(self.backbone.contender),
         }
+        if self.entrant.control:
+            facts["control"] = self.entrant.control
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         return f"{self.prefix}{digest[:12]}.json"
 
@@ -84,16 +94,24 @@ def _facts(contender: Contender) -> dict[str, Any]:
             path = Path(contender.weights)
             file = path / "model.safetensors" if path.is_dir() else path
             if file.is_file():
-                found["weights"] = sha256_of(file)
+                status = file.stat()
+                found["weights"] = _hashed(file, status.st_mtime_ns, status.st_size)
     return found
 
 
+@functools.lru_cache(maxsize=256)
+def _hashed(file: Path, changed: int, size: int) -> str:
+    # One file stands in many cells; its time and size tell whether it is still the same.
+    return sha256_of(file)
+
+
 def cells(plan: Plan) -> Iterator[Cell]:
-    """All cells, column by column."""
+    """All cells, column by column; those of a measure without backbones are one column."""
     for measure in plan.measures:
         for backbone in measure.backbones or (None,):
             for entrant in measure.entrants:
-                yield Cell(measure, entrant, backbone)
+                if entrant.competes(measure.name, None if backbone is None else backbone.label):
+                    yield Cell(measure, entrant, backbone)
 
 
 class Kept:
@@ -117,6 +135,24 @@ class Kept:
         """Keep the report of a cell, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         report.save(self.folder / cell.file)
+
+    @contextlib.contextmanager
+    def claim(self, cell: Cell) -> Iterator[None]:
+        """The right to evaluate a cell, which ends with the process that has it.
+
+        Raises:
+            InUse: another process has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = Exclusive(self.folder, f".{cell.file}.lock")
+        lock.take()
+        try:
+            yield
+        finally:
+            # Who waits for this very file and gets it finds the report. Windows removes no file that is open.
+            with contextlib.suppress(OSError):
+                lock.path.unlink()
+            lock.release()
 
     def outdated(self, cell: Cell, current: Container[str]) -> Iterator[tuple[str, str]]:
         """Files that hold this cell under settings of none of the ``current`` files, and why they do not compare."""
@@ -148,64 +184,3 @@ def compare(cell: Cell, report: Report, like: Report | None = None) -> str:
     wanted = json.loads(json.dumps(dict(cell.protocol if like is None else like.protocol)))
     other = [key for key, value in wanted.items() if key in report.protocol and report.protocol[key] != value]
     return "; ".join(f"{key} = {report.protocol[key]!r}, not {wanted[key]!r}" for key in other)
-
-
-def run_missing(
-    plan: Plan, kept: Kept, device: Any = "cpu", tell: Callable[[str], None] = lambda line: None
-) -> dict[tuple[str, str], str]:
-    """Evaluate what has no report yet; what fails is told and the rest goes on.
-
-    Args:
-        plan: what to compare.
-        kept: where reports are, and go.
-        device: where to compute.
-        tell: gets a line before and after each cell.
-
-    Returns:
-        Reasons of the cells that failed, by column and label.
-    """
-    # Columns that show two figures of the same evaluation share it.
-    wanted = {cell.file: cell for cell in cells(plan)}
-    missing = [cell for cell in wanted.values() if kept.load(cell) is None]
-    failed: dict[tuple[str, str], str] = {}
-    for number, cell in enumerate(missing, 1):
-        tell(f"[{number}/{len(missing)}] {cell.column}: {cell.entrant.label}")
-        try:
-            report = evaluate(cell, device)
-        except Exception as error:  # one that fails, in whatever way, must not take the others along
-            reason = one_line(str(error)) or type(error).__name__
-            failed[cell.column, cell.entrant.label] = reason
-            tell(f"    failed: {reason}")
-            continue
-        kept.store(cell, report)
-        metric = cell.measure.metric
-        figures = ", ".join(f"{row.label} {metric.text(row.values.get(metric.name))}" for row in report.rows)
-        tell(f"    {metric.heading}: {figures}")
-    return failed
-
-
-def evaluate(cell: Cell, device: Any) -> Report:
-    """The report of one cell, its rows called as the plan calls them."""
-    measure = cell.measure
-    keywords: dict[str, Any] = dict(measure.options)
-    if measure.controls:
-        keywords["controls"] = measure.controls
-    report = measure.task.evaluate(
-        [cell.entrant.contender],
-        measure.data,
-        cell.protocol,
-        backbone=None if cell.backbone is None else cell.backbone.contender,
-        device=device,
-        **keywords,
-    )
-    return rename(report, {cell.entrant.contender.label: cell.entrant.label})
-
-
-def rename(report: Report, labels: Mapping[str, str]) -> Report:
-    """The report with other labels; the controls of a row (``LABEL (CONTROL)``) follow it."""
-    rows = []
-    for row in report.rows:
-        old = next((old for old in labels if row.label == old or row.label.startswith(f"{old} (")), None)
-        label = row.label if old is None else labels[old] + row.label.removeprefix(old)
-        rows.append(dataclasses.replace(row, label=label))
-    return dataclasses.replace(report, rows=tuple(rows))

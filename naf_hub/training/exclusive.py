@@ -1,4 +1,4 @@
-"""A folder that one process at a time may use, by a lock of the system that ends with its process."""
+"""What one process at a time may use, by a lock of the system that ends with its process."""
 
 from __future__ import annotations
 
@@ -36,19 +36,21 @@ else:
 
 
 class InUse(Exception):
-    """Another process uses the folder; the text says which, as far as it is known."""
+    """Another process uses it; the text says which, as far as it is known."""
 
 
 class Exclusive:
     """The use of ``folder`` by this process, once :meth:`take` has returned, until :meth:`release`.
+
+    With a ``name`` it is the use of what that stands for in the folder.
 
     ``flock`` on Unix, ``LockFile`` (by ``msvcrt.locking``) on Windows: the system takes either back when the process
     ends, however it ends. Linux passes ``flock`` on to the server of a network disk. Where a disk has no locks, the
     note in the file keeps out other processes of the same machine, and a warning says that those of others are not.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, name: str = LOCK) -> None:
+        self.path = folder / name
         self._descriptor: int | None = None
 
     def take(self) -> None:
@@ -81,7 +83,7 @@ class Exclusive:
         if here and isinstance(pid, int) and pid != os.getpid() and psutil.pid_exists(pid):
             raise InUse(_describe(holder))
         log.warning(
-            "%s: this disk has no locks (%s): see to it that no other machine trains in this folder",
+            "%s: this disk has no locks (%s): see to it that no other machine writes to this folder",
             self.path.parent,
             error.strerror,
         )

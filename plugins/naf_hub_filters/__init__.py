@@ -47,6 +47,12 @@ RECORDS = (
         learned=False,
     ),
     UpsamplerRecord(
+        name="blur",
+        summary="A control: bilinear, each cell mixed with the mean of 9x9 around it; ignores the image.",
+        target="naf_hub_filters.blur:Blur",
+        learned=False,
+    ),
+    UpsamplerRecord(
         name="bilateral",
         summary="Bilinear interpolation, then a bilateral filter of the features; ignores the image.",
         target="naf_hub_filters.bilateral:Bilateral",
