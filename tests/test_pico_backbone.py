@@ -41,7 +41,8 @@ def test_weights_ship_with_config_and_card() -> None:
     assert shipped.license == "Apache-2.0"
     card = (folder / "README.md").read_text(encoding="utf-8")
     for word in (
-        "MobileNetV1",
+        "ViT-S/14",
+        "MIT",
         "unknown",
         "Apache-2.0",
         "CamVid",

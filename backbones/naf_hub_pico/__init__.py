@@ -10,13 +10,13 @@ def register_backbones(register):
     register(
         BackboneRecord(
             name="pico",
-            summary="Small convolutional backbone of our own, distilled from MobileNetV1; ships with naf-hub.",
+            summary="Small convolutional backbone of our own, distilled from a ViT-S/14; ships with naf-hub.",
             target="naf_hub_pico.network:Pico",
             weights={
                 "default": Weights(
                     "package://naf_hub_pico/weights/default",
-                    size=2_487_344,
-                    sha256="b0c8007847f2198af1827f423bb530eb53c25dd60f25b03da5f19a451d22c28d",
+                    size=2_487_320,
+                    sha256="d480760e1a3804a4b60f669037083896c9b61866caa6794b6a3b93c36a4e58ef",
                     license="Apache-2.0",
                     summary="distilled on 1,267 images; see the card beside them",
                 )

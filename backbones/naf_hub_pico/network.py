@@ -46,7 +46,7 @@ class Pico(Backbone):
     """naf-hub's own small backbone: (B, 3, H, W) in [0, 1] to (B, embed_dim, H/16, W/16).
 
     Any H and W; sides that are no multiple of 16 are resized as :class:`naf_hub.Backbone` says. The shipped
-    weights were distilled from the stride-16 features of a MobileNetV1 (:mod:`naf_hub_pico.distill`).
+    weights were distilled from block 9 of a ViT-S/14 (:mod:`naf_hub_pico.distill`).
 
     Args:
         embed_dim: channels C of the features.

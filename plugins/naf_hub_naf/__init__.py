@@ -40,8 +40,19 @@ GAUSSIAN = Weights(
     license="Apache-2.0",
     summary="Trained by naf-hub on a CPU against Gaussian noise of sigma 0 to 0.5; see the card.",
 )
+SALT_AND_PEPPER = Weights(
+    source="package://naf_hub_naf/weights/salt_and_pepper_0_0.5",
+    size=2654192,
+    sha256="4f85f216aa00e2dca1c99d04e66fde2a777b2437874fc1d67d045f95a85a6b08",
+    license="Apache-2.0",
+    summary="Trained by naf-hub on a CPU against salt and pepper of probability 0 to 0.5; see the card.",
+)
 # Named after noise and levels; "default" is what ``naf-hub denoise`` takes.
-DENOISER_WEIGHTS = {"default": GAUSSIAN, "gaussian_0_0.5": GAUSSIAN}
+DENOISER_WEIGHTS = {
+    "default": GAUSSIAN,
+    "gaussian_0_0.5": GAUSSIAN,
+    "salt_and_pepper_0_0.5": SALT_AND_PEPPER,
+}
 
 
 @hookimpl

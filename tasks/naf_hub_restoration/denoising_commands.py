@@ -175,7 +175,8 @@ def train(
 @click.option(
     "--classical",
     is_flag=True,
-    help="Compare a Gaussian blur, non-local means, total variation and wavelets, too; they are told SIGMA.",
+    help="Compare a Gaussian blur and classical methods, too, which are told the level: non-local means, total "
+    "variation and wavelets, or medians against salt and pepper.",
 )
 @device_option
 @threads_option

@@ -38,7 +38,7 @@ class Protocol:
         batch: images restored at a time, which share a level, and whose error the paper's PSNR takes together.
         limit: use so many images, evenly spread; 0 uses all.
         seed: of the noise.
-        classical: whether classical methods are compared, too; they are told the level, of Gaussian noise.
+        classical: whether classical methods are compared, too; they are told the level.
     """
 
     noise: Kind = "gaussian"
@@ -56,8 +56,6 @@ class Protocol:
         for key in ("crop", "resize", "min_side", "limit"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
         require(len(self.level) in (1, 2), "level", self.level, "must be one number, or [low, high]")
-        if self.classical:
-            require(self.noise == "gaussian", "classical", True, "the methods are for gaussian noise")
         self.added_noise  # noqa: B018 (raises where the level makes no sense)
 
     @classmethod
@@ -118,7 +116,9 @@ def compare(
     """
     attempts: dict[str, Callable[[Tensor, float], Tensor]] = {NOISY: lambda noisy, _: noisy}
     if protocol.classical:
-        attempts |= {label: partial(apply, method) for label, method in classical_methods().items()}
+        attempts |= {
+            label: partial(apply, method) for label, method in classical_methods(protocol.noise).items()
+        }
     attempts |= {label: partial(_restore, model, device) for label, model in models.items()}
     totals: dict[str, dict[str, list[float]]] = {}
     skipped, count = {} if skipped is None else skipped, 0
