@@ -121,7 +121,7 @@ def test_recipes_of_the_comparison_differ_in_what_is_compared_alone():
     del settings["naf-denoiser-default"]  # goes on from another's weights
     first = settings["naf-denoiser-gaussian"]
     assert {name: {key for key in first if first[key] != found[key]} for name, found in settings.items()} == {
-        "naf-denoiser-gaussian": set(), "naf-denoiser-salt-and-pepper": {"noise"}, "dncnn": {"restorer"},
+        "naf-denoiser-gaussian": set(), "naf-denoiser-salt-and-pepper": {"noise", "level"}, "dncnn": {"restorer"},
         "ircnn": {"restorer"}, "rednet": {"restorer"},
     }  # fmt: skip
 

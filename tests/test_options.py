@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 import pytest
 import torch
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 
 from naf_hub import options
 from naf_hub.commands.main import cli
+from naf_hub.devices import SPIN_ROUNDS, let_waiting_threads_sleep
 
 
 @pytest.mark.parametrize(
@@ -192,3 +195,13 @@ def test_threads_are_torchs_own_unless_they_are_given():
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_waiting_threads_sleep_unless_the_user_or_torch_said_how(chosen, monkeypatch):
+    environment = dict(chosen)
+    let_waiting_threads_sleep(environment)
+    assert environment == chosen  # torch is imported, so that it is too late
+    monkeypatch.delitem(sys.modules, "torch")
+    let_waiting_threads_sleep(environment)
+    assert environment == (chosen or {"GOMP_SPINCOUNT": SPIN_ROUNDS})

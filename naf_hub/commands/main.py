@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from .. import registry
+from ..devices import let_waiting_threads_sleep
 from ..errors import NafHubError, UnknownNameError
 from ..memory import shortage
 from ..plugins import Plugin, one_line
@@ -188,6 +189,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
     logging.basicConfig(format="naf-hub: %(message)s", level=logging.WARNING)
     warnings.formatwarning = _one_line_warning
+    let_waiting_threads_sleep()
     cli()
 
 
