@@ -196,9 +196,9 @@ many.
 
 By the model, not measured: 4096 x 4096 pixels of 96 channels take NAF {beyond(4096, 96):.0f} minutes, by rows.
 
-**Two threads on a busy machine are slower than one**: threads that wait for each other burn the processor, in
-`guided_filter` as in `naf`. Their figures are in the tables and not in the model. Give `--threads 1` where other work
-takes the cores.
+**Two threads on a busy machine burnt the processor while they waited for each other**, in `guided_filter` as in
+`naf`. Their figures are in the tables and not in the model. They were taken before commands had waiting threads sleep
+soon, which mends most of it ([figures](devices.md)); in Python give one thread where other work takes the cores.
 
 ## naf
 
