@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, int]] = {
     "loftup": {"channels": 8, "n_freqs": 4},
     "uplift": {"channels": 8, "dim": 24},
     "lift": {"channels": 8, "head_channels": 4},
-    "featup_jbu": {"feat_dim": 8, "ratio": 4},
+    "featup_jbu": {"channels": 8, "ratio": 4},
     "featsharp": {"channels": 8, "resolution": 16},
     "upsample_anything": {"steps": 2, "radius": 2},
     "vit_up": {"channels": 8, "num_heads": 1, "depth": 2},

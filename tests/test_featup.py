@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import naf_hub
+from naf_hub.loading import load_upsampler
 from naf_hub.testing import UPSAMPLER_CHECKS, Subject
 from naf_hub_featup import register_upsamplers
 from naf_hub_featup.jbu_stack import JBUStack
@@ -27,7 +28,7 @@ RELEASED = os.environ.get("NAF_HUB_RELEASED_WEIGHTS")
 
 def stack(state: dict[str, Tensor] | None = None, **options) -> JBUStack:
     torch.manual_seed(0)
-    model = JBUStack(**{"feat_dim": 8, **options})
+    model = JBUStack(**{"channels": 8, **options})
     if state is not None:
         model.load_weights(state)
     return model.eval().requires_grad_(False)
@@ -47,7 +48,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("case", ["patch16", "patch14"])
 def test_outputs(case: str):
     image, features = GOLDEN[f"{case}.image"], GOLDEN[f"{case}.features"]
-    model = stack(NO_NORM, feat_dim=3)  # the file's channels count
+    model = stack(NO_NORM, channels=3)  # the file's channels count
     guidance = F.adaptive_avg_pool2d(image, (8, 10))
     taps = model.up1.range_taps(guidance, (0, 8))
     assert apart(taps, GOLDEN[f"{case}.stage1_kernel_before_fixup"]) < OUTPUT
@@ -144,7 +145,13 @@ def test_records_name_the_releases():
     for name in ("dino_s16", "dinov2_s"):
         backbone = naf_hub.info(name)
         assert isinstance(backbone, naf_hub.BackboneRecord)
-        assert record.weights[name].options == {"feat_dim": backbone.embed_dim, "norm": True}
+        assert record.weights[name].options == {"channels": backbone.embed_dim, "norm": True}
+
+
+def test_channels_are_those_of_the_backbone_or_of_the_file():
+    made = load_upsampler("featup_jbu", weights=None, made_for="pico")
+    assert made.reference(torch.zeros(1, 256, 4, 4)).shape[1] == 256
+    assert made(torch.rand(1, 3, 16, 16), torch.randn(1, 256, 3, 3), 8).shape == (1, 256, 8, 8)
 
 
 def test_dropout_is_one_draw_for_all_pieces(monkeypatch):
@@ -171,7 +178,7 @@ def test_half_precision_keeps_its_dtype():
     ("options", "message"),
     [
         ({"ratio": 3}, "ratio must be one of 2, 4, 8, 16; got 3"),
-        ({"feat_dim": 0}, "feat_dim must be positive"),
+        ({"channels": 0}, "channels must be positive"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message: str):

@@ -27,7 +27,7 @@ from naf_hub_reconstruction.self_distillation import SelfDistillation, cosines_a
 
 # The smallest of each recipe: options of the upsampler, and what else is set.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "featup_jbu-multiview": ({"feat_dim": 8, "ratio": 2}, {}),
+    "featup_jbu-multiview": ({"ratio": 2}, {}),
     "featsharp-multiview": ({"resolution": 32, "window": 3}, {"kernel": 4, "lr": 5e-3}),
     "loftup-stage2": ({"n_freqs": 4}, {"down": [0.5]}),
 }
@@ -99,7 +99,7 @@ def test_held_out_error_is_that_of_the_upsampler(picture: Path, tmp_path: Path):
     assert found["images"] == 1
     assert (tmp_path / "run/previews/step-00000001.png").is_file()
     plain = prepare_run(
-        picture, tmp_path / "plain", upsampler="featup_jbu", upsampler_options={"feat_dim": 8, "ratio": 2},
+        picture, tmp_path / "plain", upsampler="featup_jbu", upsampler_options={"ratio": 2},
         init=str(tmp_path / "run/weights"), held_out=[str(others)], guidance=[16.0],
     )  # fmt: skip
     with torch.no_grad():

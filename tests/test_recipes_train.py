@@ -31,7 +31,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "jbu": ({"dim": 4, "radius": 1}, {}, 0.99),
     "jafar": ({"qk_dim": 16}, {"lr": 5e-3}, 0.9),
     "anyup": ({"qk_dim": 16}, {"lr": 5e-3}, 0.9),
-    "featup_jbu": ({"feat_dim": 8, "ratio": 2}, {}, 0.9),
+    "featup_jbu": ({"ratio": 2}, {}, 0.9),
     "loftup": ({"n_freqs": 4}, {"lr": 5e-3}, 0.9),
     "lift": ({"head_channels": 8}, TRANSFORMER, 0.9),
     "uplift": ({"encoder_dims": [4, 8], "dim": 17}, {"levels": 2, "lr": 5e-3}, 0.9),

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 import naf_hub
+from naf_hub.registry import registry
 from naf_hub.weights import terms
 
 
@@ -28,6 +29,16 @@ def test_terms_are_told_once(license: str | None, told: bool, caplog, monkeypatc
     assert len(lines) == told
     if told:
         assert f"x weights 'default': licence {license}, not free" in lines[0]
+
+
+def test_every_published_set_says_what_it_allows():
+    silent = [
+        f"{record.name} {name}"
+        for record in registry().records.values()
+        for name, weights in record.weights.items()
+        if record.provider == "naf-hub" and weights.license is None
+    ]
+    assert not silent
 
 
 def test_loading_tells(caplog, monkeypatch):

@@ -8,13 +8,13 @@ PAPER = "https://arxiv.org/abs/2403.10516"
 STORE = "https://marhamilresearch4.blob.core.windows.net/feature-upsampling-public/pretrained"
 
 
-def released(entry: str, feat_dim: int, features: str, norm: bool, **checks: int | str) -> Weights:
+def released(entry: str, channels: int, features: str, norm: bool, **checks: int | str) -> Weights:
     """One checkpoint of the authors'; ``entry`` is what their torch.hub calls it."""
     folder = "" if norm else "/no_norm"
     space = "layer-normed" if norm else "raw"
     return Weights(
         source=f"{STORE}{folder}/{entry}_jbu_stack_cocostuff.ckpt",
-        options={"feat_dim": feat_dim, "norm": norm},
+        options={"channels": channels, "norm": norm},
         license="MIT",
         summary=f"The authors' release for {features}, {space}.",
         **checks,  # pyright: ignore[reportArgumentType]

@@ -29,39 +29,39 @@ class JBUStack(ForeignWeights, Upsampler):
     (bilinear), as the authors do. The guidance of each step is the image, normalised by ImageNet's mean and deviation
     and average-pooled to the step's size. Works in float32 at least.
 
-    Weights are made per backbone: the last step mixes ``feat_dim`` channels, and most were trained on layer-normed
+    Weights are made per backbone: the last step mixes ``channels`` channels, and most were trained on layer-normed
     features, in whose space the result then lies (``reference``). The steps themselves know the image alone:
     ``projection=False`` runs them on features of any backbone.
 
     Args:
-        feat_dim: channels of the features; weights bring their own.
+        channels: of the features; filled in where a backbone is named. Weights bring their own.
         norm: layer-norm the features first. Weights that hold a norm bring it; the published ones were trained with
             one that scales and shifts nothing.
         projection: mix channels at the end.
         ratio: 2, 4, 8 or 16: how many of the four steps are taken.
 
     Raises:
-        ValueError: another ratio, or ``feat_dim`` below 1.
+        ValueError: another ratio, or ``channels`` below 1.
     """
 
     def __init__(
-        self, feat_dim: int = 384, norm: bool = False, projection: bool = True, ratio: int = 16
+        self, channels: int = 384, norm: bool = False, projection: bool = True, ratio: int = 16
     ) -> None:
         super().__init__()
         if ratio not in RATIOS:
             raise ValueError(f"ratio must be one of {', '.join(map(str, RATIOS))}; got {ratio!r}")
-        if feat_dim < 1:
-            raise ValueError(f"feat_dim must be positive, got {feat_dim}")
+        if channels < 1:
+            raise ValueError(f"channels must be positive, got {channels}")
         self.ratio = ratio
         self.promises = Promises(
             linear_groups=None if norm or projection else 1, constant=False, open_sizes=True
         )
         self.normalize = Normalize()
-        self.norm = nn.LayerNorm(feat_dim) if norm else None
+        self.norm = nn.LayerNorm(channels) if norm else None
         self.up1, self.up2, self.up3, self.up4 = (JBUStage() for _ in range(4))
         self.fixup_proj = None
         if projection:
-            self.fixup_proj = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(feat_dim, feat_dim, 1))
+            self.fixup_proj = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(channels, channels, 1))
 
     @property
     def stages(self) -> list[JBUStage]:

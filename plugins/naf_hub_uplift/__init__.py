@@ -12,6 +12,7 @@ def released(repository: str, features: str, patch_size: int) -> Weights:
     return Weights(
         source=f"{HUB}/{repository}/{repository}.safetensors",
         options={"channels": 384, "patch_size": patch_size},
+        license="none stated",
         summary=f"The authors' release for {features}; no licence of the weights is stated, that of their code is MIT.",
     )
 
