@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
-
 import numpy as np
 import pytest
 import torch
+from live_tensors import LiveTensors
 from safetensors.torch import load_file
 
 import naf_hub
@@ -73,30 +72,6 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
         return result
-
-
-class LiveTensors(torch.utils._python_dispatch.TorchDispatchMode):
-    """Most bytes that all tensors together hold which operations made and Python has at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.holders, self.now, self.peak = {}, 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                key, size = storage._cdata, storage.nbytes()
-                self.now += 0 if self.holders.get(key) else size
-                self.peak = max(self.peak, self.now)
-                self.holders[key] = self.holders.get(key, 0) + 1
-                weakref.finalize(tensor, self.drop, key, size)
-        return result
-
-    def drop(self, key, size):
-        self.holders[key] -= 1
-        self.now -= 0 if self.holders[key] else size
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class AnyUp(ForeignWeights, Upsampler):
         resize_image: resize the image (bilinear) to the output before it is encoded, as NAF's authors ran AnyUp;
             by default it is encoded in its own size and the queries are pooled to the output.
         memory: working memory to keep to in attention and unification, in bytes or as text such as
-            ``"512MiB"``; by default 64 MiB on CPUs and 2 GiB elsewhere. Inputs, output and three maps of
+            ``"512MiB"``; by default 64 MiB on CPUs and 2 GiB elsewhere. Inputs, output and four maps of
             ``qk_dim`` channels in the image's size come on top. Results do not depend on it beyond rounding.
 
     Raises:

@@ -83,16 +83,18 @@ class LearnedRotation(nn.Module):
             torch.stack((torch.cat((turns, turns, still)), torch.cat((still, turns, turns))))
         )
 
-    def angles(self, rows: slice, height: int, width: int) -> Tensor:
-        """Angles (rows, width, D) in radians of some rows of a map."""
-        freqs = self.freqs
-        y, x = (line(0, 1, n, freqs) for n in (height, width))
-        return y[rows, None, None] * freqs[0] + x[:, None] * freqs[1]
-
     def forward(self, x: Tensor) -> Tensor:
         """Turn (B, D, H, W)."""
-        height, width = x.shape[-2:]
-        angles = self.angles(slice(0, height), height, width).permute(2, 0, 1)
         first, second = x.chunk(2, dim=1)
-        turned = torch.cat((-second, first), dim=1)
-        return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
+        low, high = self.freqs.chunk(2, dim=1)
+        # One half after the other: angles, sines and products of all channels would be six maps at a time.
+        return torch.cat((_turned(first, second, low, -1), _turned(second, first, high, 1)), dim=1)
+
+
+def _turned(kept: Tensor, other: Tensor, freqs: Tensor, sign: int) -> Tensor:
+    """``kept cos t + sign other sin t`` for maps (B, D, H, W), t the angle by ``freqs`` (2, D) at each position."""
+    y, x = (line(0, 1, n, freqs) for n in kept.shape[-2:])
+    angles = freqs[0, :, None, None] * y[:, None] + freqs[1, :, None, None] * x
+    cosine, sine = angles.cos().to(kept.dtype), angles.sin().to(kept.dtype)
+    del angles
+    return torch.add(kept * cosine, other * sine, alpha=sign)
