@@ -29,7 +29,7 @@ class Implicit(Upsampler):
     """Fit a network of colours and positions to one image, so that views of its result, taken down to the
     backbone's cells, are the features that the backbone gives of the same views.
 
-    Nothing is trained beforehand and nothing is kept: each image is fitted anew, which takes minutes to an hour on a
+    Nothing is trained beforehand and nothing is kept: each image is fitted anew, which takes an hour or two on a
     CPU (see the README). The same image, features and seed give the same result, bit for bit on a CPU. The result
     has the image's size; where another is asked for it is resized (bilinear), since the network's highest frequencies
     mean nothing between the pixels it was fitted on.
@@ -90,7 +90,7 @@ class Implicit(Upsampler):
         )
 
     def gather(self, image: Tensor, backbone: nn.Module) -> dict[str, Tensor]:
-        """Features of the image and of its views.
+        """Features of the image and of its views; those of views without gradients, of which thousands would be held.
 
         Returns:
             ``token[-1]``: (B, C, h, w). ``views``: (B, V * D, h, w), D principal components of each view.
@@ -105,6 +105,7 @@ class Implicit(Upsampler):
     def _jitters(self, count: int) -> list[Jitter]:
         return draw_jitters(count, self.seed, LARGEST_ZOOM, BORDER)
 
+    @torch.no_grad()
     def _gather_views(self, image: Tensor, backbone: nn.Module) -> dict[str, Tensor]:
         jitters = self._jitters(self.views)
         fitted = None
