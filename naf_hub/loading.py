@@ -178,7 +178,12 @@ def _channels_option(record: UpsamplerRecord, made_for: str | nn.Module | int | 
 
 
 def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None) -> str:
-    have = ", ".join(sorted(record.weights)) or "none yet"
+    if not record.weights:
+        raise WeightsError(
+            f"{record.name} has no named weights for any backbone; pass weights= (a path or hf://owner/repo), or "
+            "weights=None for random initialisation"
+        )
+    have = ", ".join(sorted(record.weights))
     if isinstance(backbone, Backbone) and backbone.origin is not None:
         backbone = backbone.origin.record.name
     if not isinstance(backbone, str):

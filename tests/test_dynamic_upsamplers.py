@@ -186,7 +186,7 @@ def test_channels_that_are_missing_or_wrong_are_told(inputs):
         naf_hub.load("carafe", weights=None)
     with pytest.raises(ValueError, match="SAPA is made for features of 384 channels, got 8"):
         naf_hub.load("sapa", weights=None, channels=384)(*inputs)
-    with pytest.raises(naf_hub.WeightsError, match="dysample has no weights for backbone 'pico'"):
+    with pytest.raises(naf_hub.WeightsError, match="dysample has no named weights for any backbone"):
         naf_hub.load("dysample", backbone="pico")
 
 

@@ -115,7 +115,9 @@ def test_a_released_file_is_converted_and_loads_by_path(tmp_path: Path, inputs):
 
 
 def test_a_backbone_without_weights_is_told():
-    with pytest.raises(naf_hub.WeightsError, match="lift has no weights for backbone 'dino_s16'"):
+    with pytest.raises(
+        naf_hub.WeightsError, match="lift has no named weights for any backbone; pass weights="
+    ):
         naf_hub.load("lift", backbone="dino_s16")
 
 
