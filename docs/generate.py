@@ -230,8 +230,8 @@ def upsampler_facts(record: UpsamplerRecord) -> list[str]:
 PICTURE = """![a photo, its features, and what thirteen upsamplers make of them](assets/upsamplers.jpg)
 
 *scikit-image's cat at 224x336 pixels; features of a ViT-S/14 at 16x24 cells (nearest), and the same features by the
-upsamplers that run on any backbone and have weights or need none, but for `featup_implicit`, which takes an hour or
-two. Colours are three principal components of the features at 16x24, the same for all panels. Weights of AnyUp and
+upsamplers that run on any backbone and have weights or need none, but for `featup_implicit`, which takes about two
+hours. Colours are three principal components of the features at 16x24, the same for all panels. Weights of AnyUp and
 FeatUp are their authors'; FeatUp's were made for CLIP and run without the last step, which mixes CLIP's channels. The
 command is on [See what an upsampler does](views.md#several-upsamplers-on-one-photo).*
 """

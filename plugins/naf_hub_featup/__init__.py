@@ -64,7 +64,7 @@ def register_upsamplers(register):
     register(
         UpsamplerRecord(
             name="featup_implicit",
-            summary="FeatUp's network of colours and positions, fitted to each image anew; an hour or two on a CPU.",
+            summary="FeatUp's network of colours and positions, fitted to each image anew; about two hours on a CPU.",
             target="naf_hub_featup.implicit:Implicit",
             paper=PAPER,
             learned=False,

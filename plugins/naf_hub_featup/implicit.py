@@ -29,7 +29,7 @@ class Implicit(Upsampler):
     """Fit a network of colours and positions to one image, so that views of its result, taken down to the
     backbone's cells, are the features that the backbone gives of the same views.
 
-    Nothing is trained beforehand and nothing is kept: each image is fitted anew, which takes an hour or two on a
+    Nothing is trained beforehand and nothing is kept: each image is fitted anew, which takes about two hours on a
     CPU (see the README). The same image, features and seed give the same result, bit for bit on a CPU. The result
     has the image's size; where another is asked for it is resized (bilinear), since the network's highest frequencies
     mean nothing between the pixels it was fitted on.
