@@ -1,6 +1,6 @@
 """Why nearest beats bilinear on boundaries: where the edges lie, how many they are, and how strong, each by itself.
 
-    python docs/boundary_places.py bsds500-boundaries 8
+python docs/boundary_places.py bsds500-boundaries 8
 """
 
 from __future__ import annotations
