@@ -51,7 +51,9 @@ def export(model, size=None):
         ).module()
 
 
-@pytest.mark.parametrize("options", [{"spatial": "gaussian"}, {"guidance_scale": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"spatial": "gaussian", "locality": 1.5}, {"guidance_scale": 1}], ids=str
+)
 def test_output_of_a_fixed_size(options):
     model = NAF(**SMALL["naf"], **options).eval().requires_grad_(False)
     program = export(model, (32, 48))

@@ -13,6 +13,7 @@ from naf_reference import released_state
 
 import naf_hub
 from naf_hub.parts.budget import parse_bytes
+from naf_hub_naf.attention import CrossScaleAttention
 from naf_hub_naf.model import NAF
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,29 @@ def test_scores_weighted_by_distance(metric):
     assert torch.allclose(after[0, :, y, x], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(20, 24), (23, 31)])
+def test_scores_lowered_by_distance(size):
+    """Scores equal the published ones less d^2 / (2 locality^2), d in cells, in every way to compute them."""
+    plain, local = small(), small(locality=0.7)
+    local.load_state_dict(plain.state_dict())
+    image, features = example()
+    before, after = (m.attention_logits(image, (5, 6), size) for m in (plain, local))
+    if size == (20, 24):  # each slot is another cell, and the window is the grid
+        dy, dx = (
+            ((torch.arange(side) + 0.5) * cells / side - 0.5)[:, None] - torch.arange(cells)
+            for side, cells in zip(size, (5, 6), strict=True)
+        )
+        squared = dy[:, None, :, None] ** 2 + dx[None, :, None] ** 2
+        expected = before - (squared / (2 * 0.7**2)).flatten(2)
+        assert torch.allclose(after, expected, atol=1e-4)
+    with torch.no_grad():
+        queries, keys, values = local.operands(local.normalize(image), features, size)
+        options = {"heads": 4, "kernel_size": local.kernel_size, "memory": 2**20, "locality": 0.7}
+        fused = CrossScaleAttention(queries, keys, values, fused=True, **options).output()
+        assert torch.allclose(local(image, features, size), fused.permute(0, 3, 1, 2), atol=1e-5)
+        assert not torch.allclose(local(image, features, size), plain(image, features, size), atol=1e-2)
+
+
 def test_attention_logits():
     model = small()
     image, features = example(batch=2)
@@ -220,6 +244,7 @@ def test_training_rescale_changes_the_output():
         ({"num_blocks": -1}, "num_blocks"),
         ({"pooling": "median"}, "average, max, bilinear, average_conv"),
         ({"spatial": "laplace"}, "rope, none, gaussian, manhattan"),
+        ({"locality": 0.0}, "positive number of cells or None"),
         ({"encoder": "triple"}, "'dual' or 'pixel'"),
         ({"rope_base": 0.0}, "rope_base"),
         ({"rope_rescale": 0.5}, "rope_rescale"),

@@ -25,6 +25,7 @@ CASES = {
     "ratio 2.7 x 2.3": ({}, (10, 11), (27, 25), (26, 12)),
     "smaller than the features": ({}, (12, 12), (10, 9), (4, 4)),
     "gaussian": ({"spatial": "gaussian"}, (9, 9), (18, 18), (3, 16)),
+    "locality": ({"locality": 0.8}, (9, 10), (25, 30), (3, 16)),
     "one head": ({"num_heads": 1}, (9, 9), (18, 18), (9, 9)),
     "convolved keys": ({"pooling": "average_conv"}, (9, 9), (18, 18), (9, 9)),
 }

@@ -34,6 +34,7 @@ def every_point(size: tuple[int, int]) -> torch.Tensor:
         Interpolation("bicubic", align_corners=True),
         small(),
         small(spatial="gaussian", pooling="average_conv", kernel_size=5),
+        small(locality=0.8),
         small(spatial="none", pooling="max", encoder="pixel"),
         Blur(radius=2),
         naf_hub.load("joint_bilateral"),

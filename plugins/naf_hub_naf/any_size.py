@@ -17,7 +17,7 @@ from torch import Tensor
 from naf_hub.parts.sizes import larger, number, smaller
 
 from .attention import split_heads
-from .spatial import DistanceWeight
+from .spatial import DistanceWeight, decay
 
 # Output positions of a tile on each axis.
 TILE = 16
@@ -40,7 +40,13 @@ class AxisTables(NamedTuple):
 
 
 def attend_at_any_size(
-    queries: Tensor, keys: Tensor, values: Tensor, heads: int, kernel_size: int, weight: DistanceWeight | None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    heads: int,
+    kernel_size: int,
+    weight: DistanceWeight | None = None,
+    locality: float | None = None,
 ) -> Tensor:
     """:meth:`CrossScaleAttention.output <naf_hub_naf.attention.CrossScaleAttention.output>` of the same operands."""
     batch, height, width, channels = queries.shape
@@ -59,7 +65,10 @@ def attend_at_any_size(
     scores = take(queries, y.positions, x.positions) @ take(keys * key_dim**-0.5, y.cells, x.cells).mT
     if weight is not None:
         scores = scores * weight(y.offset, x.offset).flatten(0, 1)[:, None]
-    bias = y.bias[:, None, None, :, None, :, None] + x.bias[:, None, None, :, None]
+    along_y, along_x = (
+        axis.bias if locality is None else axis.bias + decay(axis.offset, locality) for axis in (y, x)
+    )
+    bias = along_y[:, None, None, :, None, :, None] + along_x[:, None, None, :, None]
     scores = scores.reshape(batch, *tiles, heads, TILE, TILE, y.cells.shape[1], x.cells.shape[1]) + bias
     weights = scores.flatten(6).flatten(4, 5).flatten(1, 2).softmax(-1)
     mixed = weights @ take(values.flatten(3), y.cells, x.cells)

@@ -17,7 +17,7 @@ from torch import Tensor
 from naf_hub.parts.pieces import split
 from naf_hub.parts.sizes import are_known
 
-from .spatial import DistanceWeight
+from .spatial import DistanceWeight, decay
 from .windows import AxisTiles, plan_tiles
 
 # CUDA launches at most 65535 blocks along the axis that attention kernels use for batch x heads.
@@ -94,6 +94,7 @@ class CrossScaleAttention:
         kernel_size: cells per side of the window.
         memory: bytes of working memory to keep to, besides inputs and output.
         weight: factor on the scores by distance, or ``None``.
+        locality: standard deviation in cells of a Gaussian of the distance whose logarithm is added to the scores.
         fused: use ``scaled_dot_product_attention``; by default on everything but CPUs.
         plans: tiles of both axes, where the queries are some rows of a larger map; by default the cheapest.
     """
@@ -108,11 +109,13 @@ class CrossScaleAttention:
         kernel_size: int,
         memory: int,
         weight: DistanceWeight | None = None,
+        locality: float | None = None,
         fused: bool | None = None,
         plans: tuple[AxisTiles, AxisTiles] | None = None,
     ) -> None:
         _, h, w, channels = keys.shape
-        self.queries, self.heads, self.weight, self.memory = queries, heads, weight, memory
+        self.queries, self.heads, self.memory = queries, heads, memory
+        self.weight, self.locality = weight, locality
         self.fused = queries.device.type != "cpu" if fused is None else fused
         self.grid, self.dtype, self.out_channels = (h, w), values.dtype, values.shape[-1]
         values, self.kept = split_heads(values.to(queries.dtype), heads)
@@ -207,8 +210,12 @@ class CrossScaleAttention:
         ny, nx = (s.stop - s.start for s in chunk[1:])
         queries, index = self._gather_queries(chunk), self._rows(chunk)
         keys, values = F.embedding(index, self.keys), F.embedding(index, self.values)
-        bias, logits = self._bias(chunk), None
+        bias, logits = self._sum(self.y.bias, self.x.bias, chunk), None
+        nearness = self._nearness(chunk)
         if self.fused and self.weight is None and not want_logits:
+            if bias is not None and nearness is not None:
+                bias = bias + nearness
+            bias = nearness if bias is None else bias
             if bias is not None:
                 bias = bias.repeat(chunk[0].stop - chunk[0].start, 1, 1)[:, None]
             operands = (t.unflatten(0, (-1, heads)) for t in (queries, keys, values))
@@ -218,6 +225,8 @@ class CrossScaleAttention:
             if self.weight is not None:
                 weights = self.weight(self.y.offset[chunk[1]], self.x.offset[chunk[2]])
                 scores = scores * weights.flatten(0, 1)[:, None]
+            if nearness is not None:
+                scores = scores + nearness[:, None]
             if want_logits:
                 logits = self._slots(scores, chunk)
             if bias is not None:
@@ -257,9 +266,18 @@ class CrossScaleAttention:
         index = ((sample * h + row) * w + column) * self.heads + head
         return index.reshape(-1, self.y.plan.union * self.x.plan.union)
 
-    def _bias(self, chunk: Chunk) -> Tensor | None:
-        """Logarithm of slots per cell: (tiles, pixels, cells), or ``None`` where each cell fills one slot."""
-        y, x = self.y.bias, self.x.bias
+    def _nearness(self, chunk: Chunk) -> Tensor | None:
+        """What the distance adds to the scores: (tiles, pixels, cells), or ``None``."""
+        if self.locality is None:
+            return None
+        y, x = (decay(axis.offset, self.locality) for axis in (self.y, self.x))
+        return self._sum(y, x, chunk)
+
+    def _sum(self, y: Tensor | None, x: Tensor | None, chunk: Chunk) -> Tensor | None:
+        """Tables of both axes added up for a chunk: (tiles, pixels, cells), or ``None`` where there is neither.
+
+        Those of ``bias``: logarithm of slots per cell, ``None`` where each cell fills one slot.
+        """
         if y is None and x is None:
             return None
         ny, nx = (s.stop - s.start for s in chunk[1:])

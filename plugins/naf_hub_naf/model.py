@@ -61,6 +61,8 @@ class NAF(Upsampler):
             pointwise convolution behind (paper, table 7).
         spatial: ``"rope"``, ``"none"``, or scores weighted by distance: ``"gaussian"``, ``"manhattan"``
             (paper, table 7).
+        locality: standard deviation, in feature cells, of a Gaussian of the distance between pixel and cell, whose
+            logarithm is added to the scores; ``None``: the window alone bounds the distance, as published.
         encoder: ``"dual"``, or ``"pixel"`` for pointwise convolutions only (paper, table 6).
         memory: what inference may take beside inputs and output, in bytes or as text such as ``"512MiB"``, as far as
             keys, features and a few rows fit. Guidance that does not fit is made by rows, at three to four times the
@@ -94,6 +96,7 @@ class NAF(Upsampler):
         normalize: bool = True,
         guidance_scale: int | None = None,
         precision: str = "fp32",
+        locality: float | None = None,
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -110,7 +113,10 @@ class NAF(Upsampler):
             )
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+        if locality is not None and not locality > 0:
+            raise ValueError(f"locality must be a positive number of cells or None, got {locality!r}")
         self.dim = dim
+        self.locality = locality
         self.guidance_scale, self.precision = guidance_scale, precision
         self.num_heads = num_heads
         self.promises = Promises(linear_groups=num_heads, range=True, open_sizes=True)
@@ -160,6 +166,7 @@ class NAF(Upsampler):
                 kernel_size=self.kernel_size,
                 memory=attention_memory(self.memory, image.device.type),
                 weight=self.distance,
+                locality=self.locality,
             )
 
     def filter(
@@ -192,7 +199,7 @@ class NAF(Upsampler):
         with autocast_off(image.device):
             if not are_known(*queries.shape[1:3], *keys.shape[1:3]):
                 result = attend_at_any_size(
-                    queries, keys, values, self.num_heads, self.kernel_size, self.distance
+                    queries, keys, values, self.num_heads, self.kernel_size, self.distance, self.locality
                 )
                 result = result if into is None else into.copy_(result)
             else:
@@ -357,6 +364,7 @@ class NAF(Upsampler):
             kernel_size=self.kernel_size,
             memory=memory or attention_memory(self.memory, queries.device.type),
             weight=self.distance,
+            locality=self.locality,
             plans=plans,
         )
 

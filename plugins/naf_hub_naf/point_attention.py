@@ -8,7 +8,7 @@ from torch import Tensor
 from naf_hub.parts.pieces import split
 
 from .attention import split_heads
-from .spatial import DistanceWeight
+from .spatial import DistanceWeight, decay
 from .windows import window_slots
 
 
@@ -22,12 +22,13 @@ def attend_at(
     kernel_size: int,
     memory: int,
     weight: DistanceWeight | None = None,
+    locality: float | None = None,
 ) -> Tensor:
     """:meth:`CrossScaleAttention.output <naf_hub_naf.attention.CrossScaleAttention.output>` at some of its pixels.
 
     Args:
         points: (B, N, 2) int64 (x, y).
-        queries, keys, values, heads, kernel_size, weight: as of that class.
+        queries, keys, values, heads, kernel_size, weight, locality: as of that class.
         memory: bytes of working memory to keep to, as far as a single point fits.
 
     Returns:
@@ -51,11 +52,12 @@ def attend_at(
     for piece in split(len(cells), memory // (numbers * queries.element_size())):
         part = slice(*piece)
         scores = torch.einsum("nhd,nkhd->nhk", asked[part], keys[cells[part]])
+        down = _offsets(rows[part], y.flatten()[part], h, height, scores)[:, :, None]
+        along = _offsets(columns[part], x.flatten()[part], w, width, scores)[:, None]
         if weight is not None:
-            scores = scores * weight.between(
-                _offsets(rows[part], y.flatten()[part], h, height, scores)[:, :, None],
-                _offsets(columns[part], x.flatten()[part], w, width, scores)[:, None],
-            ).flatten(1).unsqueeze(1)
+            scores = scores * weight.between(down, along).flatten(1).unsqueeze(1)
+        if locality is not None:
+            scores = scores + (decay(down, locality) + decay(along, locality)).flatten(1).unsqueeze(1)
         found.append(torch.einsum("nhk,nkhd->nhd", scores.softmax(-1), values[cells[part]]))
     mixed = torch.cat(found).flatten(1)
     mixed = mixed if kept is None else mixed[:, kept]

@@ -12,6 +12,7 @@ from naf_hub.images import as_batch
 from naf_hub.parts.precision import autocast_off
 
 from .model import NAF
+from .spatial import decay
 from .windows import source_cells, window_slots
 
 
@@ -144,8 +145,10 @@ def query_window(
         seen = keys[rows][:, columns].unflatten(-1, (model.num_heads, -1))
         logits = torch.einsum("nc,ijnc->nij", query, seen) * query.shape[-1] ** -0.5
         window = QueryWindow(at, rows, columns, logits, logits, queries, keys, values)
+        down, along = window.offsets()
         if model.distance is not None:
-            down, along = (offset[None, None] for offset in window.offsets())
-            logits = logits * model.distance(down, along).view(logits.shape[1:])
+            logits = logits * model.distance(down[None, None], along[None, None]).view(logits.shape[1:])
+        if model.locality is not None:
+            logits = logits + decay(down, model.locality)[:, None] + decay(along, model.locality)
         weights = logits.flatten(1).softmax(dim=-1).view_as(logits)
     return dataclasses.replace(window, logits=logits, weights=weights)

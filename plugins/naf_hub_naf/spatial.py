@@ -1,4 +1,5 @@
-"""Scores weighted by distance instead of rotary encoding (NAF, arXiv 2511.18452, table 7)."""
+"""Scores that depend on the distance of pixel and cell: weighted instead of rotary encoding (NAF, arXiv 2511.18452,
+table 7), or lowered beside it."""
 
 from __future__ import annotations
 
@@ -32,3 +33,8 @@ class DistanceWeight(nn.Module):
         squared = dy.square() + dx.square() if self.metric == "gaussian" else (dy.abs() + dx.abs()).square()
         sigma = self.sigma.to(squared.dtype)
         return torch.exp(-squared / (2 * sigma.square()))
+
+
+def decay(offsets: Tensor, locality: float) -> Tensor:
+    """The logarithm of a Gaussian of one axis' offsets in cells: what is added to the scores of that axis."""
+    return offsets.square() / (-2 * locality**2)
