@@ -65,11 +65,13 @@ class Confusion:
         return {name: None if v != v else 100 * v for name, v in zip(names, self.iou().tolist(), strict=True)}
 
 
-def class_table(title: str, names: Sequence[str], columns: Sequence[Mapping[str, float | None]]) -> str:
-    """A line for each class under ``title``, with its percent in each column."""
+def class_table(title: str, names: Sequence[str], columns: Mapping[str, Mapping[str, float | None]]) -> str:
+    """A line for each class under ``title``, with its percent in each column; ``columns`` by their headings."""
     wide = max(map(len, names))
-    lines = [title]
+    room = {label: max(4, len(label)) for label in columns}
+    lines = [title, "  ".join([" " * wide, *(f"{label:>{room[label]}}" for label in columns)])]
     for name in names:
-        shares = [column[name] for column in columns]
-        lines.append(f"{name:{wide}}  " + "  ".join("   -" if v is None else f"{v:4.1f}" for v in shares))
+        shares = {label: column[name] for label, column in columns.items()}
+        cells = ("-" if share is None else f"{share:.1f}" for share in shares.values())
+        lines.append("  ".join([f"{name:{wide}}", *map(str.rjust, cells, room.values())]))
     return "\n".join(lines)

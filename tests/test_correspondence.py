@@ -25,6 +25,7 @@ from naf_hub_correspondence.homographies import centres, draw_homography, lie_in
 from naf_hub_correspondence.matching import find_nearest, surest
 from naf_hub_correspondence.pck import LIMITS, Tally, correct_plus, distances
 from naf_hub_correspondence.semantic import GRID, SemanticCorrespondence
+from naf_hub_correspondence.spair import find_spair
 from naf_hub_correspondence.squares import Square
 
 COLOURS = {0: (220, 30, 30), 1: (30, 220, 30), 2: (30, 30, 220), 3: (220, 220, 30)}
@@ -244,6 +245,10 @@ def test_what_is_wrong_with_the_data_is_one_line(spair, damage, message):
     with pytest.raises(DatasetError, match=message) as caught:
         SemanticCorrespondence().evaluate("bilinear", spair, {"size": 32}, backbone="tiny_backbone")
     assert "\n" not in str(caught.value)
+
+
+def test_the_folder_above_is_the_data_set_too(spair):
+    assert find_spair(spair) == spair == find_spair(spair.parent)
 
 
 def test_a_missing_layout_says_what_is_expected_and_where_to_get_it(tmp_path):

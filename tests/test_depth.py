@@ -282,5 +282,22 @@ def test_the_nyu_file_is_read_by_its_official_split(tmp_path: Path) -> None:
         NyuPairs(tmp_path, "test", 448, 10.0)
 
 
+def test_a_damaged_pair_of_the_nyu_file_is_named(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    savemat = pytest.importorskip("scipy.io").savemat
+    path = tmp_path / "nyu_depth_v2_labeled.mat"
+    with h5py.File(path, "w") as file:
+        images = np.zeros((2, 3, 9, 8), dtype=np.uint8)
+        stored = file.create_dataset("images", data=images, chunks=(1, 3, 9, 8), fletcher32=True)
+        file["rawDepths"] = np.ones((2, 9, 8), dtype=np.float32)
+        place = stored.id.get_chunk_info(1).byte_offset
+    savemat(tmp_path / "splits.mat", {"testNdxs": np.array([[2]])})
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff")
+    with pytest.raises(DatasetError, match=r"nyu_depth_v2_labeled\.mat: pair 2 is damaged"):
+        NyuPairs(tmp_path, "test", (9, 8), 10.0)[0]
+
+
 def test_the_task_is_registered() -> None:
     assert isinstance(naf_hub.load_task("depth"), Depth)

@@ -248,7 +248,7 @@ def test_command(edges, tmp_path):
     out = tmp_path / "board"
     done = leaderboard(edges, "-o", out)
     assert done.exit_code == 1  # one column has no data
-    assert "missing: absent, bilinear, untrained: no folder" in done.stderr
+    assert "missing: absent: no folder" in done.stderr
     assert "untrained (grey)" in done.stdout
     assert {path.name for path in out.glob("leaderboard.*")} == {
         f"leaderboard.{ending}" for ending in ("md", "csv", "tex", "html", "json")
@@ -393,12 +393,22 @@ def test_what_is_plainly_missing_is_told_without_a_run(kept, tmp_path):
     there = plan(measure(data=str(tmp_path), entrants=entrants("nearest", "lift")))
     place = f"no data at {tmp_path / 'nowhere'}"
     assert assemble(chosen, kept).notes() == [
-        f"missing: toy, nearest, bicubic: {place}",
-        f"missing: toy, lift: {place}; no weights of lift are known; name some, lift=PATH",
+        f"missing: toy: {place}",
+        "missing: toy, lift: no weights of lift are known; name some, lift=PATH",
     ]
     assert list(assemble(there, kept).missing.values()) == [
-        "not evaluated", "no weights of lift are known; name some, lift=PATH",
+        ("not evaluated",), ("no weights of lift are known; name some, lift=PATH",),
     ]  # fmt: skip
+
+
+def test_what_several_columns_lack_is_one_line(kept, tmp_path):
+    both = [
+        measure(name, data=str(tmp_path), entrants=entrants("nearest", "lift")) for name in ("one", "two")
+    ]
+    assert assemble(plan(*both), kept).notes() == [
+        "missing: one, two, nearest: not evaluated",
+        "missing: one, two, lift: no weights of lift are known; name some, lift=PATH",
+    ]
 
 
 @pytest.mark.parametrize("figure", ['"high"', "true", "nan"])

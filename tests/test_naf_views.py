@@ -161,6 +161,14 @@ def test_the_window_is_drawn_as_it_is(looked_at):
     assert np.allclose(logits, window.logits.mean(0).numpy(), atol=1e-6)
 
 
+def test_marks_at_the_border_are_whole(looked_at):
+    from naf_hub_naf.window_figures import window_figure
+
+    marks = [mark for axes in window_figure(*looked_at).get_axes() for mark in (*axes.lines, *axes.patches)]
+    assert marks
+    assert not any(mark.get_clip_on() for mark in marks)
+
+
 def photo(folder: Path) -> Path:
     rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(folder / "photo.png")

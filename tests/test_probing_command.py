@@ -305,7 +305,7 @@ def test_a_preset_decides_what_is_not_given(data: Path, tmp_path: Path) -> None:
     arguments += ["--preset", "naf-ade20k", "--size", "16", "--label-size", "16", "--device", "cpu", "--json"]
     refused = CliRunner().invoke(cli, arguments)
     assert refused.exit_code == 1
-    assert "has 12 pictures in train, and ADE20K 20210" in refused.stderr
+    assert "has 12 pictures in train, and ADE20K has 20210" in refused.stderr
     made = report(CliRunner().invoke(cli, [*arguments, "--allow-incomplete", "--epochs", "1"]))
     assert made.protocol["preset"] == "naf-ade20k"
     assert (made.protocol["epochs"], made.protocol["lr"], made.protocol["size"]) == (1, 5e-4, 16)

@@ -207,10 +207,11 @@ def test_what_is_missing_is_named(tmp_path: Path, name: str, damage, told: str) 
     with pytest.raises(DatasetError, match=told) as error:
         opened(tmp_path)
     assert "\n" not in str(error.value)
+    assert str(error.value).count(LAYOUTS[name].source) == 1
 
 
 def test_no_layout_or_several(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no folder .*nowhere"):
+    with pytest.raises(DatasetError, match=r"no folder .*nowhere; expected .*classes\.json, or"):
         find_layout(tmp_path / "nowhere")
     with pytest.raises(
         DatasetError, match=r"holds no data set of segmentation; expected .*classes\.json, or"
@@ -220,6 +221,8 @@ def test_no_layout_or_several(tmp_path: Path) -> None:
         told = rf"holds no {layout.title}; expected {re.escape(layout.expected)}: http"
         with pytest.raises(DatasetError, match=told):
             opened(tmp_path, name)
+        with pytest.raises(DatasetError, match=r"no folder .*nowhere; expected .*: http"):
+            layout.open(tmp_path / "nowhere", "val", allow_incomplete=False)
     make_voc(tmp_path, IDS["voc"])
     make_ade20k(tmp_path, IDS["ade20k"])
     with pytest.raises(DatasetError, match=r"several data sets; choose with --layout: voc, ade20k"):

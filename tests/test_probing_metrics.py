@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naf_hub import Backbone, Normalize, Promises, Upsampler
-from naf_hub.confusion import Confusion
+from naf_hub.confusion import Confusion, class_table
 from naf_hub_probing.head import upsampled_scores
 from naf_hub_probing.metrics import BANDS, Scores, boundary_band, predict
 
@@ -139,3 +139,13 @@ def test_bands_are_scored_by_themselves() -> None:
         pytest.approx(9 / 10),
     ]
     assert scores.bands[2].mean_iou() == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_figures_of_classes_stand_under_the_name_of_their_row() -> None:
+    columns = {"bilinear": {"sky": 7.25, "wall": None}, "naf": {"sky": 10.0, "wall": 0.0}}
+    assert class_table("IoU:", ["sky", "wall"], columns).splitlines() == [
+        "IoU:",
+        "      bilinear   naf",
+        "sky        7.2  10.0",
+        "wall         -   0.0",
+    ]

@@ -197,6 +197,9 @@ def test_videos_are_those_that_are_listed_or_named(data):
     assert [video.name for video in find_videos(data.parent)] == ["two"]
     with pytest.raises(DatasetError, match=r"no video 'three' in .*; there are: one, two"):
         find_videos(data.parent, ["three"])
+    (data.parent / "DAVIS" / "ImageSets" / "2017" / "val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DatasetError, match=r"val\.txt: no text"):
+        find_videos(data.parent)
 
 
 def test_an_object_too_small_for_the_grid_is_told(data):
@@ -232,10 +235,14 @@ def test_what_is_wrong_with_the_data_is_one_line(data):
     wrong(ImageError, "two/00003.png: not an image file")
     Image.new("RGB", (9, 9)).save(frames / "00003.png")
     wrong(DatasetError, "00003.png is 9x9 pixels, the masks of its video are 64x96")
+    (frames / "00001.png").rename(data / "frame")
+    wrong(DatasetError, r"no frame .*two/00001.jpg of the mask .*two/00001.png; expected DATA/JPEGImages")
+    (data / "frame").rename(frames / "00001.png")
     (masks / "00004.png").unlink()
     wrong(DatasetError, r"no mask .*two/00004.png; expected DATA/JPEGImages/480p/VIDEO")
-    for path in sorted(frames.iterdir())[2:]:
-        path.unlink()
+    for folder in (frames, masks):
+        for path in sorted(folder.iterdir())[2:]:
+            path.unlink()
     wrong(DatasetError, "two has 2 frames; at least 3 are needed")
     shutil.rmtree(data / "Annotations")
     wrong(DatasetError, r"no folder .*Annotations/480p; expected .* https://davischallenge.org")

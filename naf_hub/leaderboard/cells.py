@@ -46,15 +46,15 @@ class Cell:
         return () if self.entrant.control else self.measure.controls
 
     @property
-    def lacks(self) -> str:
-        """What must be there first and is not, as far as that is plain without loading anything; else empty."""
+    def lacks(self) -> tuple[str, ...]:
+        """What must be there first and is not, as far as that is plain without loading anything."""
         data, contender = self.measure.data, self.entrant.contender
         found = [
             f"no data at {p}" for p in ([data] if isinstance(data, str) else data) if not Path(p).exists()
         ]
         if contender.weights == "default" and not contender.record.weights:
             found.append(f"no weights of {contender.name} are known; name some, {contender.name}=PATH")
-        return "; ".join(found)
+        return tuple(found)
 
     @property
     def file(self) -> str:

@@ -24,23 +24,34 @@ class Board:
             column without any figure is left out.
         paper: figures of the paper, ours and the difference, or ``None`` where the plan has none.
         left_out: reports that do not compare: file to reason.
-        missing: cells without a figure: ``(column, label)`` to reason.
+        missing: cells without a figure: ``(column, label)`` to reasons.
+        labels: rows that the plan asks of each column.
     """
 
     table: Report
     paper: Report | None
     left_out: Mapping[str, str]
-    missing: Mapping[tuple[str, str], str]
+    missing: Mapping[tuple[str, str], tuple[str, ...]]
+    labels: Mapping[str, frozenset[str]]
 
     def notes(self) -> list[str]:
-        """Lines that say what is missing, those of a column that lack the same in one, and what was left out."""
-        lacking: dict[tuple[str, str], list[str]] = {}
-        for (column, label), reason in self.missing.items():
-            lacking.setdefault((column, reason), []).append(label)
+        """Lines that say what is missing, one a reason, and what was left out."""
+        lacking: dict[str, dict[str, list[str]]] = {}
+        for (column, label), reasons in self.missing.items():
+            for reason in reasons:
+                lacking.setdefault(reason, {}).setdefault(column, []).append(label)
         return [
-            *(f"missing: {column}, {', '.join(labels)}: {why}" for (column, why), labels in lacking.items()),
+            *(f"missing: {self._cells(columns)}: {reason}" for reason, columns in lacking.items()),
             *(f"not comparable: {file}: {reason}" for file, reason in self.left_out.items()),
         ]
+
+    def _cells(self, lacking: Mapping[str, list[str]]) -> str:
+        """Cells in words, columns that lack the same rows together, and without the rows where it is all of them."""
+        alike: dict[str, list[str]] = {}
+        for column, labels in lacking.items():
+            rows = "" if self.labels[column] == set(labels) else f", {', '.join(labels)}"
+            alike.setdefault(rows, []).append(column)
+        return "; ".join(", ".join(columns) + rows for rows, columns in alike.items())
 
 
 def assemble(plan: Plan, kept: Kept, failed: Mapping[tuple[str, str], str] | None = None) -> Board:
@@ -53,7 +64,8 @@ def assemble(plan: Plan, kept: Kept, failed: Mapping[tuple[str, str], str] | Non
     """
     values: dict[str, dict[str, float | None]] = {}
     columns: dict[str, Metric] = {}
-    missing: dict[tuple[str, str], str] = {}
+    missing: dict[tuple[str, str], tuple[str, ...]] = {}
+    asked: dict[str, set[str]] = {}
     left_out: dict[str, str] = {}
     models: dict[str, Row] = {}
     every = list(cells(plan))
@@ -62,10 +74,13 @@ def assemble(plan: Plan, kept: Kept, failed: Mapping[tuple[str, str], str] | Non
         metric = cell.measure.metric
         title = f"{cell.column}: {metric.title or metric.name}"
         columns[cell.column] = dataclasses.replace(metric, name=cell.column, title=title)
+        asked.setdefault(cell.column, set()).add(cell.entrant.label)
         report = kept.load(cell)
         if report is None:
-            reason = (failed or {}).get((cell.column, cell.entrant.label)) or cell.lacks or "not evaluated"
-            missing[cell.column, cell.entrant.label] = reason
+            place = cell.column, cell.entrant.label
+            missing[place] = (
+                (failed[place],) if failed and place in failed else cell.lacks or ("not evaluated",)
+            )
             left_out.update(kept.outdated(cell, current))
             continue
         for row in report.rows:
@@ -84,6 +99,7 @@ def assemble(plan: Plan, kept: Kept, failed: Mapping[tuple[str, str], str] | Non
         _beside_paper(plan, columns, values, missing),
         left_out,
         missing,
+        {column: frozenset(labels) for column, labels in asked.items()},
     )
 
 
@@ -159,7 +175,7 @@ def _beside_paper(
     plan: Plan,
     columns: Mapping[str, Metric],
     values: Mapping[str, Mapping[str, float | None]],
-    missing: Mapping[tuple[str, str], str],
+    missing: Mapping[tuple[str, str], tuple[str, ...]],
 ) -> Report | None:
     if not plan.paper:
         return None
@@ -169,7 +185,7 @@ def _beside_paper(
             ours = values.get(label, {}).get(column)
             reason = ""
             if ours is None:
-                reason = missing.get((column, label)) or (
+                reason = "; ".join(missing.get((column, label), ())) or (
                     f"no row {label} in the plan" if column in columns else f"no column {column} in the plan"
                 )
             values_of = {

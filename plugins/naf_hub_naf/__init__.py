@@ -23,7 +23,8 @@ WEIGHTS = {
         size=2664431,
         sha256="c096c1ab2217a5c3ac136365f721685e2201379cb69d509cfb0261183847c98f",
         license="Apache-2.0",
-        summary="The authors' release, trained on features of DINOv3 ViT-B/16.",
+        summary="The authors' release, trained on features of DINOv3 ViT-B/16. Below bilinear at finding points of "
+        "SPair-71k (PCK@0.1 48.68 against 51.27).",
     ),
 }
 SMALL = Weights(

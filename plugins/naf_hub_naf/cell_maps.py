@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIGNED, AMOUNT = "RdBu_r", "viridis"
-MARK = {"marker": "+", "color": "black", "markersize": 13, "markeredgewidth": 3.5, "linestyle": "none"}
+# Not clipped: whole at a corner of the photo, too.
+MARK = {
+    "marker": "+",
+    "color": "black",
+    "markersize": 13,
+    "markeredgewidth": 3.5,
+    "linestyle": "none",
+    "clip_on": False,
+}
 MARK_INSIDE = MARK | {"color": "white", "markersize": 11, "markeredgewidth": 1.5}
 CELLS = ("column of cells", "row of cells")
 PIXELS = ("column of pixels", "row of pixels")
@@ -46,6 +54,9 @@ def new_figure(title: str, width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(
+        w_pad=0.1
+    )  # of inches: labels of colour bars stay clear of the next panel's
     figure.suptitle(title, fontsize=14)
     return figure
 
@@ -87,7 +98,7 @@ def draw_heat(
 ) -> None:
     """A map with its colour bar, whose unit is ``unit``; ``places`` name the axes, ``style`` goes to ``imshow``."""
     shown = axes.imshow(values.float().cpu().numpy(), **{"cmap": SIGNED, "interpolation": "nearest", **style})
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=11, pad=9)
     axes.set_xlabel(places[0])
     axes.set_ylabel(places[1])
     _count_in_whole(axes)
@@ -117,16 +128,15 @@ def draw_frame(axes: Axes, window: QueryWindow, scale: tuple[float, float] = (1.
     y, x = rows.start / scale[0] - 0.5, columns.start / scale[1] - 0.5
     height, width = (rows.stop - rows.start) / scale[0], (columns.stop - columns.start) / scale[1]
     for colour, style, line in (("black", "-", 3.0), ("white", "--", 1.6)):
-        axes.add_patch(
-            Rectangle((x, y), width, height, fill=False, edgecolor=colour, linestyle=style, linewidth=line)
-        )
+        look = {"edgecolor": colour, "linestyle": style, "linewidth": line, "clip_on": False}
+        axes.add_patch(Rectangle((x, y), width, height, fill=False, **look))
 
 
 def draw_photo(axes: Axes, image: Tensor, window: QueryWindow, title: str) -> None:
     """The image (3, H, W) with the pixel and its window; axes in pixels of the output."""
     height, width = window.size
     axes.imshow(image.movedim(0, -1).float().cpu().numpy(), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=11, pad=9)
     axes.set_xlabel(PIXELS[0])
     axes.set_ylabel(PIXELS[1])
     draw_frame(axes, window)

@@ -23,7 +23,7 @@ from naf_hub.training.settings import build
 
 from .matching import find_nearest
 from .pck import LIMITS, Tally, correct_plus, distances, metrics
-from .spair import Annotated, find_pairs, read_annotation, read_pair
+from .spair import Annotated, find_pairs, find_spair, read_annotation, read_pair
 from .squares import Square
 
 GRID = "backbone's grid"
@@ -96,7 +96,7 @@ class SemanticCorrespondence(Task):
         chosen = build(SPairProtocol, protocol or {})
         if backbone is None:
             raise ValueError("correspondence needs a backbone; give backbone=")
-        root = Path(data)
+        root = find_spair(Path(data))
         categories = {
             name: [files[i * len(files) // count] for i in range(count)]
             for name, files in find_pairs(root).items()

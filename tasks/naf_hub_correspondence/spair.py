@@ -14,9 +14,10 @@ from torch import Tensor
 from naf_hub.errors import DatasetError
 
 ARCHIVE = "http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz"
+FOLDER = "SPair-71k"
 LAYOUT = (
     "DATA/JPEGImages/CATEGORY/*.jpg, DATA/ImageAnnotation/CATEGORY/*.json and "
-    f"DATA/PairAnnotation/test/*:CATEGORY.json, as in {ARCHIVE}"
+    f"DATA/PairAnnotation/test/*:CATEGORY.json, or all below DATA/{FOLDER}/, as in {ARCHIVE}"
 )
 
 
@@ -39,6 +40,12 @@ class Annotated:
     def at(self, numbers: list[int]) -> Tensor:
         """(N, 2) pixels of some keypoints."""
         return torch.tensor([self.points[number] for number in numbers], dtype=torch.float64)
+
+
+def find_spair(root: Path) -> Path:
+    """The folder of the data set: ``root``, or where the archive puts it below."""
+    inner = root / FOLDER
+    return inner if inner.is_dir() and not (root / "PairAnnotation").is_dir() else root
 
 
 def find_pairs(root: Path) -> dict[str, list[Path]]:

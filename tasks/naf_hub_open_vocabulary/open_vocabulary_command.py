@@ -84,5 +84,5 @@ def open_vocabulary(
         click.echo(f"skipped: {one_line(reason)}", err=True)
     show_report(report, format_, as_json, save)
     if format_ == "table" and not as_json:
-        shares = [row.extras["iou"] for row in report.rows]
+        shares = {row.label: row.extras["iou"] for row in report.rows}
         click.echo(class_table("IoU per class:", report.data["classes"], shares))

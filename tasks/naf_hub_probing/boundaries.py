@@ -36,7 +36,10 @@ METRICS = (
 )
 IMAGE = "image"
 """Label of the row of the picture's own edges, which no features enter."""
-LAYOUT = "DATA/images/NAME.jpg and DATA/boundaries/NAME.png (grey: share of the annotators, black to white)"
+LAYOUT = (
+    "DATA/images/NAME.jpg and DATA/boundaries/NAME.png (grey: share of the annotators, black to white), made of "
+    "BSDS500: https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/resources.html"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,15 +45,23 @@ class Layout:
         Raises:
             DatasetError: it is not there; or not all of it, where that is not allowed.
         """
+        layout = f"expected {self.expected}: {self.source}"
+        if not root.is_dir():
+            raise DatasetError(f"no folder {root}; {layout}")
         folder = self.find(root)
         if folder is None:
-            raise DatasetError(f"{root} holds no {self.title}; expected {self.expected}: {self.source}")
-        pairs = self.pairs(folder, split)
+            raise DatasetError(f"{root} holds no {self.title}; {layout}")
+        try:
+            pairs = self.pairs(folder, split)
+        except DatasetError as error:
+            if self.source in str(error):
+                raise
+            raise DatasetError(f"{error}; {layout}") from error
         number = self.counts and self.counts[split == "val"]
         if number is not None and len(pairs) != number and not allow_incomplete:
             raise DatasetError(
-                f"{folder} has {len(pairs)} pictures in {split}, and {self.title} {number}; unpack it again, or give "
-                "--allow-incomplete"
+                f"{folder} has {len(pairs)} pictures in {split}, and {self.title} has {number}; get it again "
+                f"({self.source}), or give --allow-incomplete"
             )
         return pairs
 
@@ -126,16 +134,16 @@ def find_layout(root: Path, name: str | None = None) -> str:
         if name not in (FOLDER, *LAYOUTS):
             raise ValueError(f"no layout {name!r}; there are: {FOLDER}, {', '.join(LAYOUTS)}")
         return name
+    expected = (
+        f"expected {OWN_LAYOUT}, or one of {', '.join(LAYOUTS)} as published (--layout NAME says how that is)"
+    )
     if not root.is_dir():
-        raise DatasetError(f"no folder {root}")
+        raise DatasetError(f"no folder {root}; {expected}")
     if (root / "classes.json").is_file():
         return FOLDER
     found = [key for key, layout in LAYOUTS.items() if layout.find(root) is not None]
     if len(found) > 1:
         raise DatasetError(f"{root} holds several data sets; choose with --layout: {', '.join(found)}")
     if not found:
-        raise DatasetError(
-            f"{root} holds no data set of segmentation; expected {OWN_LAYOUT}, or one of {', '.join(LAYOUTS)} as "
-            "published (--layout NAME says how that is)"
-        )
+        raise DatasetError(f"{root} holds no data set of segmentation; {expected}")
     return found[0]

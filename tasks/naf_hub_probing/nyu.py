@@ -66,8 +66,11 @@ class NyuPairs(DepthPairs):
         """Read one pair."""
         number = self.numbers[position]
         with _open(self.file) as file:  # every time, since workers must not share an open file
-            # MATLAB stores columns first.
-            image, depth = file["images"][number].swapaxes(-1, -2), file["rawDepths"][number].swapaxes(-1, -2)
+            try:
+                image, depth = file["images"][number], file["rawDepths"][number]
+            except OSError as error:
+                raise DatasetError(f"{self.file}: pair {number + 1} is damaged ({error})") from error
+        image, depth = image.swapaxes(-1, -2), depth.swapaxes(-1, -2)  # MATLAB stores columns first
         picture = torch.from_numpy(image.astype(np.float32) / 255)
         return self.prepare(position, picture, torch.from_numpy(depth.astype(np.float32)))
 

@@ -135,5 +135,5 @@ def save_picture(sheet: Image.Image, path: Path, label: str) -> None:
 
 def last_epoch_table(report: Report) -> str:
     """IoU per class of the last epoch, a column for each row of the report, in its order."""
-    shares = [row.extras["last"]["iou"] for row in report.rows]
+    shares = {row.label: row.extras["last"]["iou"] for row in report.rows}
     return class_table("IoU per class, last epoch:", report.data["classes"], shares)

@@ -97,7 +97,10 @@ def _listed(root: Path) -> list[str]:
     listed = root / NAMES
     if not listed.is_file():
         return sorted(path.name for path in (root / FRAMES).iterdir() if path.is_dir())
-    found = list(dict.fromkeys(listed.read_text(encoding="utf-8").split()))
+    try:
+        found = list(dict.fromkeys(listed.read_text(encoding="utf-8").split()))
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{listed}: no text; it names the videos, one a line") from error
     if not found:
         raise DatasetError(f"{listed} names no video; remove it to use all of them")
     return found
@@ -112,6 +115,10 @@ def _find_video(root: Path, name: str, length: int) -> Video:
     frames = sorted(path for path in folder.iterdir() if has_image_name(path))
     if len(frames) < FEWEST:
         raise DatasetError(f"{folder} has {len(frames)} frames; at least {FEWEST} are needed")
+    stems = {frame.stem for frame in frames}
+    for mask in sorted((root / MASKS / name).glob("*.png")):
+        if mask.stem not in stems:  # the video would go on as if nothing happened between its neighbours
+            raise DatasetError(f"no frame {folder / mask.stem}.jpg of the mask {mask}; expected {LAYOUT}")
     frames = frames[: length or None]
     masks = [root / MASKS / name / f"{frame.stem}.png" for frame in frames]
     for mask in masks:
