@@ -97,7 +97,9 @@ def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, Plugin]]:
             continue
         if not entries:
             continue
-        stated = described(distribution, entries[0])  # once: parsing metadata is a good part of the time of `list`
+        stated = described(
+            distribution, entries[0]
+        )  # once: parsing metadata is a good part of the time of `list`
         for entry in entries:
             plugin = dataclasses.replace(stated, name=entry.name, module=entry.value)
             # A distribution on sys.path twice (editable and installed) is still one plugin.

@@ -12,7 +12,7 @@ from PIL import Image
 from naf_hub import load_restorer, registry
 from naf_hub.weights.files import save_weights
 
-SIZE = (48, 72)
+SIZE = (64, 96)
 
 
 def pixels(seed: int) -> np.ndarray:
@@ -35,7 +35,14 @@ def save(path: Path, values: np.ndarray) -> None:
 
 def make_photos() -> None:
     """What the pages call photos of yours."""
-    paths = ["photo.jpg", "other.jpg", "photos/a.jpg", "photos/train/b.jpg", "photos/val/c.jpg"]
+    paths = [
+        "photo.jpg",
+        "other.jpg",
+        "photos/a.jpg",
+        "photos/sub/a.jpg",
+        "photos/train/b.jpg",
+        "photos/val/c.jpg",
+    ]
     for seed, path in enumerate([*paths, "kodak/d.png", "others/e.png"]):
         save(Path(path), pixels(seed))
     first = Image.open("photo.jpg")

@@ -153,3 +153,8 @@ def test_every_public_name_has_a_docstring_and_is_in_the_api_page():
         assert value.__doc__, name
         home = value.__module__
         assert f"::: naf_hub.{name}" in api or f"::: {home}" in api, f"{name} is not on the API page"
+
+
+def test_pictures_are_made_by_the_commands_of_their_pages():
+    pictures = generator().pictures
+    assert pictures.named_command("views.md", "compare.jpg").startswith("naf-hub compare chelsea.png ")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from docs_blocks import PAGES, blocks
 from docs_world import make_world
 
 import naf_hub
+from naf_hub.commands.main import cli
 
 FETCHES = "weights from the Hub"
 PLUGIN = "a plugin, or parts of one; tests/test_docs.py installs and checks those that are whole"
@@ -21,7 +23,10 @@ NOT_RUN = {
     "add-a-task": {"": PLUGIN},
     "export": {"import onnxruntime": "ten seconds of export; tests/test_export.py runs such a file"},
     "migrate": {"": "tests/test_migration_page.py runs them"},
-    "naf": {'naf_hub.load("naf")  # the weights trained here': FETCHES},
+    "naf": {
+        'naf_hub.load("naf")  # the weights trained here': FETCHES,
+        "from naf_hub.streaming": "gigabytes; tests/test_streaming.py does it on less",
+    },
     "open-vocabulary": {"import naf_hub\nfrom naf_hub.images": FETCHES},
     "train": {'upsampler = naf_hub.load("naf", weights="hf://': FETCHES},
     "weights": {"": FETCHES},
@@ -41,7 +46,12 @@ class Patches(torch.nn.Module):
 
 
 def given(page: str) -> dict[str, object]:
-    """What the text of a page, not a block, has introduced."""
+    """What the text of a page, or a command on it, has made; names that are not files are returned."""
+    if page == "quickstart":
+        result = CliRunner().invoke(
+            cli, ["upsample", "photos", "-o", "out", "--upsampler", "nearest", "--size", "168"]
+        )
+        assert result.exit_code == 0, result.output
     image = torch.rand(1, 3, 56, 56)
     if page == "naf":
         naf = naf_hub.load("naf", weights=None, dim=32, num_blocks=1)
@@ -61,6 +71,11 @@ def given(page: str) -> dict[str, object]:
 def test_python_of_the_docs_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     make_world(page)
+    if page.stem == "export":  # half the seconds are for what a smaller network needs not
+        load = naf_hub.load
+        monkeypatch.setattr(
+            naf_hub, "load", lambda name: load(name, weights=None, dim=16, num_blocks=1, kernel_size=3)
+        )
     monkeypatch.setattr(torch.hub, "load", lambda *names: Patches())
     transformers = types.ModuleType("transformers")
     transformers.AutoModel = types.SimpleNamespace(from_pretrained=lambda name: Patches())  # pyright: ignore

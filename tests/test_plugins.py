@@ -387,7 +387,8 @@ def test_listing_imports_neither_torch_nor_timm():
         "naf_hub.list_backbones();"
         "naf_hub.info('naf'); cli.list_commands(None);"
         "cli.main(['list', '--json'], standalone_mode=False); cli.main(['plugins'], standalone_mode=False);"
-        "bad = {'torch', 'timm', 'torchvision', 'kornia', 'huggingface_hub', 'numpy', 'PIL'} & set(sys.modules); assert not bad, bad"
+        "bad = {'torch', 'timm', 'torchvision', 'kornia', 'huggingface_hub', 'numpy', 'PIL'} & set(sys.modules);"
+        "assert not bad, bad"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
