@@ -14,6 +14,7 @@ PAGES = [
     ROOT / "README.md",
     *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.stem not in ("cli", "index")),
 ]
+READMES = sorted(ROOT.glob("*/naf_hub_*/README.md"))  # of plugins: their blocks are read, not run
 BLOCK = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 # What ends a command within a line: a pipe, a redirection, the next command.
 END = ";|&<>"

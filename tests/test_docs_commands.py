@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from docs_blocks import PAGES, Block, blocks, shell_lines, words_of
+from docs_blocks import PAGES, READMES, Block, blocks, shell_lines, words_of
 from docs_world import install_from_docs, make_world
 
 from naf_hub.commands.main import cli
@@ -19,7 +21,7 @@ SMALLER = {
     "extract": ["--size", "32"],
     "compare": ["--size", "32"],
     "attention": ["--size", "32", "--view", "window"],
-    "bench": ["--features", "8,2,2", "--size", "8", "--repeats", "1", "--no-floor"],
+    "bench": ["--features", "8,2,2", "--size", "8", "--repeats", "1", "--no-floor", "--threads", "1"],
     "publish": ["--dry-run"],
     "train reconstruction": ["--set=steps=1", "--set=crop=32", "--set=resize=0", "--set=min_side=0", "--set=batch=1"],
     "train denoising": ["--set=steps=1", "--set=crop=16", "--set=resize=0", "--set=batch=1"],
@@ -114,6 +116,14 @@ def run(block: Block, line: str) -> None:
     assert result.exit_code == 0, f"{block}: {line}: {result.output}"
 
 
+@pytest.fixture(autouse=True)
+def few_objects() -> Iterator[None]:
+    """`bench` collects garbage before each row, a fifth of a second where as much is imported as here."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.stem)
 def test_commands_of_the_docs_run(
     page: Path, install_plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +154,7 @@ def test_what_is_not_run_is_on_its_page():
 
 def test_a_block_says_what_it_holds():
     """One without a language would be neither run nor coloured."""
-    for page in PAGES:
+    for page in (*PAGES, *READMES):
         for block in blocks(page):
             assert block.language in ("sh", "python", "text", "toml", "bibtex"), block
             assert block.language == "sh" or not re.search(r"^naf-hub ", block.code, re.MULTILINE), block

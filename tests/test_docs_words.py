@@ -11,11 +11,12 @@ from pathlib import Path
 
 import click
 import pytest
-from docs_blocks import PAGES, ROOT, blocks, shell_lines, words_of
+from docs_blocks import PAGES, READMES, ROOT, blocks, shell_lines, words_of
 
 import naf_hub
 from naf_hub.commands.main import cli
 
+EVERY = [*PAGES, *READMES]
 PLACEHOLDER = re.compile(r"\.\.\.|\$|\*")
 
 
@@ -49,7 +50,7 @@ def refuse_unknown(words: list[str]) -> None:
         assert not missing or abridged, f"{option.name} is missing"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.stem if page in PAGES else page.parent.name)
 def test_commands_of_the_docs_are_understood(page: Path):
     for words in commands(page):
         if words[:2] == ADDED.get(page.stem):
@@ -90,7 +91,7 @@ def test_messages_quoted_on_the_faq_page_exist():
         assert re.search(".*".join(pieces), written), f"no message of naf-hub's: {message}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.stem if page in PAGES else page.parent.name)
 def test_python_of_the_docs_imports_and_calls_what_there_is(page: Path):
     """Also where a block cannot be run here, as it fetches weights or takes gigabytes."""
     for block in blocks(page, "python"):

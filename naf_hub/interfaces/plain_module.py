@@ -161,8 +161,8 @@ def wrap(
             raise
         except Exception as error:  # whatever a module of anyone's raises
             raise MapError(
-                f"{backbone.label} fails on a picture {tuple(grey.shape)}: {one_line(error)}; if it takes another size, "
-                "write naf_hub.wrap(module, trial_size=...)"
+                f"{backbone.label} fails on a picture {tuple(grey.shape)}: {one_line(error)}; if it takes another "
+                "size, write naf_hub.wrap(module, trial_size=...)"
             ) from error
     backbone.embed_dim, cells = _channels_and_side(found, backbone, trial_size)
     if patch_size is None and trial_size % cells:
