@@ -158,3 +158,11 @@ def test_a_block_says_what_it_holds():
         for block in blocks(page):
             assert block.language in ("sh", "python", "text", "toml", "bibtex"), block
             assert block.language == "sh" or not re.search(r"^naf-hub ", block.code, re.MULTILINE), block
+
+
+def test_a_new_command_is_run_or_must_be_named():
+    block = Block(Path("new.md"), 1, "sh", "")
+    with pytest.raises(AssertionError, match=r"new\.md:1: curl x: neither a command"):
+        run(block, "curl x")
+    with pytest.raises(AssertionError, match="No such option"):
+        run(block, "naf-hub list --kinds task")

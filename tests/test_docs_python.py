@@ -11,9 +11,11 @@ import torch
 from click.testing import CliRunner
 from docs_blocks import PAGES, blocks
 from docs_world import make_world
+from packaging.version import Version
 
 import naf_hub
 from naf_hub.commands.main import cli
+from naf_hub.onnx_export import FIRST_TORCH
 
 FETCHES = "weights from the Hub"
 PLUGIN = "a plugin, or parts of one; tests/test_docs.py installs and checks those that are whole"
@@ -71,7 +73,10 @@ def given(page: str) -> dict[str, object]:
 def test_python_of_the_docs_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     make_world(page)
-    if page.stem == "export":  # half the seconds are for what a smaller network needs not
+    if page.stem == "export":
+        if Version(torch.__version__).release < FIRST_TORCH:
+            pytest.skip("the page says so: torch.export knows no open sizes")
+        # Half of the seconds are for what a smaller network does not need.
         load = naf_hub.load
         monkeypatch.setattr(
             naf_hub, "load", lambda name: load(name, weights=None, dim=16, num_blocks=1, kernel_size=3)
