@@ -162,7 +162,7 @@ range over a fifth. Read ratios, not seconds; wall seconds and their spread are 
 
 ![Peak memory over the side of the output](assets/growth-memory.svg)
 
-```
+```sh
 naf-hub bench bilinear guided_filter naf --device cpu --threads 1 --no-floor \\
   --sweep channels=96,384,1536 --sweep batch=2 --sweep threads=2 --repeats 3     # (384, 28, 28) to 448 x 448
 naf-hub bench bilinear guided_filter naf --device cpu --threads 1 --no-floor \\

@@ -7,6 +7,7 @@ default weights of pico or NAF changed; the gallery's page is written by generat
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ photos were made smaller.
 
 Each picture was made by such a command:
 
-```
+```sh
 {gallery_command(PHOTOGRAPHS[0])}
 ```
 
@@ -101,7 +102,7 @@ the colours and how to show a part of a photo.
 
 def named_command(page: str, picture: str) -> str:
     """The command of a page that writes a picture."""
-    blocks = (DOCS / page).read_text("utf-8").split("```\n")
+    blocks = re.split(r"```(?:sh)?\n", (DOCS / page).read_text("utf-8"))
     return next(block for block in blocks if block.startswith("naf-hub ") and f"-o {picture} " in block)
 
 

@@ -95,8 +95,13 @@ def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, Plugin]]:
         except Exception as error:  # metadata of unrelated packages can be anything
             log.debug("cannot read entry points of %s: %s", distribution, one_line(error))
             continue
+        if not entries:
+            continue
+        stated = described(
+            distribution, entries[0]
+        )  # once: parsing metadata is a good part of the time of `list`
         for entry in entries:
-            plugin = described(distribution, entry)
+            plugin = dataclasses.replace(stated, name=entry.name, module=entry.value)
             # A distribution on sys.path twice (editable and installed) is still one plugin.
             key = (plugin.distribution.lower(), entry.name, entry.value)
             if key not in seen:

@@ -291,7 +291,8 @@ def test_bench_gathers_what_a_method_wants(install_plugin):
 
 def test_demo_writes_what_it_says(tmp_path):
     source = picture(tmp_path / "photo.png")
-    result = run("demo", "--image", source, "-o", tmp_path / "out", "--size", "64")
+    result = run("demo", "--image", source, "-o", tmp_path / "out", "--size", "64", "--threads", "1")
+    assert result.output.splitlines()[2].endswith(" s, 1 thread")
     assert result.exit_code == 0, result.output
     for line in result.output.splitlines():
         if line.startswith("wrote"):

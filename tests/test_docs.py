@@ -1,22 +1,20 @@
-"""What the docs say is so: generated pages are fresh, code blocks run, links lead somewhere."""
+"""What the docs say is so: generated pages are fresh, the plugins that pages write work, links lead somewhere."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import sys
-import textwrap
-import types
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from docs_blocks import blocks
+from docs_world import files_of, install_from_docs
 
 import naf_hub
-from naf_hub import hookspecs, registry
+from naf_hub import hookspecs
 from naf_hub.testing import (
     BACKBONE_CHECKS,
     UPSAMPLER_CHECKS,
@@ -78,79 +76,6 @@ def test_names_and_figures_of_charts_stand_free():
         taken.append(box)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    return [textwrap.dedent(block) for block in found]
-
-
-def save_photos() -> None:
-    """What the pages call photos of yours."""
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    photo = Image.fromarray(rgb)
-    photo.save("photo.jpg")
-    Image.fromarray(rgb[:, ::-1].copy()).save("other.jpg")
-    photo.save("clip.gif", save_all=True, append_images=[photo.rotate(180)])
-    Path("photos").mkdir()
-    photo.save("photos/photo.jpg")
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        *(f"docs/{name}.md" for name in ("quickstart", "python", "memory", "devices", "extract", "views")),
-    ],
-)
-def test_python_examples_run_as_printed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import torch
-
-    class Patches(torch.nn.Module):
-        """What torch.hub and transformers would fetch: tokens of patches of 14 pixels, under the names they give."""
-
-        def forward_features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {
-                "x_norm_patchtokens": torch.nn.functional.avg_pool2d(image, 14).flatten(2).transpose(1, 2)
-            }
-
-        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-            tokens = self.forward_features(image)["x_norm_patchtokens"]
-            return {"last_hidden_state": torch.cat([tokens[:, :1], tokens], dim=1)}
-
-    monkeypatch.chdir(tmp_path)
-    save_photos()
-    monkeypatch.setattr(torch.hub, "load", lambda *names: Patches())
-    transformers = types.ModuleType("transformers")
-    transformers.AutoModel = types.SimpleNamespace(from_pretrained=lambda name: Patches())  # pyright: ignore
-    monkeypatch.setitem(sys.modules, "transformers", transformers)
-    found = blocks(ROOT / page, "python")
-    assert found
-    scope: dict[str, object] = {}
-    with torch.no_grad():
-        for block in found:
-            exec(block, scope)
-
-
-def files_of(page: str, package: str) -> dict[str, str]:
-    """The blocks of a page that begin with ``# PACKAGE/...``, by that name."""
-    named = {block.splitlines()[0].removeprefix("# "): block for block in blocks(DOCS / page, "python")}
-    return {name: code for name, code in named.items() if name.startswith(f"{package}/")}
-
-
-def install_from_docs(
-    install_plugin, tmp_path: Path, package: str, entry: str, page: str = "write-a-plugin.md"
-) -> None:
-    own = files_of(page, package)
-    assert own
-    distribution = package.replace("_", "-")
-    install_plugin(distribution, "", entry=entry, module=package)
-    root = tmp_path / distribution
-    (root / f"{package}.py").unlink()
-    for name, code in own.items():
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_text(code)
-    registry.reload()
-
-
 @pytest.mark.parametrize("package", ["naf_hub_example", "naf_hub_mean_color", "naf_hub_box_blur"])
 def test_plugins_of_the_docs_are_short(package: str):
     own = files_of("write-a-plugin.md", package)
@@ -178,7 +103,8 @@ def test_the_task_and_command_of_the_docs_work(install_plugin, tmp_path: Path):
 
 def test_the_plugin_of_the_docs_works(install_plugin, tmp_path: Path):
     entry = re.search(
-        r'\[project\.entry-points\.naf_hub\]\n(\w+) = "(\w+)"', blocks(DOCS / "write-a-plugin.md", "toml")[0]
+        r'\[project\.entry-points\.naf_hub\]\n(\w+) = "(\w+)"',
+        blocks(DOCS / "write-a-plugin.md", "toml")[0].code,
     )
     assert entry is not None
     install_from_docs(install_plugin, tmp_path, entry[2], entry[1])
@@ -227,3 +153,8 @@ def test_every_public_name_has_a_docstring_and_is_in_the_api_page():
         assert value.__doc__, name
         home = value.__module__
         assert f"::: naf_hub.{name}" in api or f"::: {home}" in api, f"{name} is not on the API page"
+
+
+def test_pictures_are_made_by_the_commands_of_their_pages():
+    pictures = generator().pictures
+    assert pictures.named_command("views.md", "compare.jpg").startswith("naf-hub compare chelsea.png ")

@@ -6,26 +6,17 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import itertools
 import re
-import shlex
-import textwrap
 from pathlib import Path
 
 import click
 import pytest
+from docs_blocks import PAGES, READMES, ROOT, blocks, shell_lines, words_of
 
 import naf_hub
 from naf_hub.commands.main import cli
 
-ROOT = Path(__file__).parent.parent
-# What pages print of `--help` and tracebacks is made from the code itself.
-PAGES = [
-    page for page in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"] if page.name != "cli.md"
-]
-BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-# What ends a command within a line: a pipe, a redirection, the next command.
-END = ";|&<>"
+EVERY = [*PAGES, *READMES]
 PLACEHOLDER = re.compile(r"\.\.\.|\$|\*")
 
 
@@ -34,18 +25,9 @@ ADDED = {"add-a-task": ["eval", "flatness"]}
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words behind naf-hub of each call in the shell blocks of a page, with its continuation lines."""
-    found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    text = re.sub(
-        r"\\\n\s*", " ", "\n".join(block for language, block in found if language in ("", "bash", "sh"))
-    )
-    calls = []
-    for line in text.splitlines():
-        if call := re.match(r"\s*(?:\w+=\S+ )*(?:do )?naf-hub\s(.*)|.* -m naf_hub\s(.*)", line):
-            lexer = shlex.shlex(call[1] or call[2], posix=True, punctuation_chars=END)
-            lexer.whitespace_split = True
-            calls.append(list(itertools.takewhile(lambda word: word[0] not in END, lexer)))
-    return calls
+    """The words behind naf-hub of each call in the shell blocks of a page."""
+    found = [words_of(line) for block in blocks(page, "sh") for line in shell_lines(block)]
+    return [words for words in found if words is not None]
 
 
 def refuse_unknown(words: list[str]) -> None:
@@ -68,7 +50,7 @@ def refuse_unknown(words: list[str]) -> None:
         assert not missing or abridged, f"{option.name} is missing"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.stem if page in PAGES else page.parent.name)
 def test_commands_of_the_docs_are_understood(page: Path):
     for words in commands(page):
         if words[:2] == ADDED.get(page.stem):
@@ -109,13 +91,11 @@ def test_messages_quoted_on_the_faq_page_exist():
         assert re.search(".*".join(pieces), written), f"no message of naf-hub's: {message}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.stem if page in PAGES else page.parent.name)
 def test_python_of_the_docs_imports_and_calls_what_there_is(page: Path):
     """Also where a block cannot be run here, as it fetches weights or takes gigabytes."""
-    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        for node in ast.walk(
-            ast.parse(textwrap.dedent(block)) if language == "python" else ast.Module([], [])
-        ):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block.code)):
             if (
                 isinstance(node, ast.ImportFrom)
                 and (node.module or "").startswith("naf_hub")

@@ -112,6 +112,8 @@ def test_normalisation_and_arguments_are_passed_on(module: Tokens):
         ({"call": "patches", "patch_size": 16}, "4x4 cells of 32x32 pixels, which are not 16 pixels each"),
         ({"call": "patches", "trial_size": 42}, "5x5 cells of 42x42 pixels, no whole number of pixels a cell"),
         ({"call": "forward_features", "output": "x_prenorm"}, "which has no 'x_prenorm'"),
+        ({"call": "patches", "trial_size": 4}, "Tokens.patches fails on a picture (1, 3, 4, 4): RuntimeError: "),
+        ({"call": "tokens", "shift": 1}, "; if it takes another size, write naf_hub.wrap(module, trial_size=...)"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )  # fmt: skip

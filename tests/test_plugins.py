@@ -13,7 +13,7 @@ import threading
 import pytest
 
 import naf_hub
-from naf_hub import registry
+from naf_hub import plugins, registry
 from naf_hub.plugins import Plugin
 
 GOOD = """
@@ -387,9 +387,23 @@ def test_listing_imports_neither_torch_nor_timm():
         "naf_hub.list_backbones();"
         "naf_hub.info('naf'); cli.list_commands(None);"
         "cli.main(['list', '--json'], standalone_mode=False); cli.main(['plugins'], standalone_mode=False);"
-        "bad = {'torch', 'timm', 'torchvision', 'kornia', 'huggingface_hub'} & set(sys.modules); assert not bad, bad"
+        "bad = {'torch', 'timm', 'torchvision', 'kornia', 'huggingface_hub', 'numpy', 'PIL'} & set(sys.modules);"
+        "assert not bad, bad"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_metadata_is_read_once_a_distribution(monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    state = plugins._requirement
+
+    def counted(distribution):
+        read.append(distribution.name)
+        return state(distribution)
+
+    monkeypatch.setattr(plugins, "_requirement", counted)
+    registry.reload()
+    assert len(registry.registry().loader.plugins) > len(read) == len(set(read))

@@ -77,3 +77,15 @@ def test_the_tag_check_of_the_release_reads_the_version():
     )
     assert found is not None
     assert found[1] == naf_hub.__version__
+
+
+def test_what_pypi_shows_links_to_nothing_beside_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["metadata"]
+    text = (ROOT / "README.md").read_text("utf-8")
+    for rule in settings["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text, count = re.subn(rule["pattern"], rule["replacement"], text)
+        assert count, rule
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert [target for target in targets if not target.startswith("https://")] == []
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8").split("\nplugins:")[0])["site_url"]
+    assert f"{site}latest/quickstart/#install" in targets

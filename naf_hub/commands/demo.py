@@ -20,6 +20,7 @@ from ..options import (
     upsampler_option,
     use_threads,
 )
+from ..reports import amount
 
 
 def sample_photo(name: str) -> Path:
@@ -83,6 +84,6 @@ def demo_command(
     )
     click.echo(f"backbone   {names[0]}: features {tuple(result['low_res'])}")
     click.echo(f"upsampler  {names[1]}: features {tuple(result['features'])} in {result['seconds']:.2f} s, "
-               f"{torch.get_num_threads()} threads")  # fmt: skip
+               f"{amount(torch.get_num_threads(), 'thread')}")  # fmt: skip
     for file in result["files"]:
         click.echo(f"wrote      {file}")

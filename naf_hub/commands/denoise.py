@@ -22,7 +22,6 @@ from ..options import (
 )
 from ..photo_batch import PhotoBatch, PictureNames, describe_contender
 from ..terminal import tell
-from .restored_photo import RestoredSettings, noise_estimator, restore_file
 
 
 @click.command("denoise")
@@ -50,6 +49,7 @@ def denoise_command(
     other settings.
     """
     from ..image_files import search_images
+    from .restored_photo import RestoredSettings, noise_estimator, restore_file
 
     use_threads(threads)
     (chosen,) = parse_restorers([restorer], weights, options)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MapError
+from ..plugins import one_line
 from ..records import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone
 
@@ -140,7 +141,7 @@ def wrap(
 
     Raises:
         TypeError: it is no ``nn.Module``, or has no such method.
-        MapError: its output is no map; says what was got and what to write.
+        MapError: its output is no map, or it fails; says what was got and what to write.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"naf_hub.wrap takes a torch.nn.Module, got {type(module).__name__}")
@@ -154,7 +155,15 @@ def wrap(
     weight = next(module.parameters(), torch.empty(0))
     with torch.no_grad():
         grey = torch.full((1, 3, trial_size, trial_size), 0.5).to(weight.device)
-        found = backbone.features(backbone.normalize(grey).to(weight.dtype))
+        try:
+            found = backbone.features(backbone.normalize(grey).to(weight.dtype))
+        except MapError:
+            raise
+        except Exception as error:  # whatever a module of anyone's raises
+            raise MapError(
+                f"{backbone.label} fails on a picture {tuple(grey.shape)}: {one_line(error)}; if it takes another "
+                "size, write naf_hub.wrap(module, trial_size=...)"
+            ) from error
     backbone.embed_dim, cells = _channels_and_side(found, backbone, trial_size)
     if patch_size is None and trial_size % cells:
         raise MapError(

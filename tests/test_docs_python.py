@@ -1,0 +1,97 @@
+"""Python blocks of the docs run as printed, page by page, or are named here with the reason."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from docs_blocks import PAGES, blocks
+from docs_world import make_world
+from packaging.version import Version
+
+import naf_hub
+from naf_hub.commands.main import cli
+from naf_hub.onnx_export import FIRST_TORCH
+
+FETCHES = "weights from the Hub"
+PLUGIN = "a plugin, or parts of one; tests/test_docs.py installs and checks those that are whole"
+# What is not run, by page and by how the block begins, and why. "" is every block.
+NOT_RUN = {
+    "add-a-learned-upsampler": {"": PLUGIN},
+    "add-a-task": {"": PLUGIN},
+    "export": {"import onnxruntime": "ten seconds of export; tests/test_export.py runs such a file"},
+    "migrate": {"": "tests/test_migration_page.py runs them"},
+    "naf": {
+        'naf_hub.load("naf")  # the weights trained here': FETCHES,
+        "from naf_hub.streaming": "gigabytes; tests/test_streaming.py does it on less",
+    },
+    "open-vocabulary": {"import naf_hub\nfrom naf_hub.images": FETCHES},
+    "train": {'upsampler = naf_hub.load("naf", weights="hf://': FETCHES},
+    "weights": {"": FETCHES},
+    "write-a-plugin": {"": PLUGIN},
+}
+
+
+class Patches(torch.nn.Module):
+    """What torch.hub and transformers would fetch: tokens of patches of 14 pixels, under the names they give."""
+
+    def forward_features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"x_norm_patchtokens": torch.nn.functional.avg_pool2d(image, 14).flatten(2).transpose(1, 2)}
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        tokens = self.forward_features(image)["x_norm_patchtokens"]
+        return {"last_hidden_state": torch.cat([tokens[:, :1], tokens], dim=1)}
+
+
+def given(page: str) -> dict[str, object]:
+    """What the text of a page, or a command on it, has made; names that are not files are returned."""
+    if page == "quickstart":
+        result = CliRunner().invoke(
+            cli, ["upsample", "photos", "-o", "out", "--upsampler", "nearest", "--size", "168"]
+        )
+        assert result.exit_code == 0, result.output
+    image = torch.rand(1, 3, 56, 56)
+    if page == "naf":
+        naf = naf_hub.load("naf", weights=None, dim=32, num_blocks=1)
+        return {
+            "naf": naf,
+            "naf_hub": naf_hub,
+            "torch": torch,
+            "image": image,
+            "lr_features": torch.randn(1, 384, 4, 4),
+        }
+    return {"naf_hub": naf_hub, "noisy": image} if page == "denoise" else {}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
+)
+def test_python_of_the_docs_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    make_world(page)
+    if page.stem == "export":
+        if Version(torch.__version__).release < FIRST_TORCH:
+            pytest.skip("the page says so: torch.export knows no open sizes")
+        # Half of the seconds are for what a smaller network does not need.
+        load = naf_hub.load
+        monkeypatch.setattr(
+            naf_hub, "load", lambda name: load(name, weights=None, dim=16, num_blocks=1, kernel_size=3)
+        )
+    monkeypatch.setattr(torch.hub, "load", lambda *names: Patches())
+    transformers = types.ModuleType("transformers")
+    transformers.AutoModel = types.SimpleNamespace(from_pretrained=lambda name: Patches())  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    scope = given(page.stem)
+    left_out = NOT_RUN.get(page.stem, {})
+    used: set[str] = set()
+    with torch.no_grad():
+        for block in blocks(page, "python"):
+            if starts := {start for start in left_out if block.code.startswith(start)}:
+                used |= starts
+            else:
+                exec(compile(block.code, str(block), "exec"), scope)
+    assert used == left_out.keys(), "no such block"
