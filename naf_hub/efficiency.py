@@ -110,7 +110,9 @@ def fitting(
 
             torch.cuda.empty_cache()
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+            index = torch.device(device).index  # the allocator takes no device without one
+            index = torch.cuda.current_device() if index is None else index
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), index)
         try:
             return peak_of(lambda: call(ratio)) <= limit
         except Exception as error:

@@ -13,7 +13,7 @@ from naf_hub.commands.main import cli
 from naf_hub.reports import Report
 
 
-@pytest.mark.parametrize("name", ["naf", "naf_small"])
+@pytest.mark.parametrize("name", ["naf", "naf_local", "naf_small"])
 @pytest.mark.parametrize(("radius", "share"), [(40, 0.6), (70, 0.6), (95, 1.0)])
 def test_edges_follow_the_image(name: str, radius: int, share: float) -> None:
     """A noisy disk, its mask averaged to 14x14 cells: the mask comes back with under a share of bilinear's error.

@@ -202,7 +202,7 @@ def test_every_option_of_what_is_registered_is_documented():
     ("words", "typed", "expected"),
     [
         (["info"], "dinov3_cnx", ["dinov3_cnx_b", "dinov3_cnx_l", "dinov3_cnx_s", "dinov3_cnx_t"]),
-        (["upsample", "--upsampler"], "naf", ["naf", "naf_plus_plus", "naf_small"]),
+        (["upsample", "--upsampler"], "naf", ["naf", "naf_local", "naf_plus_plus", "naf_small"]),
         (["upsample", "--backbone"], "pico", ["pico"]),
         (["denoise", "--restorer"], "naf", ["naf_denoiser"]),
         (["eval", "segmentation", "--upsampler"], "carafe", ["carafe"]),

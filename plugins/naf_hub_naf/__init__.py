@@ -83,6 +83,18 @@ def register_upsamplers(register):
     )
     register(
         UpsamplerRecord(
+            name="naf_local",
+            summary="NAF whose attention also fades with distance (a Gaussian of 1.5 cells): keeps classes of few pixels.",
+            target="naf_hub_naf.model:NAF",
+            options={"locality": 1.5},
+            parameters=662_528,
+            paper=PAPER,
+            weights=WEIGHTS,
+            trainable=True,
+        )
+    )
+    register(
+        UpsamplerRecord(
             name="naf_plus_plus",
             summary="NAF with 768 guidance channels and five blocks per branch (14.8 M parameters).",
             target="naf_hub_naf.model:NAF",
