@@ -84,7 +84,7 @@ def register_upsamplers(register):
     register(
         UpsamplerRecord(
             name="naf_local",
-            summary="NAF whose attention also fades with distance (a Gaussian of 1.5 cells): keeps classes of few pixels.",
+            summary="NAF whose attention also fades with distance (a Gaussian of 1.5 cells); the same weights.",
             target="naf_hub_naf.model:NAF",
             options={"locality": 1.5},
             parameters=662_528,
