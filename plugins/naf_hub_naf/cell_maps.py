@@ -52,11 +52,12 @@ def new_figure(title: str, width: float, height: float) -> Figure:
     """
     require_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure((width, height), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(
+    apart = ConstrainedLayoutEngine(
         w_pad=0.1
     )  # of inches: labels of colour bars stay clear of the next panel's
+    figure = Figure((width, height), dpi=100, layout=apart)
     figure.suptitle(title, fontsize=14)
     return figure
 
