@@ -27,6 +27,7 @@ TRANSFORMER = {
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "naf": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {"recipe": "naf-code"}, 0.9),
     "naf_small": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {"recipe": "naf-code"}, 0.9),
+    "naf_local": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {"recipe": "naf-code"}, 0.9),
     "naf_plus_plus": ({"dim": 32, "num_blocks": 1, "kernel_size": 3}, {}, 0.9),
     "jbu": ({"dim": 4, "radius": 1}, {}, 0.99),
     "jafar": ({"qk_dim": 16}, {"lr": 5e-3}, 0.9),

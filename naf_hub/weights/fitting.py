@@ -200,6 +200,15 @@ def recognise(
             near.append((record, error))
         except Exception as error:  # other models' weights; models of plugins may fail in any way
             log.debug("%s is not for %s: %s", source, record.name, error)
+    # Records of one class whose tensors are alike differ in what no tensor tells: the plainest is meant.
+    fitting = [
+        (record, parts)
+        for record, parts in fitting
+        if not any(
+            other.target == record.target and other.options.items() < record.options.items()
+            for other, _ in fitting
+        )
+    ]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
