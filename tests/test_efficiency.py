@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 import naf_hub
 from naf_hub.commands.main import cli
-from naf_hub.efficiency import Setting, largest_ratio, parse_sweep, sweep
+from naf_hub.efficiency import Setting, fitting, largest_ratio, parse_sweep, sweep
 from naf_hub.flops import Flops, count
 from naf_hub.measuring import spread
 from naf_hub.reports import Report
@@ -99,8 +100,9 @@ def bench(*arguments):
     )
 
 
-def test_sweep_with_everything(tmp_path):
-    plot = tmp_path / "plot.png"
+def test_sweep_with_everything(tmp_path, monkeypatch):
+    plot, learned, backward = tmp_path / "plot.png", [], torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: (learned.append(1), backward(loss))[1])
     pytest.importorskip("matplotlib")
     done = bench(
         "naf", "bilinear", "--sweep", "ratio=2,4", "--backward", "--flops", "--json", "--plot", str(plot)
@@ -113,10 +115,28 @@ def test_sweep_with_everything(tmp_path):
     small, large = report["naf, ratio=2"], report["naf, ratio=4"]
     assert large.values["gflops_paper"] == pytest.approx(4 * small.values["gflops_paper"])
     assert small.values["parameters"] == 662528
-    assert small.values["backward_seconds"] > small.values["seconds"] > 0
+    assert min(small.values[key] for key in ("backward_seconds", "seconds")) > 0
+    assert len(learned) >= len(report.rows)  # a training step of each was timed
     assert report["bilinear, ratio=4"].values["gflops_full"] == 0
     assert small.extras["swept"] == ["ratio", 2]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 3), ("cuda:1", 1)])
+def test_the_cap_names_its_card_by_number(device, index, monkeypatch):
+    """The allocator takes no device without a number, which ``--device cuda`` is."""
+    capped = []
+    properties = types.SimpleNamespace(total_memory=80)
+    for name, value in {
+        "empty_cache": lambda: None,
+        "current_device": lambda: 3,
+        "get_device_properties": lambda device: properties,
+        "set_per_process_memory_fraction": lambda share, number: capped.append((share, number)),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    fits = fitting(lambda ratio: 10 * ratio, 40, device, lambda call: call())
+    assert [fits(4), fits(5)] == [True, False]
+    assert capped == [(0.5, index)] * 2
 
 
 def test_an_exported_file_is_timed_beside_its_model():

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# CUDA's kernel of adaptive pooling counts in 32 bits.
+LARGEST_POOLED = 2**31 - 1
+
 
 def are_known(*sizes: int) -> bool:
     """Whether all sizes are numbers: always, outside the tracing of a graph with dynamic sizes."""
@@ -76,6 +79,10 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """``adaptive_avg_pool2d`` of (B, C, H, W) maps; with unknown sizes by one small matrix per axis, which compilers
     and ONNX take where they refuse the operator."""
     height, width = maps.shape[-2:]
+    if are_known(*maps.shape, *size):
+        numbers = len(maps) * max(height * width, size[0] * size[1])  # of a channel
+        if numbers * maps.shape[1] > LARGEST_POOLED:
+            return _pool_by_channels(maps, size, max(1, LARGEST_POOLED // numbers))
     if are_known(height, width, *size):
         if maps.is_cuda and height % size[0] == 0 and width % size[1] == 0:
             # The adaptive kernel takes ten times as long there for maps that are channels last.
@@ -83,6 +90,17 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(maps, size)
     rows, columns = pooling_matrix(height, size[0], maps), pooling_matrix(width, size[1], maps)
     return rows @ (maps @ columns.T)
+
+
+def _pool_by_channels(maps: Tensor, size: tuple[int, int], step: int) -> Tensor:
+    """``adaptive_avg_pool2d`` of so many channels at a time, channels last."""
+    pooled = torch.empty(
+        (*maps.shape[:2], *size), dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last
+    )
+    for start in range(0, maps.shape[1], step):
+        part = slice(start, start + step)
+        pooled[:, part] = F.adaptive_avg_pool2d(maps[:, part].contiguous(), size)
+    return pooled
 
 
 def max_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
