@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from naf_hub.contenders import load_contenders, parse_backbone
+import naf_hub
+from naf_hub.contenders import load_contenders
 from naf_hub.paired_files import spread
 from naf_hub_probing.boundaries import BoundaryProtocol, find_pairs, read_pairs, whole_cells
 from naf_hub_probing.boundary_scores import Drawn, score_edges
@@ -35,9 +36,8 @@ def moved(edges: Edges, pixels: int) -> Edges:
 @torch.no_grad()
 def main(data: str, limit: str) -> None:
     protocol, generator = BoundaryProtocol(), torch.Generator().manual_seed(0)
-    behind = parse_backbone("pico")
-    models = load_contenders(list(METHODS), made_for=behind.name, device="cpu")
-    backbone = behind.load(device="cpu")
+    models = load_contenders(list(METHODS), made_for="pico", device="cpu")
+    backbone = naf_hub.load_backbone("pico")
     found: dict[str, list[Edges]] = {}
     drawn: list[Drawn] = []
     for image, share in read_pairs(spread(find_pairs(Path(data)), int(limit)), {}):

@@ -23,6 +23,7 @@ PLUGIN = "a plugin, or parts of one; tests/test_docs.py installs and checks thos
 NOT_RUN = {
     "add-a-learned-upsampler": {"": PLUGIN},
     "add-a-task": {"": PLUGIN},
+    "boundaries": {"import numpy": "the MATLAB files of BSDS500"},
     "export": {"import onnxruntime": "ten seconds of export; tests/test_export.py runs such a file"},
     "migrate": {"": "tests/test_migration_page.py runs them"},
     "naf": {
