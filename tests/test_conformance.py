@@ -14,6 +14,7 @@ from naf_hub.testing import BACKBONE_CHECKS, UPSAMPLER_CHECKS, Subject, check_ba
 # Full-size constructor options would only make the same promises slower to check.
 SMALL: dict[str, dict[str, int]] = {
     "naf": {"dim": 32, "num_blocks": 1},
+    "naf_local": {"dim": 32, "num_blocks": 1},
     "naf_plus_plus": {"dim": 32, "num_blocks": 1},
     "carafe": {"channels": 8},
     "sapa": {"channels": 8},

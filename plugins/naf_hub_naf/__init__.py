@@ -84,7 +84,7 @@ def register_upsamplers(register):
     register(
         UpsamplerRecord(
             name="naf_local",
-            summary="NAF whose attention also fades with distance (a Gaussian of 1.5 cells); the same weights.",
+            summary="NAF and an addition of naf-hub's: attention fades with distance (a Gaussian of 1.5 cells).",
             target="naf_hub_naf.model:NAF",
             options={"locality": 1.5},
             parameters=662_528,

@@ -35,6 +35,7 @@ class _Axis:
         self.plan = plan
         self.cells = torch.tensor(plan.cells, device=device)
         self.slots = torch.tensor(plan.slots, device=device)
+        # Logarithm of how many slots a cell fills; none where each fills one.
         self.bias = None if plan.bias is None else torch.tensor(plan.bias, device=device, dtype=dtype)
         self.offset = torch.tensor(plan.offset, device=device, dtype=dtype)
 
@@ -210,12 +211,10 @@ class CrossScaleAttention:
         ny, nx = (s.stop - s.start for s in chunk[1:])
         queries, index = self._gather_queries(chunk), self._rows(chunk)
         keys, values = F.embedding(index, self.keys), F.embedding(index, self.values)
-        bias, logits = self._sum(self.y.bias, self.x.bias, chunk), None
-        nearness = self._nearness(chunk)
+        bias, nearness, logits = self._sum(self.y.bias, self.x.bias, chunk), self._nearness(chunk), None
+        if nearness is not None and not want_logits:
+            bias, nearness = nearness if bias is None else bias + nearness, None
         if self.fused and self.weight is None and not want_logits:
-            if bias is not None and nearness is not None:
-                bias = bias + nearness
-            bias = nearness if bias is None else bias
             if bias is not None:
                 bias = bias.repeat(chunk[0].stop - chunk[0].start, 1, 1)[:, None]
             operands = (t.unflatten(0, (-1, heads)) for t in (queries, keys, values))
@@ -225,7 +224,7 @@ class CrossScaleAttention:
             if self.weight is not None:
                 weights = self.weight(self.y.offset[chunk[1]], self.x.offset[chunk[2]])
                 scores = scores * weights.flatten(0, 1)[:, None]
-            if nearness is not None:
+            if nearness is not None:  # belongs to the logits, which the number of slots does not
                 scores = scores + nearness[:, None]
             if want_logits:
                 logits = self._slots(scores, chunk)
@@ -274,10 +273,7 @@ class CrossScaleAttention:
         return self._sum(y, x, chunk)
 
     def _sum(self, y: Tensor | None, x: Tensor | None, chunk: Chunk) -> Tensor | None:
-        """Tables of both axes added up for a chunk: (tiles, pixels, cells), or ``None`` where there is neither.
-
-        Those of ``bias``: logarithm of slots per cell, ``None`` where each cell fills one slot.
-        """
+        """Tables of both axes added up for a chunk: (tiles, pixels, cells), or ``None`` where there is neither."""
         if y is None and x is None:
             return None
         ny, nx = (s.stop - s.start for s in chunk[1:])

@@ -54,9 +54,8 @@ def new_figure(title: str, width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    apart = ConstrainedLayoutEngine(
-        w_pad=0.1
-    )  # of inches: labels of colour bars stay clear of the next panel's
+    # Inches between panels: labels of colour bars stay clear of the next one's.
+    apart = ConstrainedLayoutEngine(w_pad=0.1)
     figure = Figure((width, height), dpi=100, layout=apart)
     figure.suptitle(title, fontsize=14)
     return figure

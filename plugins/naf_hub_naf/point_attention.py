@@ -52,12 +52,13 @@ def attend_at(
     for piece in split(len(cells), memory // (numbers * queries.element_size())):
         part = slice(*piece)
         scores = torch.einsum("nhd,nkhd->nhk", asked[part], keys[cells[part]])
-        down = _offsets(rows[part], y.flatten()[part], h, height, scores)[:, :, None]
-        along = _offsets(columns[part], x.flatten()[part], w, width, scores)[:, None]
-        if weight is not None:
-            scores = scores * weight.between(down, along).flatten(1).unsqueeze(1)
-        if locality is not None:
-            scores = scores + (decay(down, locality) + decay(along, locality)).flatten(1).unsqueeze(1)
+        if weight is not None or locality is not None:
+            down = _offsets(rows[part], y.flatten()[part], h, height, scores)[:, :, None]
+            along = _offsets(columns[part], x.flatten()[part], w, width, scores)[:, None]
+            if weight is not None:
+                scores = scores * weight.between(down, along).flatten(1).unsqueeze(1)
+            if locality is not None:
+                scores = scores + (decay(down, locality) + decay(along, locality)).flatten(1).unsqueeze(1)
         found.append(torch.einsum("nhk,nkhd->nhd", scores.softmax(-1), values[cells[part]]))
     mixed = torch.cat(found).flatten(1)
     mixed = mixed if kept is None else mixed[:, kept]
