@@ -90,12 +90,17 @@ def test_the_spectrum_is_that_of_appendix_a(y, x):
     assert torch.allclose(pooled[1], stored["cross"][head, 16 * axis + frequency], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{"rope_heads": 8, "num_heads": 2, "dim": 64}, {"num_heads": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"rope_heads": 8, "num_heads": 2, "dim": 64}, {"num_heads": 2}, {"num_heads": 2, "locality": 0.8}],
+)
 def test_bands_add_up_where_heads_share_rotations(options):
     model = small(**options)
     window = query_window(model, torch.rand(1, 3, 27, 30), (9, 10), (3, 20))
     found = spectrum(model, window)
-    assert torch.allclose(found.bands().sum((1, 2)), window.logits, atol=1e-5)
+    assert torch.allclose(found.bands().sum((1, 2)) + found.nearness, window.logits, atol=1e-5)
+    assert torch.allclose(found.up_to(found.wavelengths.shape[1]), window.logits, atol=1e-5)
+    assert found.nearness.any() == ("locality" in options)
     assert found.contributions.shape[1] == model.image_encoder.rope.heads // model.num_heads
     assert found.wavelengths[:, 0].tolist() == [4.5, 5.0]  # half the map, in cells
 

@@ -174,8 +174,8 @@ def recognise(
 
     Each record with weights is tried on a model without storage. Left out before, without importing their code, are
     records with other ``options`` of their own, and backbones that say how many channels they give where no tensor of
-    the file has a side of that length; and, once built, backbones with more than twice the values that the file holds. Of records of one class that fit, those are left out whose options are those of
-    another one and more.
+    the file has a side of that length; and, once built, backbones with more than twice the values that the file holds.
+    Of records of one class that fit, those are left out whose options are those of another one and more.
 
     Raises:
         WeightsError: none fits, or several do; names them.

@@ -83,6 +83,13 @@ class QueryWindow:
         )
         return rows, columns
 
+    def nearness(self, locality: float | None) -> Tensor:
+        """(k_y, k_x): what such a ``locality`` of the model adds to the logits of every head."""
+        down, along = self.offsets()
+        if locality is None:
+            return down.new_zeros(len(down), len(along))
+        return decay(down, locality)[:, None] + decay(along, locality)
+
     def distances(self) -> Tensor:
         """(k_y, k_x): from the pixel's centre to the centre of each slot's cell, in cells."""
         rows, columns = self.offsets()
@@ -145,10 +152,9 @@ def query_window(
         seen = keys[rows][:, columns].unflatten(-1, (model.num_heads, -1))
         logits = torch.einsum("nc,ijnc->nij", query, seen) * query.shape[-1] ** -0.5
         window = QueryWindow(at, rows, columns, logits, logits, queries, keys, values)
-        down, along = window.offsets()
         if model.distance is not None:
-            logits = logits * model.distance(down[None, None], along[None, None]).view(logits.shape[1:])
-        if model.locality is not None:
-            logits = logits + decay(down, model.locality)[:, None] + decay(along, model.locality)
+            down, along = (offset[None, None] for offset in window.offsets())
+            logits = logits * model.distance(down, along).view(logits.shape[1:])
+        logits = logits + window.nearness(model.locality)
         weights = logits.flatten(1).softmax(dim=-1).view_as(logits)
     return dataclasses.replace(window, logits=logits, weights=weights)

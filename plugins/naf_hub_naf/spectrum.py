@@ -32,20 +32,22 @@ class Spectrum:
         contributions: (heads, groups, 2, P, k_y, k_x), of each pair of channels; a head has several groups of pairs
             where the encoding has more heads than the attention.
         amplitudes: (heads, groups, 2, P): ``|G_p| |G_q'|``, mean over the pixels q' under the window, scaled as logits.
+        nearness: (k_y, k_x): what ``locality`` adds to the logits of every head, which is no wave; else zeros.
     """
 
     wavelengths: Tensor
     contributions: Tensor
     amplitudes: Tensor
+    nearness: Tensor
 
     def bands(self) -> Tensor:
-        """(heads, 2, P, k_y, k_x): the contributions of each axis and frequency. Their sum are the logits."""
+        """(heads, 2, P, k_y, k_x): the contributions of each axis and frequency. Their sum and ``nearness`` are the logits."""
         return self.contributions.sum(1)
 
     def up_to(self, count: int) -> Tensor:
-        """(heads, k_y, k_x): logits of the ``count`` lowest frequencies of both axes alone."""
+        """(heads, k_y, k_x): logits of ``nearness`` and the ``count`` lowest frequencies of both axes alone."""
         bands = self.bands().sum(1)
-        return bands[:, bands.shape[1] - count :].sum(1)
+        return bands[:, bands.shape[1] - count :].sum(1) + self.nearness
 
     def strongest_pair(self) -> tuple[int, int, int, int]:
         """Head, group, axis and frequency of the pair that varies most over the window."""
@@ -135,7 +137,8 @@ def spectrum(model: NAF, window: QueryWindow) -> Spectrum:
     amplitudes = query.norm(dim=-3) * around.mean((0, 1)) * scale
     cells = torch.tensor(window.grid, device=query.device, dtype=query.dtype)
     wavelengths = rotary_of(model).periods.to(query) * cells[:, None] / 2  # coordinates go from -1 to 1
-    return Spectrum(wavelengths, contributions.permute(2, 3, 4, 5, 0, 1), amplitudes)
+    contributions = contributions.permute(2, 3, 4, 5, 0, 1)
+    return Spectrum(wavelengths, contributions, amplitudes, window.nearness(model.locality))
 
 
 @torch.no_grad()
