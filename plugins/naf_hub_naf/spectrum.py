@@ -41,7 +41,7 @@ class Spectrum:
     nearness: Tensor
 
     def bands(self) -> Tensor:
-        """(heads, 2, P, k_y, k_x): the contributions of each axis and frequency. Their sum and ``nearness`` are the logits."""
+        """(heads, 2, P, k_y, k_x): of each axis and frequency. Their sum and ``nearness`` are the logits."""
         return self.contributions.sum(1)
 
     def up_to(self, count: int) -> Tensor:
