@@ -225,11 +225,11 @@ class CrossScaleAttention:
                 weights = self.weight(self.y.offset[chunk[1]], self.x.offset[chunk[2]])
                 scores = scores * weights.flatten(0, 1)[:, None]
             if nearness is not None:  # belongs to the logits, which the number of slots does not
-                scores = scores + nearness[:, None]
+                scores.add_(nearness[:, None])
             if want_logits:
                 logits = self._slots(scores, chunk)
             if bias is not None:
-                scores = scores + bias[:, None]
+                scores.add_(bias[:, None])
             mixed = torch.bmm(scores.softmax(dim=-1).flatten(0, 2), values)
         # Back from (samples, tile rows, tile columns, heads, pixels, channels) to rows and columns.
         mixed = mixed.reshape(-1, ny, nx, heads, y.tile, x.tile, self.value_dim).permute(0, 1, 4, 2, 5, 3, 6)

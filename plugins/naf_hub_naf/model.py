@@ -14,7 +14,7 @@ from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size, warn_caller
 from naf_hub.flops import Flops
 from naf_hub.parts.budget import parse_bytes, working_memory
-from naf_hub.parts.precision import autocast_off, has_fast_half, map_dtype
+from naf_hub.parts.precision import autocast_off, has_fast_half, map_dtype, working_dtype
 from naf_hub.parts.sizes import are_equal, are_known, average_pool
 
 from .any_size import attend_at_any_size
@@ -260,9 +260,9 @@ class NAF(Upsampler):
         if exact and scratch_maps(encoder) * branch_bytes(encoder, image) > room:
             return assemble_guidance(encoder, image, output_size, max(1, room))
         strip = working_memory(self.memory, device) // (8 * image.element_size())
-        return stream_guidance(
-            encoder, image, output_size, min(strip, CACHE_STRIP) if device == "cpu" else strip
-        )
+        strip = min(strip, CACHE_STRIP) if device == "cpu" else strip
+        # In float32 or better even of maps in half precision: that is what queries are, and no copy is needed.
+        return stream_guidance(encoder, image, output_size, strip, working_dtype(image.dtype))
 
     def _guide(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
         """The normalised image as the encoder takes it: shrunk as :meth:`guidance` says, in its dtype."""

@@ -93,18 +93,21 @@ class RoPE(nn.Module):
             wide = (y[:, None].expand(count, width, -1), x.expand(count, width, -1))
             return torch.cat(wide, dim=-1)[:, :, None]
 
-        if not (overwrite and maps.dtype == dtype):
+        if not overwrite:
             cos, sin = table(cos_y, cos_x), table(sin_y, sin_x)
             a, b = pairs.to(dtype).unbind(-2)
             return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2).reshape(maps.shape)
+        turned = pairs if maps.dtype == dtype else torch.empty_like(pairs, dtype=dtype)
         # Rows that stay in a processor's cache; an accelerator wants few large launches instead.
         step = max(1, (2**18 if maps.device.type == "cpu" else 2**26) // (width * channels))
-        for sample in pairs:
+        for sample, target in zip(pairs, turned, strict=True):
             for top in range(0, height, step):
                 strip = slice(top, top + step)
                 cos, sin = table(cos_y[strip], cos_x), table(sin_y[strip], sin_x)
-                a, b = sample[strip].unbind(-2)
-                turned = (a * cos).addcmul_(b, sin, value=-1)
-                b.mul_(cos).addcmul_(a, sin)
-                a.copy_(turned)
-        return pairs.reshape(maps.shape)
+                a, b = sample[strip].to(dtype).unbind(-2)
+                first = (a * cos).addcmul_(b, sin, value=-1)
+                second = b.mul_(cos).addcmul_(a, sin)
+                target[strip].select(-2, 0).copy_(first)
+                if turned is not pairs:
+                    target[strip].select(-2, 1).copy_(second)
+        return turned.reshape(maps.shape)

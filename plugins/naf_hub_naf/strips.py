@@ -35,16 +35,15 @@ CACHE_STRIP = 2**20
 class Moments:
     """Mean and variance per channel of a map seen in strips.
 
-    Those of each strip are exact, on CPUs in two passes; elsewhere each row of a strip has its own, for a reduction
-    to few numbers keeps few threads busy. They are combined as Chan et al. (1983) do, in float64: no cancellation,
-    however far the mean lies from zero.
+    Those of each strip are exact, on CPUs in two passes (BatchNorm's, in one call and without a copy of the strip);
+    elsewhere each row of a strip has its own, for a reduction to few numbers keeps few threads busy. They are
+    combined as Chan et al. (1983) do, in float64: no cancellation, however far the mean lies from zero.
     """
 
     def __init__(self) -> None:
         self.counts: list[int] = []
         self.means: list[Tensor] = []
         self.squares: list[Tensor] = []
-        self._centred: Tensor | None = None
 
     def add(self, strip: Tensor) -> None:
         """Take in a strip (..., W, C)."""
@@ -52,14 +51,12 @@ class Moments:
             self.add_rows(strip.flatten(0, -3))
             return
         strip = strip.flatten(0, -2)
-        strip = strip.to(working_dtype(strip.dtype))
-        if self._centred is None or len(self._centred) < len(strip):
-            self._centred = torch.empty_like(strip)
-        mean = strip.mean(dim=0)
-        centred = torch.sub(strip, mean, out=self._centred[: len(strip)])
+        # Running statistics are updated, too, and name the dtype of the results: half precision would be rounded.
+        unused = strip.new_zeros(strip.shape[-1], dtype=working_dtype(strip.dtype))
+        mean, variance = torch.batch_norm_update_stats(strip, unused, unused.clone(), 0.0)
         self.counts.append(len(strip))
         self.means.append(mean[None])
-        self.squares.append(centred.square_().sum(dim=0)[None])
+        self.squares.append((variance * len(strip))[None])
 
     def add_rows(self, strip: Tensor) -> None:
         """:meth:`add` of (rows, W, C), with moments of each row."""
@@ -97,10 +94,19 @@ class Moments:
 
 def _activate(moments: Moments, norm: nn.GroupNorm) -> Callable[[Tensor, Tensor], None]:
     scale, shift = moments.affine(norm)
+    room: Tensor | None = None
 
     def prepare(strip: Tensor, target: Tensor) -> None:
-        torch.addcmul(shift, strip, scale, out=target)
-        F.silu(target, inplace=True)
+        nonlocal room
+        if strip.dtype == scale.dtype or strip.device.type != "cpu":
+            torch.addcmul(shift, strip, scale, out=target)
+            F.silu(target, inplace=True)
+            return
+        # On CPUs a call of mixed dtypes takes three times as long: it copies each operand to new memory first.
+        if room is None or len(room) < len(strip):
+            room = torch.empty_like(strip, dtype=scale.dtype)
+        wide = room[: len(strip)].copy_(strip)
+        target.copy_(F.silu(torch.addcmul(shift, wide, scale, out=wide), inplace=True))
 
     return prepare
 
@@ -154,7 +160,7 @@ def _pointwise(sweep: Sweep, rows: int) -> None:
         strip = slice(top, min(top + rows, height))
         lines = ready[: strip.stop - top]
         sweep.prepare(source[strip], lines)
-        if sweep.skip is None and target.is_contiguous():
+        if sweep.skip is None and target.is_contiguous() and target.dtype == source.dtype:
             torch.addmm(bias, lines.view(-1, channels), weight, out=target[strip].flatten(0, 1))
             sweep.stored(target[strip])
         else:
@@ -203,7 +209,7 @@ def stream_branch(
     """One branch on one image (H_img, W_img, 3) into ``target`` (H, W, C), which may be a view.
 
     Both of ``scratch`` may be one map where no block is residual, and that the target where it has the image's size:
-    a sweep has read a row before it stores anything there.
+    a sweep has read a row before it stores anything there. A target of its own may have another dtype.
     """
     blocks = branch.blocks
     maps, between = scratch
@@ -228,7 +234,11 @@ def stream_branch(
 
 
 def stream_guidance(
-    encoder: GuidanceEncoder, image: Tensor, output_size: tuple[int, int], strip: int = CACHE_STRIP
+    encoder: GuidanceEncoder,
+    image: Tensor,
+    output_size: tuple[int, int],
+    strip: int = CACHE_STRIP,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """What ``encoder(image, output_size)`` returns, to rounding, without gradients and in less memory.
 
@@ -237,13 +247,14 @@ def stream_guidance(
         image: (B, 3, H_img, W_img), normalised, in the dtype that maps and convolutions are to have.
         output_size: (H, W) of the guidance.
         strip: numbers of a map to work on at a time.
+        dtype: of the guidance; default that of the image.
 
     Returns:
         (B, C, H, W), channels last in memory.
     """
     branches = encoder.branches
     height, width = image.shape[-2:]
-    guidance = image.new_empty(len(image), *output_size, encoder.width * len(branches))
+    guidance = image.new_empty(len(image), *output_size, encoder.width * len(branches), dtype=dtype)
     maps = [image.new_empty(height, width, encoder.width) for _ in range(scratch_maps(encoder))]
     with torch.no_grad(), autocast_off(image.device):
         for sample, target in zip(image.permute(0, 2, 3, 1), guidance, strict=True):
