@@ -15,6 +15,7 @@ from torch import nn
 from .construction import construct
 from .devices import require_device
 from .errors import WeightsError
+from .fitting_backbones import require_maps
 from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
 from .records import BackboneRecord, Origin, Record, RestorerRecord, TaskRecord, UpsamplerRecord
@@ -64,6 +65,7 @@ def load(
 
     Raises:
         UnknownNameError: with the nearest names.
+        MapError: the backbone lacks what the upsampler needs of it; names backbones that have it.
         WeightsError: weights missing, damaged or for another model.
         TypeError: an option the upsampler does not have, or of the wrong type.
         ValueError: a GPU that is not there.
@@ -89,13 +91,15 @@ def load_upsampler(
             made for a number of them.
 
     Raises:
-        UnknownNameError, WeightsError, TypeError: as for :func:`load`.
+        UnknownNameError, MapError, WeightsError, TypeError: as for :func:`load`.
     """
     require_device(device)
     record = registry().find(name, UpsamplerRecord)
+    named = record.weights.get(os.fspath(weights)) if weights is not None else None
+    require_maps(record, made_for, {**(named.options if named else {}), **options})
     if not record.backbone_agnostic and weights == "default":
         weights = _weights_for(record, made_for)
-    upsampler = _build(record, weights, options, _channels_option(record, made_for))
+    upsampler = _build(record, weights, options, _channels_option(record, made_for), made_for)
     if not isinstance(upsampler, Upsampler):
         raise TypeError(f"{record.target} is no naf_hub.Upsampler")
     upsampler.origin = Origin(record, None if weights is None else os.fspath(weights))
@@ -216,8 +220,10 @@ def _build(
     weights: WeightsLike,
     options: dict[str, Any],
     unless_made_with: dict[str, Any] | None = None,
+    made_for: str | nn.Module | int | None = None,
 ) -> nn.Module:
     made_with, file, what = _locate(record, weights)
+    require_maps(record, made_for, {**made_with, **options})  # a folder's config.json says more than a name
     made_with = {**(unless_made_with or {}), **made_with}
     if file is not None:
         _blueprint(record, weights, made_with, options, file, what)

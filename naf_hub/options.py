@@ -13,7 +13,7 @@ import click
 from .contenders import Contender, parse_weights
 from .devices import check_device_name
 from .devices import pick_device as pick_device
-from .devices import use_threads as use_threads
+from .devices import use_threads as compute_with
 from .image_sizes import ImageSize, parse_image_size
 from .name_completion import complete_backbones, complete_restorers, complete_upsamplers
 from .records import BackboneRecord, Record, RestorerRecord, UpsamplerRecord
@@ -128,6 +128,21 @@ threads_option = click.option(
 )  # fmt: skip
 
 
+def use_threads(threads: int | None) -> None:
+    """Have torch compute with so many CPU threads until the running command ends; ``None`` leaves what it takes.
+
+    A command may be called from Python, whose caller has a number of threads of its own. Outside a command the number
+    stays.
+    """
+    context = click.get_current_context(silent=True)
+    if threads is not None and context is not None:
+        import torch
+
+        before = torch.get_num_threads()
+        context.call_on_close(lambda: torch.set_num_threads(before))
+    compute_with(threads)
+
+
 def size_option(
     default: str | None, text: str, *, native: str | None = "as it is", name: str = "--size"
 ) -> Callable[[F], F]:
@@ -147,6 +162,31 @@ def size_option(
     return click.option(
         name, default=default, show_default=True, metavar="N|HxW|native" if native else "N|HxW",
         callback=_checked(parse), help=f"{text}: {forms}.",
+    )  # fmt: skip
+
+
+def square_option(default: int | None, text: str, *, name: str = "--size") -> Callable[[F], F]:
+    """A side of squares, of tasks whose pictures or maps are squares by their protocol; the command receives N.
+
+    Args:
+        default: N, or ``None`` for none, which the command then receives.
+        text: the help.
+        name: of the option.
+    """
+
+    def parse(value: str | None) -> int | None:
+        size = None if value is None else parse_image_size(str(value), native=False)
+        if isinstance(size, tuple):
+            if size[0] != size[1]:
+                raise ValueError(
+                    f"size {value!r} is no square, which the protocol asks for; give N, the side"
+                )
+            return size[0]
+        return size
+
+    return click.option(
+        name, default=None if default is None else str(default), show_default=True, metavar="N",
+        callback=_checked(parse), help=text,
     )  # fmt: skip
 
 

@@ -97,6 +97,9 @@ class Weights(Picklable):
         return data | {"repository": self.repository, "revision": self.revision}
 
 
+NETWORKS = ("", "timm", "transformer", "stages")
+
+
 @dataclasses.dataclass(frozen=True)
 class Record(Picklable):
     """What all records share.
@@ -208,6 +211,9 @@ class BackboneRecord(Record):
         gated: whether the Hub asks to accept terms first.
         non_commercial: whether the licence of the weights forbids commercial use.
         dtype: precision to load in (``"bfloat16"``) where float32 would be unreasonably large.
+        network: what it has inside, for methods that read more than its last map: ``"timm"``, a vision transformer laid
+            out as timm's, whose blocks have tokens, queries, keys and values; ``"transformer"``, another one that has
+            them; ``"stages"``, a convolutional or hierarchical network of tokens only; ``""`` where it is not stated.
     """
 
     embed_dim: int = 0
@@ -218,8 +224,15 @@ class BackboneRecord(Record):
     gated: bool = False
     non_commercial: bool = False
     dtype: str | None = None
+    network: str = ""
 
     kind = "backbone"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in NETWORKS:
+            known = ", ".join(repr(network) for network in NETWORKS)
+            raise ValueError(f"{self.name}: network must be one of {known}; got {self.network!r}")
 
 
 @dataclasses.dataclass(frozen=True)

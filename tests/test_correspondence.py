@@ -300,6 +300,30 @@ def test_points_are_found_again(photos):
         GeometricCorrespondence().evaluate("bilinear", photos, backbone="tiny_backbone")
 
 
+def test_random_weights_and_controls_are_rows(photos):
+    command = ["eval", "homography", "--backbone", "tiny_backbone", "--data", str(photos), "--size", "64x64"]
+    command += [
+        "--upsampler",
+        "naf=none",
+        "--upsampler",
+        "bilinear",
+        "--control",
+        "grey",
+        "--control",
+        "other",
+    ]
+    done = CliRunner().invoke(cli, [*command, "--output-size", "16", "--points", "9", "--json"])
+    assert done.exit_code == 0, done.output
+    report = Report.from_json(done.stdout)
+    assert [row.label for row in report.rows] == [
+        "naf=none",
+        "naf=none (grey)",
+        "naf=none (other)",
+        "bilinear",
+    ]
+    assert report.protocol["size"] == 64
+
+
 def test_some_points_are_among_all_and_scored_alike(photos):
     """Drawing points changes which are asked for, not where they are found."""
     model = naf_hub.load("joint_bilateral")

@@ -114,6 +114,24 @@ def test_a_released_file_is_converted_and_loads_by_path(tmp_path: Path, inputs):
     assert apart(naf_hub.load("lift", weights=folder)(*inputs), model(*inputs)) == 0
 
 
+def test_a_backbone_without_keys_is_refused_before_anything_is_fetched():
+    with pytest.raises(
+        naf_hub.MapError, match=r"'pico' has no attention with keys.*lift needs.*capi_l14"
+    ) as told:
+        naf_hub.load("lift", backbone="pico")
+    assert "\n" not in str(told.value)
+    assert naf_hub.load("lift", backbone="pico", weights=None, kind="token").upsampler.channels == 256
+
+
+def test_a_map_by_name_is_refused_or_told_what_it_lacks(inputs):
+    model = naf_hub.load("lift", weights=None, channels=64)
+    image, features = torch.rand(1, 3, 32, 32), torch.rand(1, 64, 2, 2)
+    with pytest.raises(ValueError, match=r"features lack key\[-1\]"):
+        model(image, {"token[-1]": features})
+    with pytest.raises(TypeError, match=r"pass features\['key\[-1\]'\]"):
+        model(image, {"key[-1]": features})
+
+
 def test_a_backbone_without_weights_is_told():
     with pytest.raises(
         naf_hub.WeightsError, match="lift has no named weights for any backbone; pass weights="

@@ -186,6 +186,35 @@ def test_sizes_are_read_alike_in_every_command():
     assert found >= 5
 
 
+@pytest.mark.parametrize("path", sorted(SQUARES))
+def test_protocols_of_squares_take_one_side_and_say_so(path: str):
+    command = commands()[path]
+    (size,) = (parameter for parameter in command.params if parameter.name == "size")
+    context = click.Context(command)
+    assert isinstance(size, click.Option)
+    assert size.metavar == "N"
+    assert "square" in (size.help or "") or "N x N" in (size.help or "")
+    assert size.process_value(context, "32") == 32
+    assert size.process_value(context, "32x32") == 32
+    with pytest.raises(click.BadParameter, match="'32x48' is no square, which the protocol asks for; give N"):
+        size.process_value(context, "32x48")
+    for text in ("0", "-3", "native", "32x"):
+        with pytest.raises(click.BadParameter, match="is not N"):
+            size.process_value(context, text)
+
+
+def test_every_evaluation_of_upsamplers_takes_weights_and_controls():
+    found = 0
+    for path, command in commands().items():
+        options = {name for parameter in command.params for name in parameter.opts}
+        if path.startswith("eval ") and "--upsampler" in options:
+            found += 1
+            assert {"--weights", "--control", "--option"} <= options, path
+            (upsampler,) = (parameter for parameter in command.params if "--upsampler" in parameter.opts)
+            assert upsampler.multiple, path  # pyright: ignore[reportAttributeAccessIssue]
+    assert found >= 6
+
+
 def test_threads_are_torchs_own_unless_they_are_given():
     before = torch.get_num_threads()
     options.use_threads(None)
@@ -195,6 +224,33 @@ def test_threads_are_torchs_own_unless_they_are_given():
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_of_a_command_are_its_own():
+    seen: list[int] = []
+    before = torch.get_num_threads()
+
+    @click.command()
+    @options.threads_option
+    def counted(threads: int | None) -> None:
+        options.use_threads(threads)
+        seen.append(torch.get_num_threads())
+
+    CliRunner().invoke(counted, ["--threads", str(before + 1)])
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_rounding_of_a_benchmark_is_its_own():
+    from naf_hub.commands.bench import set_tf32
+
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for on in (True, False):
+        with click.Context(click.Command("bench")):
+            set_tf32(on)
+            assert [backend.allow_tf32 for backend in backends] == [on, on]
+    assert [backend.allow_tf32 for backend in backends] == before
 
 
 @pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])

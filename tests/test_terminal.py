@@ -257,6 +257,33 @@ def test_quiet_and_verbose_hold_for_one_call():
     assert logging.getLogger("naf_hub").level == before
 
 
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["before the group", "before the command", "behind it"])
+@pytest.mark.parametrize(("switch", "level"), [("-q", logging.ERROR), ("--verbose", logging.INFO)])
+def test_quiet_and_verbose_may_come_before_the_command(
+    place: int, switch: str, level: int, monkeypatch: pytest.MonkeyPatch
+):
+    from naf_hub.commands.main import cli
+    from naf_hub.commands.verbosity import add_verbosity
+
+    levels: list[int] = []
+    group = cli.get_command(click.Context(cli), "eval")
+    assert isinstance(group, click.Group)
+
+    @click.command("noted")
+    def noted() -> None:
+        levels.append(logging.getLogger("naf_hub").getEffectiveLevel())
+
+    add_verbosity(noted)
+    monkeypatch.setitem(group.commands, "noted", noted)
+    before = logging.getLogger("naf_hub").level
+    words = ["eval", "noted"]
+    words.insert(place, switch)
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert levels == [level]
+    assert logging.getLogger("naf_hub").level == before
+
+
 def test_quiet_shows_no_bar(caplog: pytest.LogCaptureFixture):
     assert terminal.no_bar() is None  # tqdm's own choice: on a terminal
     assert terminal.no_bar(False) is True

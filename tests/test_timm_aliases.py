@@ -11,7 +11,7 @@ from timm.models import get_pretrained_cfg
 
 import naf_hub
 from naf_hub.weights.fill import fill_buffers
-from naf_hub_timm.backbone import TimmBackbone
+from naf_hub_timm.backbone import TimmBackbone, network_of
 from naf_hub_timm.table import FAMILIES, alias_records
 
 RECORDS = {record.name: record for record in alias_records()}
@@ -34,6 +34,7 @@ def test_shape_at_448(name: str) -> None:
     assert (model.embed_dim, model.patch_size) == (record.embed_dim, record.patch_size)
     assert sum(p.numel() for p in model.parameters()) == record.parameters
     assert model.fixed_size is None
+    assert record.network == network_of(model.model)
     with torch.no_grad(), torch.device("meta"):
         features = model(torch.empty(1, 3, 448, 448))
     side = 448 // record.patch_size

@@ -341,6 +341,33 @@ def test_weights_load_in_published_older_and_own_names(small: ViTUp, golden, tmp
         ViTUp(**SMALL).load_weights(published)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "lacking"),
+    [
+        ("pico", "hidden layers of a vision transformer"),
+        ("timm:resnet10t", "hidden layers of a vision transformer"),
+        ("cradio_v3_b", "hidden layers of a vision transformer"),
+        ("dinov2_b", "patches of 16 pixels"),
+    ],
+)
+@pytest.mark.parametrize("weights", ["default", None, "dinov3_b"])
+def test_a_backbone_that_lacks_what_it_reads_is_refused_first(
+    backbone: str, lacking: str, weights: str | None
+):
+    with pytest.raises(naf_hub.MapError) as told:
+        naf_hub.load("vit_up", backbone=backbone, weights=weights)
+    message = str(told.value)
+    assert message.startswith(f"backbone {backbone!r} has no {lacking}"), message
+    assert "vit_up needs; backbones that have: " in message
+    assert "dinov3_b" in message
+    assert "\n" not in message
+
+
+def test_heads_have_64_channels_unless_they_are_said():
+    assert ViTUp(channels=1024, depth=2).head_dim == 64
+    assert ViTUp(channels=32).head_dim == 32
+
+
 def test_the_backbone_picks_the_weights():
     with pytest.raises(
         naf_hub.WeightsError, match=r"no weights for backbone 'dino_s16'; it has them for: dinov3_b, dino"
@@ -355,7 +382,7 @@ def test_the_backbone_picks_the_weights():
     [
         (
             {"channels": 30},
-            "channels must be a multiple of four times num_heads, got channels=30, num_heads=6",
+            "channels must be a multiple of four times num_heads, got channels=30, num_heads=1",
         ),
         ({"depth": 5}, "depth must be a positive multiple of 2, got 5"),
         ({"rank": 0}, "patch and rank must be at least 1, got patch=16, rank=0"),

@@ -34,5 +34,6 @@ def register_backbones(register):
             embed_dim=1024,
             patch_size=14,
             native_size=224,
+            network="transformer",
         )
     )

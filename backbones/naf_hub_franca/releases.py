@@ -101,5 +101,6 @@ def records() -> Iterator[BackboneRecord]:
             embed_dim=embed_dim,
             patch_size=14,
             native_size=native_size,
+            network="timm",
             non_commercial=True,
         )

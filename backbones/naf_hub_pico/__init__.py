@@ -25,5 +25,6 @@ def register_backbones(register):
             embed_dim=256,
             patch_size=16,
             native_size=224,
+            network="stages",
         )
     )

@@ -81,6 +81,7 @@ def records() -> Iterator[BackboneRecord]:
                 embed_dim=release.architecture["embed_dim"],
                 patch_size=release.architecture.get("patch_size", 16),
                 native_size=release.native_size,
+                network="transformer",
                 mean=MEAN,
                 std=STD,
                 non_commercial=license == NON_COMMERCIAL,

@@ -330,6 +330,13 @@ def is_sequence(network: Any) -> bool:
     return all(type(getattr(block, "attn", None)).__name__ in ATTENTIONS for block in network.blocks)
 
 
+def network_of(network: Any) -> str:
+    """What the record of a timm model states as its ``network``."""
+    if not is_sequence(network):
+        return "stages"
+    return "timm" if hasattr(network, "patch_embed") else "transformer"
+
+
 def reductions(levels: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted({level["reduction"] for level in levels})
 

@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 from naf_hub import BackboneRecord, UnknownNameError, Weights
 from naf_hub.records import IMAGENET_MEAN, IMAGENET_STD
 
-from .backbone import TimmBackbone
+from .backbone import TimmBackbone, network_of
 
 
 def unknown(name: str) -> UnknownNameError:
@@ -66,4 +66,5 @@ def record_for(name: str) -> BackboneRecord:
         mean=triple(config.mean if config else IMAGENET_MEAN),
         std=triple(config.std if config else IMAGENET_STD),
         non_commercial="-nc" in (license or ""),
+        network=network_of(model.model),
     )

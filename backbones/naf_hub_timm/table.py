@@ -30,6 +30,7 @@ class Family:
         models: (name, timm name, patch size, channels, native size in pixels, parameters).
         options: further constructor options.
         repositories: Hub repository by timm name, where it is not ``timm/<timm name>``.
+        network: see :class:`naf_hub.BackboneRecord`.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Family:
     models: tuple[tuple[str, str, int, int, int, int], ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     repositories: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    network: str = "timm"
 
 
 # No repository below asks to accept terms first. Those of DINOv3 are timm's copies, published under the
@@ -116,6 +118,7 @@ FAMILIES = (
             ("dinov3_cnx_l", "convnext_large.dinov3_lvd1689m", 32, 1536, 224, 196_230_336),
         ),
         options={"head_norm": True},
+        network="stages",
     ),
     Family(
         "SigLIP 2 vision transformer",
@@ -206,6 +209,7 @@ FAMILIES = (
             ("sam_l", "samvit_large_patch16.sa1b", 16, 256, 1024, 308_278_272),
             ("sam_h", "samvit_huge_patch16.sa1b", 16, 256, 1024, 637_026_048),
         ),
+        network="stages",
     ),
     Family(
         "C-RADIO vision transformer",
@@ -222,6 +226,7 @@ FAMILIES = (
         ),
         # timm's configs of v3 B and H resample positions with aligned corners; NVIDIA's own code never does.
         options={"pos_embed_align_corners": False},
+        network="transformer",
     ),
 )
 
@@ -243,6 +248,7 @@ def alias_records() -> Iterator[BackboneRecord]:
                 embed_dim=embed_dim,
                 patch_size=patch_size,
                 native_size=native_size,
+                network=family.network,
                 mean=mean,
                 std=std,
                 parameters=parameters,

@@ -196,7 +196,7 @@ def _try(
     import torch
 
     use_threads(setting.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    set_tf32(dtype == "tf32")
     kind = torch.device(device).type
     half = dtype in ("bfloat16", "float16")
     cast = torch.autocast(kind, getattr(torch, dtype)) if half else contextlib.nullcontext()
@@ -215,6 +215,17 @@ def _try(
         return {**found, "weights": contender.weights if origin is None else origin.weights}
     except Exception as error:  # one that fails must not take the others along
         return {"failed": shortage(error) or one_line(str(error)) or type(error).__name__}
+
+
+def set_tf32(on: bool) -> None:
+    """Whether products of matrices and convolutions on GPUs may round to TF32, until the running command ends."""
+    import torch
+
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        click.get_current_context().call_on_close(
+            lambda backend=backend, before=backend.allow_tf32: setattr(backend, "allow_tf32", before)
+        )
+        backend.allow_tf32 = on
 
 
 def _largest(model: Any, setting: Setting, device: str, limit: int) -> int:

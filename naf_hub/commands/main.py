@@ -18,6 +18,7 @@ from ..errors import NafHubError, UnknownNameError
 from ..memory import shortage
 from ..plugins import Plugin, one_line
 from ..version import __version__
+from .verbosity import add_verbosity
 
 # What a user can cause and mend: told in one line. Anything else is told as unexpected, with --debug hinted.
 EXPECTED = (NafHubError, ValueError, TypeError, OSError, NotImplementedError, MemoryError)
@@ -106,6 +107,9 @@ def eval_group() -> None:
     """Evaluate a model; each task adds its command."""
 
 
+add_verbosity(cli)  # its own options are parsed before the commands are looked up, which then get theirs
+
+
 def _add_commands() -> None:
     from . import (
         app,
@@ -123,7 +127,6 @@ def _add_commands() -> None:
         publish,
         registered,
         upsample,
-        verbosity,
     )
 
     for command in (
@@ -154,7 +157,7 @@ def _add_commands() -> None:
         except (Exception, SystemExit) as error:  # a plugin's commands must not take the others down
             _warn(plugin, f"failed: {one_line(error)}")
         _keep(cli, before, plugin)
-    verbosity.add_verbosity(cli)
+    add_verbosity(cli)
 
 
 def _commands_of(group: click.Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``-q`` and ``-v``: every command has them, those of plugins too."""
+"""``-q`` and ``-v``: every command has them, those of plugins too, and takes them before its name as well."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ def _set_level(context: click.Context, parameter: click.Parameter, given: bool) 
 
 
 def add_verbosity(command: click.Command) -> None:
-    """Give a command, and those below it, ``--quiet`` and ``--verbose`` where it has no options of these names."""
+    """Give a command, and those below it, ``--quiet`` and ``--verbose`` where it has no options of these names.
+
+    A group hands what it is given on: the level is set before its command runs, and put back after it.
+    """
     if isinstance(command, click.Group):
         for below in command.commands.values():
             add_verbosity(below)
-        return
     taken = {name for parameter in command.params for name in parameter.opts}
     for names, text in (
         (("-q", "--quiet"), "Say nothing but results and failures; show no bars."),

@@ -23,7 +23,7 @@ from ..errors import MapError
 from ..flops import Flops
 from ..images import as_batch_for
 from ..promises import Promises
-from ..records import Origin
+from ..records import BackboneRecord, Origin
 from ..streaming import fill
 from ..wants import Want
 from .backbone import Backbone
@@ -90,6 +90,23 @@ class Upsampler(nn.Module):
         if len(self.wants) == 1:
             return found[0]
         return {want.name: features for want, features in zip(self.wants, found, strict=True)}
+
+    @classmethod
+    def lacks(cls, backbone: BackboneRecord, options: Mapping[str, Any]) -> str:
+        """What a backbone does not have that the method needs, told before either is built or fetched.
+
+        By default that is what :attr:`wants` of the class says; a method whose options decide overrides it. What no
+        record states (``network=""``) is left to :meth:`gather`.
+
+        Args:
+            backbone: its record.
+            options: constructor options of the method.
+
+        Returns:
+            The end of "the backbone has no ...", or nothing where all is there.
+        """
+        inner = [want.name for want in cls.wants if want.kind != "token"]
+        return ", ".join(inner) if backbone.network == "stages" else ""
 
     def gather_example(self, image: Tensor, backbone: Backbone) -> Features:
         """Features to time and check the method on, of a backbone that gives every map but has no weights. By default
@@ -214,6 +231,9 @@ class Upsampler(nn.Module):
                 raise ValueError(
                     f"features lack {', '.join(missing)}; take them from gather(image, backbone)"
                 )
+            if len(self.wants) == 1 and type(self).gather is Upsampler.gather:
+                name = self.wants[0].name
+                raise TypeError(f"features must be the map itself, (B, C, h, w); pass features[{name!r}]")
             for tensor in maps:
                 check_features(tensor, image, values)
         else:

@@ -152,6 +152,12 @@ def backbone_maps(subject: Subject) -> None:
                 assert str(error), f"{want.name}: MapError without a message"
         together = model.maps(image, *given, Want())
     assert Want(10**6) not in given, "layer 1000000 was given"
+    network = getattr(subject.record, "network", "")
+    has_keys = Want(0, "key") in given
+    if network:
+        assert has_keys == (network != "stages"), (
+            f"network={network!r}, but key[0] was {'' if has_keys else 'not '}given"
+        )
     assert torch.equal(together[-1], expected), "Want() among others differs from forward"
     for (want, alone), found in zip(given.items(), together, strict=False):
         assert alone.ndim == 4, f"{want.name} has {alone.ndim} dimensions, not 4"

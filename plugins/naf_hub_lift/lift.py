@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from naf_hub import ForeignWeights, Normalize, Promises, Upsampler, Want
+from naf_hub import BackboneRecord, ForeignWeights, Normalize, Promises, Upsampler, Want
 from naf_hub.interfaces import Shape, Step
 from naf_hub.parts.sizes import are_equal, max_pool
 from naf_hub.parts.strip_layer import COUNTED, count_doublings, shrink
@@ -33,6 +34,9 @@ class LiFT(ForeignWeights, Upsampler):
 
     The released weights were trained on the **keys** of the last block, in an order of their own: channel ``e`` of all
     heads, then channel ``e + 1``. Keys come in naf-hub's order, heads side by side, and the result has that order too.
+    Behind a backbone (``naf_hub.load("lift", backbone=...)``, or :meth:`gather`) they are taken by themselves. Called
+    with features of your own, it cannot tell keys from the backbone's output, which has the same shape: a plain map is
+    taken without a word and gives a map that means nothing. Pass ``backbone.maps(image, Want(kind="key"))[0]``.
 
     Args:
         channels: feature channels C that it is made for; filled in where a backbone is named.
@@ -87,6 +91,12 @@ class LiFT(ForeignWeights, Upsampler):
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kind={self.kind!r}, head_channels={self.head_channels}"
+
+    @classmethod
+    def lacks(cls, backbone: BackboneRecord, options: Mapping[str, Any]) -> str:
+        """The keys of an attention, unless it is made for tokens."""
+        keyless = backbone.network == "stages" and options.get("kind", "key") == "key"
+        return f"attention with keys ({Want(kind='key').name})" if keyless else ""
 
     def upsample(self, image: Tensor, features: Tensor, output_size: tuple[int, int]) -> Tensor:
         heads = features.shape[1] // self.head_channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from naf_hub import Backbone, ForeignWeights, Promises, Upsampler, Want
+from naf_hub import Backbone, BackboneRecord, ForeignWeights, Promises, Upsampler, Want
 from naf_hub.checks import warn_caller
 from naf_hub.interfaces import Features, Shape, Step
 from naf_hub.parts.budget import parse_bytes, working_memory
@@ -25,6 +26,8 @@ from .query_block import Layer, Places, QueryBlock
 # Between hidden layers that are read, in blocks of the backbone.
 STRIDE = 2
 PATCHES = "patches"
+# Channels of a head of the released models.
+HEAD = 64
 # Names of older files, of the published ones, and here.
 RENAMED = (
     (r"^q_proj\.(\d+)\.", r"vit_up_blocks.\1.transition_mlp."),
@@ -56,7 +59,8 @@ class ViTUp(ForeignWeights, Upsampler):
 
     Args:
         channels: of the features.
-        num_heads: of the attention; divides ``channels`` into heads of a multiple of 4 channels.
+        num_heads: of the attention; divides ``channels`` into heads of a multiple of 4 channels. By default as many as
+            make heads of 64 channels, as in the release.
         depth: blocks of the backbone, an even number.
         patch: side of its patches in pixels.
         rank, alpha: of the adapters.
@@ -80,7 +84,7 @@ class ViTUp(ForeignWeights, Upsampler):
     def __init__(
         self,
         channels: int = 384,
-        num_heads: int = 6,
+        num_heads: int | None = None,
         depth: int = 12,
         patch: int = 16,
         rank: int = 16,
@@ -90,6 +94,8 @@ class ViTUp(ForeignWeights, Upsampler):
         memory: int | str | None = None,
     ) -> None:
         super().__init__()
+        if num_heads is None:
+            num_heads = max(1, channels // HEAD)
         if num_heads < 1 or channels < 1 or channels % (4 * num_heads):
             raise ValueError(
                 f"channels must be a multiple of four times num_heads, got channels={channels}, num_heads={num_heads}"
@@ -117,6 +123,14 @@ class ViTUp(ForeignWeights, Upsampler):
 
     def extra_repr(self) -> str:
         return f"layers={self.layers}, hidden_size={self.hidden_size}, query_size={self.query_size}"
+
+    @classmethod
+    def lacks(cls, backbone: BackboneRecord, options: Mapping[str, Any]) -> str:
+        """Hidden layers of a vision transformer laid out as timm's, and patches of the size that it is made for."""
+        if backbone.network and backbone.network != "timm":
+            return "hidden layers of a vision transformer laid out as timm's"
+        patch = options.get("patch", inspect.signature(cls).parameters["patch"].default)
+        return f"patches of {patch} pixels" if backbone.patch_size != patch else ""
 
     @property
     def gather_key(self) -> tuple[Any, ...]:

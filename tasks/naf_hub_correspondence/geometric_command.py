@@ -19,6 +19,7 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    square_option,
     threads_option,
     upsampler_option,
     upsampler_weights_option,
@@ -36,8 +37,8 @@ from naf_hub.options import (
 @click.option(
     "--data", required=True, multiple=True, type=click.Path(), help="Take photos of this folder; repeatable."
 )
-@click.option("--size", default=448, type=click.IntRange(min=1), help="Side of the square photos.")
-@click.option("--output-size", default=112, type=click.IntRange(min=1), help="Side of the maps, in cells.")
+@square_option(448, "Side in pixels of the squares that are cut out of the photos.")
+@square_option(112, "Side of the square maps, in cells.", name="--output-size")
 @click.option(
     "--points",
     default=0,

@@ -18,6 +18,7 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    square_option,
     threads_option,
     upsampler_option,
     upsampler_weights_option,
@@ -33,7 +34,7 @@ from naf_hub.options import (
 @constructor_option
 @backbone_constructor_option
 @click.option("--data", required=True, type=click.Path(), help="Read SPair-71k in this folder.")
-@click.option("--size", default=448, type=click.IntRange(min=1), help="Side of the squares and of the maps.")
+@square_option(448, "Side in pixels of the squares that photos are padded to, as published, and of the maps.")
 @click.option(
     "--limit",
     default=0,

@@ -18,6 +18,7 @@ from naf_hub.options import (
     pick_device,
     report_options,
     show_report,
+    square_option,
     threads_option,
     upsampler_option,
     upsampler_weights_option,
@@ -44,7 +45,7 @@ ONE_UP = click.IntRange(min=1)
     help="Start from these settings: size 448, factor 2, topk 20, radius 24; or each video's own size, 1, 5, "
     "12; or 224, 2, 5, 12.",
 )
-@click.option("--size", type=ONE_UP, metavar="S", help="Squash frames to S x S pixels for the backbone.")
+@square_option(None, "Squash frames to N x N pixels for the backbone, as published.")
 @click.option(
     "--factor", type=ONE_UP, help="Upsample features, and carry masks, at so many times their grid."
 )

@@ -1,0 +1,52 @@
+"""Whether a backbone has what an upsampler needs of it, as far as their records say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .errors import MapError
+from .interfaces import Upsampler
+from .records import BackboneRecord, Record
+from .registry import registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# So many names fit a line of a terminal.
+SHOWN = 8
+
+
+def require_maps(record: Record, made_for: str | nn.Module | int | None, options: Mapping[str, Any]) -> None:
+    """Refuse a backbone that lacks what an upsampler needs; one whose record does not say is left to ``gather``.
+
+    Args:
+        record: of the upsampler; what is no upsampler needs nothing.
+        made_for: the backbone's name, or the module; channels alone say nothing.
+        options: constructor options of the upsampler.
+
+    Raises:
+        MapError: says what is lacking, and which backbones have it.
+    """
+    method = record.resolve()
+    if not (isinstance(method, type) and issubclass(method, Upsampler)):
+        return
+    inner = any(want.kind != "token" for want in method.wants)
+    if not inner and method.lacks.__func__ is Upsampler.lacks.__func__:
+        return  # needs nothing, whatever the backbone: a name need not be looked up
+    if isinstance(made_for, str):
+        behind = registry().find(made_for, BackboneRecord)
+    else:
+        behind = getattr(getattr(made_for, "origin", None), "record", None)
+    if not isinstance(behind, BackboneRecord):
+        return
+    lacking = method.lacks(behind, options)
+    if not lacking:
+        return
+    others = (registry().find(name, BackboneRecord) for name in registry().names(BackboneRecord))
+    having = [other.name for other in others if other.network and not method.lacks(other, options)]
+    more = f" and {len(having) - SHOWN} more" if len(having) > SHOWN else ""
+    hint = (
+        f"backbones that have: {', '.join(having[:SHOWN])}{more}" if having else "no registered backbone has"
+    )
+    raise MapError(f"backbone {behind.name!r} has no {lacking}, which {record.name} needs; {hint}")
