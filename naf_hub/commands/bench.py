@@ -221,11 +221,13 @@ def set_tf32(on: bool) -> None:
     """Whether products of matrices and convolutions on GPUs may round to TF32, until the running command ends."""
     import torch
 
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        click.get_current_context().call_on_close(
-            lambda backend=backend, before=backend.allow_tf32: setattr(backend, "allow_tf32", before)
-        )
-        backend.allow_tf32 = on
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def put_back() -> None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+    click.get_current_context().call_on_close(put_back)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
 def _largest(model: Any, setting: Setting, device: str, limit: int) -> int:
