@@ -67,5 +67,5 @@ def _draw(axis: Any, rows: list[Any], name: str, scale: float) -> None:
         axis.set_ylim(0, 1.08 * max(seen, default=1.0))
     ticks = sorted({row.extras["swept"][1] for row in rows})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.xaxis.minorticks_off()
+    axis.set_xticks([], minor=True)
     axis.grid(alpha=0.3, which="both")

@@ -17,6 +17,8 @@ from naf_hub import BackboneRecord, UnknownNameError
 from naf_hub.training.schedule import plateau, rate_factor
 from naf_hub.training.settings import ConfigError, RunSettings, build, parse_set, read_toml
 from naf_hub.typed_values import fitted, fitted_keywords
+from naf_hub_reconstruction import config as reconstruction
+from naf_hub_restoration import denoising_config as denoising
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +159,18 @@ def test_an_unregistered_model_in_a_file_is_told_with_the_file(tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Trains(RunSettings):
         backbone: tuple[str, ...] = ()
-        models: ClassVar = {"backbone": BackboneRecord}
+        models: ClassVar[dict[str, type]] = {"backbone": BackboneRecord}
 
     (tmp_path / "mine.toml").write_text('backbone = ["pico", "pcio=w.safetensors"]')
     read = read_toml(tmp_path / "mine.toml")
     with pytest.raises(UnknownNameError, match=r"mine\.toml: backbone: .*pcio.*pico"):
         build(Trains, read)
     assert build(Trains, read, {"backbone": ["pico"]}).backbone == ("pico",)
+
+
+@pytest.mark.parametrize("kind", [RunSettings, reconstruction.TrainConfig, denoising.TrainConfig])
+def test_constants_of_the_class_have_a_type_that_python_3_10_reads(kind: type) -> None:
+    """A plain ``ClassVar`` is refused there by ``typing.get_type_hints``, and with it every training."""
+    stated = [hint for one in kind.__mro__ for hint in vars(one).get("__annotations__", {}).values()]
+    assert any("ClassVar[" in hint for hint in stated)
+    assert not any(hint == "ClassVar" for hint in stated)

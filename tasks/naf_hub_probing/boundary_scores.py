@@ -112,5 +112,7 @@ def matched(pairs: np.ndarray, edges: int, drawn: int) -> int:
 
     if not pairs.shape[1]:
         return 0
-    graph = coo_array((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(edges, drawn))
+    # Older SciPy matches only graphs whose places are 32-bit.
+    places = tuple(pairs.astype(np.int32))
+    graph = coo_array((np.ones(pairs.shape[1], dtype=np.int8), places), shape=(edges, drawn))
     return int((maximum_bipartite_matching(graph.tocsr(), perm_type="column") >= 0).sum())
