@@ -5,11 +5,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .picture import FONT, SHEET_OF_FONT
 
 Colour = tuple[int, int, int]
+DARKEST = 0.5  # of a class's colour, where the picture is black
 
 
 def class_colours(count: int) -> list[Colour]:
@@ -20,6 +22,20 @@ def class_colours(count: int) -> list[Colour]:
         red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, saturation, value)
         colours.append((round(255 * red), round(255 * green), round(255 * blue)))
     return colours
+
+
+def shaded(picture: Image.Image, classes: Image.Image) -> Image.Image:
+    """Colours of classes, darker where the picture is dark: what is seen keeps the hue that a legend has.
+
+    A blend would not: red over a bright sky is the pink of another class.
+
+    Args:
+        picture: any mode, of any colours.
+        classes: RGB, of the same size.
+    """
+    light = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    colours = np.asarray(classes, dtype=np.float32) * (DARKEST + (1 - DARKEST) * light)
+    return Image.fromarray(colours.round().astype(np.uint8))
 
 
 def stacked(rows: Sequence[Image.Image]) -> Image.Image:

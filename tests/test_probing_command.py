@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from training_world import logged
 import naf_hub
 from naf_hub import Backbone, Upsampler
 from naf_hub.commands.main import cli
+from naf_hub.legend import class_colours, shaded
 from naf_hub.reports import Report
 from naf_hub.training.checkpoints import newest
 from naf_hub_probing.course import HeadCourse
@@ -331,6 +333,16 @@ def test_a_filter_keeps_the_size_and_is_enlarged_bilinearly(data: Path) -> None:
     assert isinstance(model, Upsampler)
     expected = torch.nn.functional.interpolate(model(image, features, 4), (16, 16), mode="bilinear")
     torch.testing.assert_close(AsFilter(model)(image, features), expected)
+
+
+@pytest.mark.parametrize("grey", [0, 120, 255])
+def test_a_class_has_the_hue_of_its_legend_over_any_picture(grey: int) -> None:
+    colours = class_colours(11)
+    rows = Image.fromarray(np.array([colours], np.uint8))
+    drawn = np.asarray(shaded(Image.new("RGB", rows.size, (grey, grey, grey)), rows))[0]
+    for colour, found in zip(colours, drawn.tolist(), strict=True):
+        wanted, seen = (colorsys.rgb_to_hsv(*(part / 255 for part in one)) for one in (colour, found))
+        assert seen[:2] == pytest.approx(wanted[:2], abs=0.02)
 
 
 def test_pictures_of_predictions(data: Path, tmp_path: Path) -> None:

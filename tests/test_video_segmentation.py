@@ -19,6 +19,7 @@ from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import RESULTS_MARKER, search_images
 from naf_hub.reports import Report
 from naf_hub.result_folder import claim_folder
+from naf_hub_video import video_segmentation
 from naf_hub_video.davis import Video, find_videos
 from naf_hub_video.mask_strips import overlaid
 from naf_hub_video.video_segmentation import VideoSegmentation
@@ -93,6 +94,14 @@ def test_the_command_from_a_folder_to_figures_masks_and_pictures(data, tmp_path)
     assert sheet.height // round(320 * SIZE[0] / SIZE[1]) == 4, "the truth and three upsamplers"
     again = CliRunner().invoke(cli, [*command, "--json"])
     assert Report.from_json(again.stdout).rows == report.rows
+
+
+def test_a_strip_says_its_unit_and_which_mask_was_given(data, tmp_path, monkeypatch):
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(video_segmentation, "draw_strips", lambda _, strips, path: drawn.append([*strips]))
+    report = evaluate(data, "nearest", {**SETTINGS, "videos": ["one"]}, picture=tmp_path)
+    score = report.rows[0].values["jf_mean"]
+    assert drawn == [["true masks, frame 00000", f"nearest: J&F {score:.1f} %, mask given"]]
 
 
 def test_an_interrupted_evaluation_goes_on_and_never_mixes(data, tmp_path, monkeypatch):

@@ -12,14 +12,13 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from naf_hub.atomic import atomic_file
-from naf_hub.legend import class_colours, with_legend
+from naf_hub.legend import class_colours, shaded, with_legend
 from naf_hub.made_with import KEY, require_free
 from naf_hub.picture import photo, side_by_side
 
 MOST_CLASSES = 256
 LONGEST = 1024
 """Pixels of the long side of each panel."""
-OPACITY = 0.6
 
 
 def targets(out: Path, source: Path, force: bool) -> tuple[Path, Path]:
@@ -52,7 +51,7 @@ def write_picture(
     classes = Image.fromarray(np.array(colours, np.uint8)[labels.numpy()]).resize(
         shown.size, Image.Resampling.NEAREST
     )
-    panels = [("photo", shown), (caption, Image.blend(shown, classes, OPACITY))]
+    panels = [("photo", shown), (caption, shaded(shown, classes))]
     sheet = side_by_side(panels, size)
     found = zip(names, shares(labels, len(names)), strict=True)
     texts = [f"{name} {100 * share:.1f} %" for name, share in found]

@@ -11,11 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from naf_hub.labels import IGNORE
-from naf_hub.legend import class_colours, stacked, with_legend
+from naf_hub.legend import class_colours, shaded, stacked, with_legend
 from naf_hub.picture import photo, side_by_side
 
 UNKNOWN, RIGHT, WRONG = (0, 0, 0), (190, 190, 190), (215, 25, 30)
-OPACITY = 0.65  # of classes over the picture
 LONGEST = 512  # pixels of the long side of a panel
 
 
@@ -49,8 +48,8 @@ def _row(one: Shown, colours: np.ndarray) -> Image.Image:
     labels = np.where(known.numpy(), one.label.numpy(), len(colours) - 1)
     panels = [
         ("picture", picture),
-        ("labels", Image.blend(picture, Image.fromarray(colours[labels]), OPACITY)),
-        ("prediction", Image.blend(picture, Image.fromarray(colours[one.prediction.numpy()]), OPACITY)),
+        ("labels", shaded(picture, Image.fromarray(colours[labels]))),
+        ("prediction", shaded(picture, Image.fromarray(colours[one.prediction.numpy()]))),
         (f"errors: {share:.1f} % of the pixels", Image.fromarray(errors)),
     ]
     scale = min(1.0, LONGEST / max(height, width))

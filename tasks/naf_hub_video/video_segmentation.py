@@ -111,14 +111,14 @@ class VideoSegmentation(Task):
             for position, video in enumerate(videos):
                 truth = video.read_masks()
                 lost[video.name] = run.lost(truth)
-                strips = {TRUTH: truth[shown_frames(len(truth))]}
+                strips = {f"{TRUTH}, frame {video.frames[0].stem}": truth[shown_frames(len(truth))]}
                 stranger = videos[(position + 1) % len(videos)] if len(videos) > 1 else None
                 for label in models:
                     bar.set_postfix_str(f"{video.name}, {label}")
                     masks, found = run.one(label, video, truth, stranger, bar.update)
                     scores[label].append(found)
                     jf = dataset_figures([found])["jf_mean"]
-                    strips[f"{label}: J&F {jf:.1f}"] = masks[shown_frames(len(truth))]
+                    strips[f"{label}: J&F {jf:.1f} %, mask given"] = masks[shown_frames(len(truth))]
                 if video.name in pictures:
                     draw_strips(video, strips, pictures[video.name])
                 run.forget()
