@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 
 from .atomic import atomic_file
@@ -19,14 +18,10 @@ from .errors import MissingExtraError
 from .interfaces import Features, Upsampler
 from .measuring import make_features
 from .onnx_int8 import store_as_int8
-from .parts.constants import open_dimension
 from .store import each_map, maps_in
 
 # The oldest operator set that the exporter writes and that has all operators used.
 OPSET = 18
-
-# What is older cannot write sizes that stay open.
-FIRST_TORCH = (2, 7)
 
 # Largest difference from the model, as a share of the largest value of its output, and that with weights as int8.
 TOLERANCE = 1e-3
@@ -99,7 +94,7 @@ def export_onnx(
     image, features = _example(model, channels, TRACED)
     names = [want.name for want in model.wants] if isinstance(features, dict) else ["features"]
     call = _Call(model, names, output_size).eval()
-    free = dict.fromkeys((0, 2, 3), open_dimension())
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, which callers can do nothing about
         program = torch.export.export(
@@ -135,10 +130,6 @@ def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"exporting needs {', '.join(missing)}: pip install 'naf-hub[export]'")
-    if Version(torch.__version__).release < FIRST_TORCH:
-        raise MissingExtraError(
-            f"exporting needs a newer PyTorch than 2.6, whose exporter knows no open sizes; this is {torch.__version__}"
-        )
 
 
 def _example(model: Upsampler, channels: int, sizes: Sizes) -> tuple[Tensor, Features]:

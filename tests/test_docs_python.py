@@ -11,11 +11,9 @@ import torch
 from click.testing import CliRunner
 from docs_blocks import PAGES, blocks
 from docs_world import make_world
-from packaging.version import Version
 
 import naf_hub
 from naf_hub.commands.main import cli
-from naf_hub.onnx_export import FIRST_TORCH
 
 FETCHES = "weights from the Hub"
 PLUGIN = "a plugin, or parts of one; tests/test_docs.py installs and checks those that are whole"
@@ -75,8 +73,6 @@ def test_python_of_the_docs_runs_as_printed(page: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     make_world(page)
     if page.stem == "export":
-        if Version(torch.__version__).release < FIRST_TORCH:
-            pytest.skip("the page says so: torch.export knows no open sizes")
         # Half of the seconds are for what a smaller network does not need.
         load = naf_hub.load
         monkeypatch.setattr(

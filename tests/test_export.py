@@ -9,18 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from packaging.version import Version
 
 import naf_hub
 from naf_hub import onnx_export
 from naf_hub.commands.main import cli
-from naf_hub.parts.constants import constant_for_compilers, open_dimension
+from naf_hub.parts.constants import constant_for_compilers
 from naf_hub_naf.any_size import axis_tables
 from naf_hub_naf.model import NAF
 from naf_hub_naf.windows import window_slots
-
-OLD_TORCH = Version(torch.__version__).release < onnx_export.FIRST_TORCH
-needs_exporter = pytest.mark.skipif(OLD_TORCH, reason="its exporter knows no open sizes")
 
 SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}}
 SHAPES = [(1, (33, 46), (5, 7)), (4, (40, 61), (10, 12))]
@@ -44,7 +40,7 @@ def export(model, size=None):
         def forward(self, image, features):
             return self.model(image, features, size)
 
-    free = dict.fromkeys((0, 2, 3), open_dimension())
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     with torch.no_grad():
         return torch.export.export(
             Call().eval(), inputs(2, (48, 36), (6, 4)), dynamic_shapes=(free, free)
@@ -65,9 +61,8 @@ def test_output_of_a_fixed_size(options):
         torch.testing.assert_close(program(*given), model(*given, (32, 48)), atol=5e-5, rtol=0)
 
 
-@needs_exporter
 def test_only_the_batch_left_open():
-    model, batch = load("naf"), {0: open_dimension()}
+    model, batch = load("naf"), {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(model, inputs(4, (20, 24), (5, 6)), dynamic_shapes=(batch, batch)).module()
     given = inputs(3, (20, 24), (5, 6))
     torch.testing.assert_close(program(*given), model(*given), atol=5e-5, rtol=0)
@@ -92,14 +87,6 @@ def run(*arguments: object):
     return CliRunner().invoke(cli, [str(a) for a in arguments])
 
 
-def test_an_old_torch_is_told(monkeypatch):
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: name)
-    monkeypatch.setattr(torch, "__version__", "2.6.0")
-    with pytest.raises(naf_hub.NafHubError, match="needs a newer PyTorch"):
-        onnx_export.export_onnx(Smooth(), "a.onnx", 16)
-
-
-@needs_exporter
 def test_onnx_file_from_the_command_line(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
@@ -125,7 +112,6 @@ class Smooth(naf_hub.Upsampler):
         return F.interpolate(self.conv(self.norm(features)), output_size, mode="bilinear")
 
 
-@needs_exporter
 def test_weights_as_int8_and_known_shapes(tmp_path):
     onnx = pytest.importorskip("onnx")
     for needed in ("onnxscript", "onnxruntime"):
@@ -170,7 +156,6 @@ def test_tiles_of_open_sizes_hold_every_window(kernel_size):
         torch.testing.assert_close(tiles.bias.exp().sum(-1), torch.full(tiles.positions.shape, float(slots)))
 
 
-@needs_exporter
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
     file = tmp_path / "a.onnx"
     assert "--channels N" in run("export", "bilinear", "-o", file).output
@@ -194,7 +179,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
 
 
 def test_loading_and_running_import_no_compiler():
-    compilers = {"torch._dynamo", "triton"} | (set() if OLD_TORCH else {"sympy"})
+    compilers = {"torch._dynamo", "triton", "sympy"}
     code = (
         "import sys, torch; before = set(sys.modules); import naf_hub; naf = naf_hub.load('naf');"
         "naf(torch.rand(1, 3, 16, 16), torch.randn(1, 4, 4, 4));"

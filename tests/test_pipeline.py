@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from packaging.version import Version
 from PIL import Image
 
 import naf_hub
@@ -40,9 +39,6 @@ def test_tensor_picture_and_path_agree(tmp_path):
     assert tuple(model(tmp_path / "a.png", (5, 7)).shape) == (1, 3, 5, 7)
 
 
-@pytest.mark.skipif(
-    Version(torch.__version__).release < (2, 7), reason="its compiler cannot read class attributes"
-)
 def test_it_is_an_ordinary_module():
     model = naf_hub.load("naf", backbone=Cells(), weights=None, dim=32, num_blocks=1, kernel_size=3)
     image = torch.rand(2, 3, 16, 20)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-import torch
+from typing import TypeVar
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -18,8 +16,3 @@ def constant_for_compilers(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
-
-
-def open_dimension() -> Any:
-    """What ``torch.export`` calls a dimension that is open; before PyTorch 2.6, one that it may close."""
-    return getattr(torch.export.Dim, "DYNAMIC", None) or torch.export.Dim.AUTO

@@ -45,7 +45,7 @@ def has_fast_half(dtype: torch.dtype, device: torch.device) -> bool:
         return True
     if dtype != torch.bfloat16:
         return False
-    # Named so in every torch from 2.5 on; on processors of other makers they are missing or false.
+    # Named so in every torch that is supported; on processors of other makers they are missing or false.
     asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return any(ask is not None and ask() for ask in asked)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ..parts.constants import open_dimension
 from ..parts.linear_groups import project_groups
 from ..store import each_map
 from .subject import SIZES, Subject, assert_close
@@ -31,7 +30,7 @@ def open_sizes(subject: Subject) -> None:
     model = subject.make()
     if not (model.promises.export and model.promises.open_sizes):
         return
-    free: Any = dict.fromkeys((0, 2, 3), open_dimension())
+    free: Any = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     image, features = subject.inputs(2, (8, 6, 4, 48, 36))
     with torch.no_grad():
         program = torch.export.export(
