@@ -98,7 +98,10 @@ def export_onnx(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, which callers can do nothing about
         program = torch.export.export(
-            call, (image, tuple(maps_in(features))), dynamic_shapes=(free, (free,) * len(names))
+            call,
+            (image, tuple(maps_in(features))),
+            dynamic_shapes=(free, (free,) * len(names)),
+            strict=False,  # the default from PyTorch 2.8 on
         )
         written = torch.onnx.export(
             program, (), dynamo=True, opset_version=OPSET, verbose=False,

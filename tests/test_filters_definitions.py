@@ -316,5 +316,5 @@ def test_inverses_of_definite_matrices(size):
 def test_guided_filters_export_without_a_linear_algebra_library():
     for name in ("guided_filter", "fast_guided_filter"):
         inputs = (torch.rand(1, 3, 32, 32), torch.randn(1, 4, 8, 8))
-        program = torch.export.export(naf_hub.load(name), inputs)
+        program = torch.export.export(naf_hub.load(name), inputs, strict=False)
         assert not [node for node in program.graph.nodes if "linalg" in str(node.target)]

@@ -205,7 +205,7 @@ def test_autocast(gradients):
 def test_export(size, grid):
     model, (image, features) = small(), example(size=size, grid=grid)
     with torch.no_grad():
-        program = torch.export.export(model, (image, features, size))
+        program = torch.export.export(model, (image, features, size), strict=False)
         other = image.flip(-1)
         assert torch.allclose(program.module()(other, features, size), model(other, features), atol=1e-5)
 

@@ -104,7 +104,7 @@ def backbone_export(subject: Subject) -> None:
     image = _image(1, *_sides(model))
     with torch.no_grad():
         expected = model(image)
-        found = torch.export.export(model, (image,)).module()(image)
+        found = torch.export.export(model, (image,), strict=False).module()(image)
     assert_close(found, expected, 1e-4 * max(1.0, float(expected.abs().max())), "torch.export")
 
 

@@ -119,7 +119,7 @@ def restorer_export(subject: Subject) -> None:
     model, image = subject.make(), noisy(1, 16, 24)
     with torch.no_grad():
         expected = model(image)
-        found = torch.export.export(model, (image,)).module()(image)
+        found = torch.export.export(model, (image,), strict=False).module()(image)
     assert_close(found, expected, 1e-4 * max(1.0, float(expected.abs().max())), "torch.export")
 
 

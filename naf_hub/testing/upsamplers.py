@@ -215,7 +215,7 @@ def export(subject: Subject) -> None:
     if not model.promises.export:
         return
     inputs = subject.inputs(1, SIZES[0])
-    program = torch.export.export(model, inputs)
+    program = torch.export.export(model, inputs, strict=False)
     with torch.no_grad():
         assert_close(program.module()(*inputs), model(*inputs), 2e-5, "torch.export")
 
