@@ -19,9 +19,11 @@ from .web import ATTEMPTS, from_web, probe
 FILE = "model.safetensors"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-# What the client's transport, another library in each of its major versions, calls a connection that was reset; after
-# other cuts the client resumes itself.
-RESET = frozenset({"ReadError", "ChunkedEncodingError"})
+# The most characters of owner/repo on the Hub.
+LONGEST_NAME = 96
+# What the client's transport, another library in each of its major versions, calls a connection that was reset or cut
+# short, after which a new call goes on where the file ended; after other cuts the client resumes itself.
+RESET = frozenset({"ReadError", "RemoteProtocolError", "ChunkedEncodingError"})
 
 
 class Absent(WeightsError):
@@ -87,6 +89,10 @@ def parse_hub(source: str) -> tuple[str, str | None, str]:
     match = HUB.fullmatch(source)
     if match is None or ".." in source or not source.isprintable() or re.search(r"\\|//|/$", source[5:]):
         raise WeightsError(f"{source!r} is not hf://owner/repo[@revision][/file]")
+    if len(match["repo"]) > LONGEST_NAME:  # clients before 2.0 ask the Hub for it
+        raise WeightsError(
+            f"{source!r} is not hf://owner/repo[@revision][/file] (over {LONGEST_NAME} characters)"
+        )
     try:
         validate_repo_id(match["repo"])
     except ValueError as error:
