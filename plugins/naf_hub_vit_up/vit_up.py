@@ -129,7 +129,9 @@ class ViTUp(ForeignWeights, Upsampler):
         """Hidden layers of a vision transformer laid out as timm's, and patches of the size that it is made for."""
         if backbone.network and backbone.network != "timm":
             return "hidden layers of a vision transformer laid out as timm's"
-        patch = options.get("patch", inspect.signature(cls).parameters["patch"].default)
+        if "patch" in options:  # whoever states it may give the backbone such patches, too
+            return ""
+        patch = inspect.signature(cls).parameters["patch"].default
         return f"patches of {patch} pixels" if backbone.patch_size != patch else ""
 
     @property

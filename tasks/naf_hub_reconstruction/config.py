@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from naf_hub.records import BackboneRecord, Record, UpsamplerRecord
+from naf_hub.records import BackboneRecord, UpsamplerRecord
 from naf_hub.training.recipes import Recipes
 from naf_hub.training.settings import RunSettings, require
 
@@ -104,7 +104,10 @@ class TrainConfig(RunSettings):
     weight_decay: float = 1e-5
     eval_images: int = 32
 
-    models: ClassVar[Mapping[str, type[Record]]] = {"upsampler": UpsamplerRecord, "backbone": BackboneRecord}
+    models: ClassVar[dict[str, type[UpsamplerRecord | BackboneRecord]]] = {
+        "upsampler": UpsamplerRecord,
+        "backbone": BackboneRecord,
+    }
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"eval_images", "held_out"}
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from naf_hub.records import Record, RestorerRecord
+from naf_hub.records import RestorerRecord
 from naf_hub.training.recipes import Recipes
 from naf_hub.training.settings import ConfigError, RunSettings, require
 
@@ -58,7 +58,7 @@ class TrainConfig(RunSettings):
     weight_decay: float = 1e-5
     eval_images: int = 32
 
-    models: ClassVar[Mapping[str, type[Record]]] = {"restorer": RestorerRecord}
+    models: ClassVar[dict[str, type[RestorerRecord]]] = {"restorer": RestorerRecord}
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"eval_images", "held_out"}
 
     def __post_init__(self) -> None:
