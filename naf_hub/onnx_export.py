@@ -101,7 +101,7 @@ def export_onnx(
             call,
             (image, tuple(maps_in(features))),
             dynamic_shapes=(free, (free,) * len(names)),
-            strict=False,  # the default from PyTorch 2.8 on
+            strict=False,
         )
         written = torch.onnx.export(
             program, (), dynamo=True, opset_version=OPSET, verbose=False,
