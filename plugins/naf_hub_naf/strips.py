@@ -35,9 +35,10 @@ CACHE_STRIP = 2**20
 class Moments:
     """Mean and variance per channel of a map seen in strips.
 
-    Those of each strip are exact, on CPUs in two passes (BatchNorm's, in one call and without a copy of the strip);
-    elsewhere each row of a strip has its own, for a reduction to few numbers keeps few threads busy. They are
-    combined as Chan et al. (1983) do, in float64: no cancellation, however far the mean lies from zero.
+    On CPUs those of each strip are taken in two passes (BatchNorm's, in one call and without a copy of the strip; its
+    mean is summed in float32 and right to some 2e-6 of itself); elsewhere each row of a strip has its own, for a
+    reduction to few numbers keeps few threads busy. They are combined as Chan et al. (1983) do, in float64: no
+    cancellation in the variance, however far the mean lies from zero.
     """
 
     def __init__(self) -> None:
