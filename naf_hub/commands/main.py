@@ -15,13 +15,16 @@ import click
 from .. import registry
 from ..devices import let_waiting_threads_sleep
 from ..errors import NafHubError, UnknownNameError
-from ..memory import shortage
+from ..memory import keep_freed_memory, shortage
 from ..plugins import Plugin, one_line
 from ..version import __version__
 from .verbosity import add_verbosity
 
 # What a user can cause and mend: told in one line. Anything else is told as unexpected, with --debug hinted.
 EXPECTED = (NafHubError, ValueError, TypeError, OSError, NotImplementedError, MemoryError)
+
+# Commands that do the same to picture after picture, and promise no bound of memory.
+REPEATING = {"eval", "train", "leaderboard"}
 
 
 class Cli(click.Group):
@@ -193,6 +196,8 @@ def main() -> None:
     logging.basicConfig(format="naf-hub: %(message)s", level=logging.WARNING)
     warnings.formatwarning = _one_line_warning
     let_waiting_threads_sleep()
+    if REPEATING & set(sys.argv[1:]):
+        keep_freed_memory()
     cli()
 
 
