@@ -74,6 +74,7 @@ NOT_RUN = {
         "naf-hub bench naf --largest-ratio ": SECONDS,
         "naf-hub bench naf anyup jafar ": GPU,
         "naf-hub bench naf --device cuda ": GPU,
+        "export MALLOC_MMAP_THRESHOLD_=": "a setting of the process; tests/test_kept_memory.py does the same",
     },
     "train": {
         "accelerate launch ": PROCESSES,
