@@ -186,8 +186,9 @@ def test_weights_as_int8_and_known_shapes(tmp_path):
     assert shapes[back.output[0]] == shapes["features"]
 
 
+@pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("kernel_size", [1, 5, 9])
-def test_tiles_of_open_sizes_hold_every_window(kernel_size):
+def test_tiles_of_open_sizes_hold_every_window(kernel_size, tight):
     for cells, size in [
         (1, 1),
         (2, 34),
@@ -199,10 +200,22 @@ def test_tiles_of_open_sizes_hold_every_window(kernel_size):
         (9, 16),
         (28, 70),
         (31, 33),
+        (28, 448),
+        (28, 224),
+        (5, 160),
     ]:
-        tiles = axis_tables(cells, size, kernel_size, torch.zeros(()))
+        tiles = axis_tables(cells, size, kernel_size, torch.zeros(()), tight)
         slots = window_slots(cells, size, kernel_size).shape[1]
         torch.testing.assert_close(tiles.bias.exp().sum(-1), torch.full(tiles.positions.shape, float(slots)))
+
+
+@pytest.mark.parametrize(
+    ("cells", "size", "union"), [(28, 448, 9), (28, 224, 10), (14, 448, 9), (28, 452, 10)]
+)
+def test_tiles_of_whole_cells_hold_nothing_but_windows(cells, size, union):
+    tiles = axis_tables(cells, size, 9, torch.zeros(()), tight=True)
+    assert tiles.bias.shape[-1] == union
+    assert bool(tiles.bias.isfinite().all()) == (size == 448)
 
 
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):

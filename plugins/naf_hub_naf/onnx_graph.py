@@ -144,7 +144,10 @@ def _attend(model: NAF, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor
     batch, channels, height, width = queries.shape
     heads, dim, dtype = model.num_heads, channels // model.num_heads, values.dtype
     (h, w), device = keys.shape[-2:], queries.device
-    y, x = (axis_tables(cells, size, model.kernel_size, queries) for cells, size in ((h, height), (w, width)))
+    y, x = (
+        axis_tables(cells, size, model.kernel_size, queries, tight=True)
+        for cells, size in ((h, height), (w, width))
+    )
     rows, columns = y.cells.shape[0], x.cells.shape[0]
     place = (y.cells[:, None, :, None] * number(w, device) + x.cells[:, None]).flatten()
     groups, kept = split_heads(values.to(queries.dtype).permute(0, 2, 3, 1), heads)
