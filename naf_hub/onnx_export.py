@@ -18,6 +18,7 @@ from .errors import MissingExtraError
 from .interfaces import Features, Upsampler
 from .measuring import make_features
 from .onnx_int8 import store_as_int8
+from .parts.onnx_tracing import tracing_for_onnx
 from .store import each_map, maps_in
 
 # The oldest operator set that the exporter writes and that has all operators used.
@@ -95,7 +96,7 @@ def export_onnx(
     names = [want.name for want in model.wants] if isinstance(features, dict) else ["features"]
     call = _Call(model, names, output_size).eval()
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), tracing_for_onnx():
         warnings.simplefilter("ignore")  # the exporter's own, which callers can do nothing about
         program = torch.export.export(
             call,

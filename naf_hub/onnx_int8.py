@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-# Operators whose second input is a weight, and the smallest that is worth a scale and two nodes.
-WEIGHED = ("Conv", "Gemm", "MatMul")
+# Which inputs of operators are weights, what only shapes them before, and the smallest that is worth a scale and two
+# nodes.
+WEIGHED = {"Conv": (1,), "Gemm": (1,), "MatMul": (0, 1)}
+SHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 SMALLEST = 1024
 
 
@@ -23,7 +25,7 @@ def store_as_int8(model: Any) -> int:
     from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
     graph = model.graph
-    used = {node.input[1] for node in graph.node if node.op_type in WEIGHED}
+    used = _weights(graph)
     kept, nodes = [], []
     for tensor in graph.initializer:
         name, size = tensor.name, int(np.prod(tensor.dims))
@@ -40,6 +42,19 @@ def store_as_int8(model: Any) -> int:
     graph.initializer.extend(kept)
     graph.node.extend([*nodes, *rest])
     return len(nodes) // 2
+
+
+def _weights(graph: Any) -> set[str]:
+    """Names of what convolutions and products take as it is or in another shape."""
+    shaped = {node.output[0]: node.input[0] for node in graph.node if node.op_type in SHAPING}
+    used = set()
+    for node in graph.node:
+        for place in WEIGHED.get(node.op_type, ()):
+            name = node.input[place]
+            while name in shaped:
+                name = shaped[name]
+            used.add(name)
+    return used
 
 
 def _rounded(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

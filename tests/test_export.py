@@ -16,6 +16,7 @@ from naf_hub.commands.main import cli
 from naf_hub.parts.constants import constant_for_compilers
 from naf_hub_naf.any_size import axis_tables
 from naf_hub_naf.model import NAF
+from naf_hub_naf.onnx_graph import filter_maps
 from naf_hub_naf.windows import window_slots
 
 SMALL = {"naf": {"dim": 16, "num_blocks": 1, "kernel_size": 5}}
@@ -102,6 +103,52 @@ def test_onnx_file_from_the_command_line(tmp_path):
     assert "exists" in run("export", "bilinear", "-o", file, "--channels", 6).output
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"residual": True, "rope_heads": 2},
+        {"spatial": "gaussian", "locality": 1.5, "num_blocks": 0},
+        {"encoder": "pixel", "pooling": "average_conv"},
+        {"dim": 16, "pooling": "max", "num_heads": 2},
+    ],
+    ids=str,
+)
+def test_what_onnx_files_hold_is_the_model(options):
+    torch.manual_seed(0)
+    model = NAF(**{"dim": 64, "num_blocks": 2, "kernel_size": 5, **options}).eval().requires_grad_(False)
+    # Rows that are no multiple of four, channels that heads do not divide, two rows.
+    for batch, image, grid in [*SHAPES, (1, (48, 64), (3, 4)), (2, (2, 6), (1, 2))]:
+        given = inputs(batch, image, grid)
+        torch.testing.assert_close(
+            filter_maps(model, *given, image), model.filter(*given, image), atol=1e-5, rtol=0
+        )
+
+
+def test_onnx_files_save_products_and_passes(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    for needed in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    torch.manual_seed(0)
+    model, file = NAF(dim=64, num_blocks=1, kernel_size=3).eval().requires_grad_(False), tmp_path / "naf.onnx"
+    found = onnx_export.export_onnx(model, file, 6, int8=True)
+    assert all(made["difference"] < 0.05 for made in found["compared"])
+    graph = onnx.load(file).graph
+    kinds = [node.op_type for node in graph.node]
+    groups = [
+        a.i for node in graph.node if node.op_type == "Conv" for a in node.attribute if a.name == "group"
+    ]
+    assert "InstanceNormalization" not in kinds  # four passes over a map
+    assert kinds.count("BatchNormalization") == 4
+    assert sorted(groups) == [1, 1, 6, 6]  # two stems, and the sums of rows of two 3x3 convolutions
+    stored = {tensor.name for tensor in graph.initializer}
+    for branch in ("encoder", "sem_encoder"):
+        for number in (1, 2):
+            name = f"model.image_encoder.{branch}.1.conv{number}.weight"
+            assert f"{name}.int8" in stored
+            assert name not in stored
+
+
 class Smooth(naf_hub.Upsampler):
     """A convolution and bilinear interpolation."""
 
@@ -139,8 +186,9 @@ def test_weights_as_int8_and_known_shapes(tmp_path):
     assert shapes[back.output[0]] == shapes["features"]
 
 
+@pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("kernel_size", [1, 5, 9])
-def test_tiles_of_open_sizes_hold_every_window(kernel_size):
+def test_tiles_of_open_sizes_hold_every_window(kernel_size, tight):
     for cells, size in [
         (1, 1),
         (2, 34),
@@ -152,10 +200,22 @@ def test_tiles_of_open_sizes_hold_every_window(kernel_size):
         (9, 16),
         (28, 70),
         (31, 33),
+        (28, 448),
+        (28, 224),
+        (5, 160),
     ]:
-        tiles = axis_tables(cells, size, kernel_size, torch.zeros(()))
+        tiles = axis_tables(cells, size, kernel_size, torch.zeros(()), tight)
         slots = window_slots(cells, size, kernel_size).shape[1]
         torch.testing.assert_close(tiles.bias.exp().sum(-1), torch.full(tiles.positions.shape, float(slots)))
+
+
+@pytest.mark.parametrize(
+    ("cells", "size", "union"), [(28, 448, 9), (28, 224, 10), (14, 448, 9), (28, 452, 10)]
+)
+def test_tiles_of_whole_cells_hold_nothing_but_windows(cells, size, union):
+    tiles = axis_tables(cells, size, 9, torch.zeros(()), tight=True)
+    assert tiles.bias.shape[-1] == union
+    assert bool(tiles.bias.isfinite().all()) == (size == 448)
 
 
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):

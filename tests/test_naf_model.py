@@ -98,13 +98,13 @@ def test_every_combination_of_options(pooling, spatial, encoder):
 
 def test_pooling_of_keys():
     queries = torch.randn(1, 32, 20, 24)
-    assert torch.equal(small(pooling="max")._pool(queries, (5, 6)), F.max_pool2d(queries, 4))
-    assert torch.allclose(small()._pool(queries, (5, 6)), F.avg_pool2d(queries, 4), atol=1e-6)
+    assert torch.equal(small(pooling="max").pool(queries, (5, 6)), F.max_pool2d(queries, 4))
+    assert torch.allclose(small().pool(queries, (5, 6)), F.avg_pool2d(queries, 4), atol=1e-6)
     model = small(pooling="average_conv")
     expected = model.key_encoder(F.avg_pool2d(queries, 4))
-    assert torch.allclose(model._pool(queries, (5, 6)), expected, atol=1e-5)
+    assert torch.allclose(model.pool(queries, (5, 6)), expected, atol=1e-5)
     middle = queries.unflatten(3, (6, 4)).unflatten(2, (5, 4))[:, :, :, 1:3, :, 1:3].mean(dim=(3, 5))
-    assert torch.allclose(small(pooling="bilinear")._pool(queries, (5, 6)), middle, atol=1e-5)
+    assert torch.allclose(small(pooling="bilinear").pool(queries, (5, 6)), middle, atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", ["gaussian", "manhattan"])

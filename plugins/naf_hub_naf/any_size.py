@@ -80,13 +80,15 @@ def attend_at_any_size(
     return (mixed if kept is None else mixed.index_select(-1, kept)).to(dtype)
 
 
-def axis_tables(cells: int, size: int, kernel_size: int, like: Tensor) -> AxisTables:
-    """The tables of ``size`` positions over ``cells`` in the dtype and on the device of ``like``."""
+def axis_tables(cells: int, size: int, kernel_size: int, like: Tensor, tight: bool = False) -> AxisTables:
+    """The tables of ``size`` positions over ``cells`` in the dtype and on the device of ``like``; on request with no
+    cell too many where tiles are whole cells or cells whole tiles, at the price of a longer formula in the graph."""
     device, last = like.device, number(size - 1, like.device)
     tiles = larger(2, (size + TILE - 1) // TILE)  # a graph would take one tile for a size of its own
     positions = torch.minimum(torch.arange(tiles * TILE, device=device), last).reshape(tiles, TILE)
     # Positions of a tile lie at most this many cells apart; that one more is enough for the windows, tests show.
-    union = smaller(cells, (TILE - 1) * cells // size + kernel_size + 1)
+    uneven = size % cells + (TILE * cells % size) * (size % (TILE * cells)) if tight else 1
+    union = smaller(cells, (TILE - 1) * cells // size + kernel_size + smaller(1, uneven))
     source, inside = _window(cells, size, kernel_size, positions)
     start = torch.minimum(source.amin((1, 2)), number(cells - union, device))
     run = start[:, None] + torch.arange(union, device=device)

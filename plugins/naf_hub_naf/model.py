@@ -14,6 +14,7 @@ from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.checks import check_features, check_image, check_output_size, warn_caller
 from naf_hub.flops import Flops
 from naf_hub.parts.budget import parse_bytes, working_memory
+from naf_hub.parts.onnx_tracing import is_for_onnx
 from naf_hub.parts.precision import autocast_off, has_fast_half, map_dtype, working_dtype
 from naf_hub.parts.sizes import are_equal, are_known, average_pool
 
@@ -22,6 +23,7 @@ from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
 from .guide import guide_size, shrink
 from .map_memory import attention_memory, branch_bytes, guidance_bytes, maps_memory
+from .onnx_graph import filter_maps
 from .point_attention import attend_at
 from .rope import RoPE
 from .rows import assemble_guidance, fill_rows, stream_rows
@@ -189,6 +191,8 @@ class NAF(Upsampler):
         """
         into = None if output is None else output.permute(0, 2, 3, 1)
         guide = self._guide(image, output_size)
+        if is_for_onnx() and self._is_exact(guide):
+            return filter_maps(self, guide, self._cells(features, output_size), output_size)
         if self._goes_by_rows(guide, features, output_size):
             memory = working_memory(self.memory, image.device.type)
             if into is None:
@@ -318,7 +322,7 @@ class NAF(Upsampler):
                 queries = rope(maps, overwrite=not (maps.requires_grad or torch.compiler.is_compiling()))
             else:
                 queries = maps.to(torch.promote_types(maps.dtype, torch.float32))
-            keys = self._pool(queries.permute(0, 3, 1, 2), (features.shape[-2], features.shape[-1]))
+            keys = self.pool(queries.permute(0, 3, 1, 2), (features.shape[-2], features.shape[-1]))
         return queries, keys.permute(0, 2, 3, 1), features.permute(0, 2, 3, 1)
 
     @staticmethod
@@ -332,7 +336,8 @@ class NAF(Upsampler):
             torch._check(w <= output_size[1])
         return features if are_equal((h, w), features.shape[-2:]) else average_pool(features, (h, w))
 
-    def _pool(self, queries: Tensor, grid: tuple[int, int]) -> Tensor:
+    def pool(self, queries: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Keys (B, C, h, w) of queries (B, C, H, W)."""
         if self.pooling == "max":
             return F.adaptive_max_pool2d(queries, grid)
         if self.pooling == "bilinear":
