@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from .atomic import atomic_file
@@ -27,6 +29,10 @@ OPSET = 18
 # Largest difference from the model, as a share of the largest value of its output, and that with weights as int8.
 TOLERANCE = 1e-3
 INT8_TOLERANCE = 0.05
+
+# The first onnxscript that writes files with each onnx-ir that it allows: onnx-ir 0.1.16 and later leave functions in a
+# graph, which onnxscript before 0.6.1 refuses. What lies between says on stdout how often it applied rewrite rules.
+ONNXSCRIPT = "0.7"
 
 
 class Sizes(NamedTuple):
@@ -78,7 +84,7 @@ def export_onnx(
         at each size, as a share of the largest output.
 
     Raises:
-        MissingExtraError: onnx, onnxruntime or onnxscript is not installed.
+        MissingExtraError: onnx, onnxruntime or onnxscript is not installed, or onnxscript is too old.
         ValueError: the model does not promise export, onnxruntime computes something else, or there are no weights to
             store as int8.
     """
@@ -134,6 +140,11 @@ def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"exporting needs {', '.join(missing)}: pip install 'naf-hub[export]'")
+    if Version(found := version("onnxscript")) < Version(ONNXSCRIPT):
+        raise MissingExtraError(
+            f"exporting needs onnxscript {ONNXSCRIPT} or newer, and {found} is installed: "
+            "pip install --upgrade 'naf-hub[export]'"
+        )
 
 
 def _example(model: Upsampler, channels: int, sizes: Sizes) -> tuple[Tensor, Features]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
@@ -160,6 +161,15 @@ class Registry:
             return record
         raise UnknownNameError(self._unknown(name, kind, record))
 
+    def _behind_prefixes(self, name: str, kind: type[Record]) -> list[str]:
+        """``timm:resnet18`` for ``resnet18``: what a prefix knows by that very name."""
+        found = []
+        for prefix in self.prefixes.values():
+            if name and ":" not in name and issubclass(prefix.kind, kind):
+                with contextlib.suppress(Exception):  # of a plugin, while another message is made
+                    found.append(prefix.record(name).name)
+        return found
+
     def _unknown(self, name: str, kind: type[Record], other: Record | None) -> str:
         word = "name" if kind is Record else kind_of(kind).word
         if other is not None:
@@ -167,6 +177,7 @@ class Registry:
         names = self.names(kind)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         near += [n for n in names if name and name in n and n not in near][: 3 - len(near)]
+        near = self._behind_prefixes(name, kind) or near
         hint = f"; did you mean {', '.join(near)}?" if near else f"; naf-hub list shows all {len(names)}"
         broken = "".join(
             f"; plugin {p.name} of {p.distribution} failed to load ({p.error})"

@@ -92,6 +92,13 @@ def test_info_shows_a_pinned_revision(install_plugin):
     ("arguments", "status", "message"),
     [
         (["info", "nafff"], 2, "did you mean naf"),
+        (["info", "resnet18"], 2, "unknown name 'resnet18'; did you mean timm:resnet18?"),
+        (["upsample", "x.jpg", "-o", "out", "--backbone", "resnet18"], 2, "did you mean timm:resnet18?"),
+        (
+            ["upsample", "x.jpg", "-o", "out", "--upsampler", "resnet18"],
+            2,
+            "'resnet18'; did you mean nearest?",
+        ),
         (["list", "zzz*"], 2, "nothing registered matches"),
         (["no-such-command"], 2, "No such command"),
         (["upsample"], 2, "Missing"),

@@ -158,3 +158,15 @@ def test_every_public_name_has_a_docstring_and_is_in_the_api_page():
 def test_pictures_are_made_by_the_commands_of_their_pages():
     pictures = generator().pictures
     assert pictures.named_command("views.md", "compare.jpg").startswith("naf-hub compare chelsea.png ")
+
+
+def test_the_size_of_the_package_on_the_page_is_what_is_installed():
+    rooms = [
+        ROOT / "naf_hub",
+        *(p for room in ("plugins", "backbones", "tasks") for p in (ROOT / room).iterdir()),
+    ]
+    files = [file for room in rooms for file in room.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    (stated,) = re.findall(
+        r"with the weights it ships, is (\d+) MB", (DOCS / "quickstart.md").read_text("utf-8")
+    )
+    assert abs(sum(file.stat().st_size for file in files) / 1e6 - int(stated)) < 1

@@ -161,6 +161,18 @@ class Smooth(naf_hub.Upsampler):
         return F.interpolate(self.conv(self.norm(features)), output_size, mode="bilinear")
 
 
+def test_an_onnxscript_older_than_the_extra_allows_is_told(tmp_path, monkeypatch):
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    file = tmp_path / "a.onnx"
+    monkeypatch.setattr(onnx_export, "version", {"onnxscript": "0.5.0"}.__getitem__)
+    result = run("export", "bilinear", "-o", file, "--channels", 4)
+    assert result.exit_code == 1
+    asked = "exporting needs onnxscript 0.7 or newer, and 0.5.0 is installed: pip install --upgrade 'naf-hub[export]'"
+    assert asked in result.output
+    assert not file.exists()
+
+
 def test_weights_as_int8_and_known_shapes(tmp_path):
     onnx = pytest.importorskip("onnx")
     for needed in ("onnxscript", "onnxruntime"):

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import naf_hub
+from naf_hub.onnx_export import ONNXSCRIPT
 
 tomllib = pytest.importorskip("tomllib", reason="in the standard library since Python 3.11")
 
@@ -49,6 +50,10 @@ def test_the_oldest_are_the_bounds_that_are_declared(project):
             # A first patch release is the oldest of 1.11 where 1.11.0 cannot be installed.
             assert oldest.release[:2] == (*bound.release, 0)[:2], text
             assert oldest >= bound, text
+
+
+def test_the_message_about_an_old_onnxscript_names_the_bound_that_is_declared(project):
+    assert f"onnxscript>={ONNXSCRIPT}" in project["optional-dependencies"]["export"]
 
 
 def test_python_versions_of_the_workflow_are_those_declared(project):
