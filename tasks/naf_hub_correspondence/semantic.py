@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
@@ -19,6 +18,7 @@ from naf_hub.errors import DatasetError
 from naf_hub.images import read_image
 from naf_hub.reports import Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore, maps_in
+from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build
 
 from .matching import find_nearest
@@ -111,9 +111,7 @@ class SemanticCorrespondence(Task):
             behind = behind.load(device=device)
         tallies = {label: _Tallies() for label in models}
         pairs = sum(map(len, categories.values()))
-        with tqdm(
-            total=pairs * len(models), unit="pair", desc=self.name, disable=None if progress else True
-        ) as bar:
+        with progress_bar(total=pairs * len(models), unit="pair", desc=self.name, wanted=progress) as bar:
             for category, files in categories.items():
                 photos = _Photos(root, category, behind, chosen.size, device)
                 named = [read_pair(file) for file in files]
