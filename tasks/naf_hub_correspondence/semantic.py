@@ -23,7 +23,7 @@ from naf_hub.training.settings import build
 
 from .matching import find_nearest
 from .pck import LIMITS, Tally, correct_plus, distances, metrics
-from .spair import Annotated, find_pairs, find_spair, read_annotation, read_pair
+from .spair import Annotated, find_pairs, find_spair, read_annotation, read_pair, require_photos
 from .squares import Square
 
 GRID = "backbone's grid"
@@ -102,6 +102,8 @@ class SemanticCorrespondence(Task):
             for name, files in find_pairs(root).items()
             for count in [min(chosen.limit or len(files), len(files))]
         }
+        named = {category: [read_pair(file) for file in files] for category, files in categories.items()}
+        require_photos(root, named)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
@@ -112,11 +114,10 @@ class SemanticCorrespondence(Task):
         tallies = {label: _Tallies() for label in models}
         pairs = sum(map(len, categories.values()))
         with progress_bar(total=pairs * len(models), unit="pair", desc=self.name, wanted=progress) as bar:
-            for category, files in categories.items():
+            for category, names in named.items():
                 photos = _Photos(root, category, behind, chosen.size, device)
-                named = [read_pair(file) for file in files]
                 for label, model in models.items():
-                    for source, target, found in photos.match(model, named):
+                    for source, target, found in photos.match(model, names):
                         tallies[label].add(category, source, target, found)
                         bar.update()
         if not any(tally.plain[LIMITS[0]].pictures for tally in tallies.values()):

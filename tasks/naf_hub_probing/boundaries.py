@@ -18,7 +18,7 @@ from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import files_below, has_image_name
 from naf_hub.images import read_image
-from naf_hub.paired_files import spread
+from naf_hub.paired_files import require_like_sides, spread
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
 from naf_hub.terminal import progress_bar
@@ -117,6 +117,7 @@ class Boundaries(Task):
         if backbone is None:
             raise ValueError("boundaries need a backbone; give backbone=")
         pairs = spread(find_pairs(Path(data)), chosen.limit or None)
+        require_like_sides(pairs, exactly=True)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
