@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 import sys
 import textwrap
@@ -105,15 +104,16 @@ def progress_bar(
         "unit": f"{options.get('unit', 'step')}s",
         "leave": False,
     }
-    return tqdm(work, file=_LogLines(), bar_format=form, delay=first, mininterval=min(first, 5), **options)
+    return tqdm(work, file=_LogLines(first), bar_format=form, mininterval=min(first, 5), **options)
 
 
 class _LogLines:
-    """Where tqdm writes what it would show: a line now, and no other for :data:`BETWEEN` seconds."""
+    """Where tqdm writes what it would show: a line after ``first`` seconds, and no other for :data:`BETWEEN` seconds.
+    tqdm's own ``delay`` does not hold for remarks, which are shown at once."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, first: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.next = -math.inf
+        self.next = clock() + first
 
     def write(self, text: str) -> None:
         text = text.strip()  # of returns to the start of the line, and blanks over what stood there

@@ -287,15 +287,17 @@ def test_quiet_and_verbose_may_come_before_the_command(
 
 def test_a_log_gets_a_line_at_first_and_then_one_a_minute(capsys: pytest.CaptureFixture[str]):
     seconds = [0.0]
-    lines = terminal._LogLines(lambda: seconds[0])
-    for at, text in (
-        (0, "one"),
-        (59, "two"),
-        (60, "\rthree  "),
-        (61, "\r     "),
+    lines = terminal._LogLines(2, lambda: seconds[0])
+    shown = [
+        (1, "none"),
+        (2, "one"),
+        (61, "two"),
+        (62, "\rthree  "),
+        (63, "\r     "),
         (200, "\r     "),
         (200, "four"),
-    ):
+    ]
+    for at, text in shown:
         seconds[0] = at
         lines.write(text)
     assert capsys.readouterr().err == "naf-hub: one\nnaf-hub: three\nnaf-hub: four\n"
@@ -307,7 +309,9 @@ def test_progress_in_a_log_says_what_how_far_and_how_long(
     assert list(terminal.progress_bar(range(3), first=0, desc="counting", unit="number")) == [0, 1, 2]
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"naf-hub: counting: 0 of 3 numbers, 00:00 passed, .* left", line)
-    list(terminal.progress_bar(range(3), desc="counting"))  # too short for a line
+    with terminal.progress_bar(total=3, desc="counting") as bar:  # too short for a line
+        bar.set_postfix_str("a remark")
+        bar.update(3)
     list(terminal.progress_bar(range(3), wanted=False, first=0))
     caplog.set_level(logging.ERROR, "naf_hub")
     list(terminal.progress_bar(range(3), first=0))
