@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import textwrap
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -227,6 +228,20 @@ def upsampler_facts(record: UpsamplerRecord) -> list[str]:
     ]
 
 
+def caveat(record: UpsamplerRecord) -> str:
+    """Of one that takes a single map, of the shape of the backbone's output but another: nothing tells them apart."""
+    wants = without_storage(record).wants
+    if len(wants) != 1 or wants[0].kind in ("token", "class"):
+        return ""
+    kind = wants[0].kind
+    text = (
+        f"Behind a backbone, `{record.name}` takes {kind} maps by itself. Called with features of your own, it cannot "
+        f"tell {kind} maps from the backbone's output, which has the same shape: a plain map is taken without a word "
+        f'and gives a map that means nothing. Pass `backbone.maps(image, naf_hub.Want(kind="{kind}"))[0]`.'
+    )
+    return "\n".join(textwrap.wrap(text, 120, break_on_hyphens=False)) + "\n"
+
+
 PICTURE = """![a photo, its features, and what thirteen upsamplers make of them](assets/upsamplers.jpg)
 
 *scikit-image's cat at 224x336 pixels; features of a ViT-S/14 at 16x24 cells (nearest), and the same features by the
@@ -257,7 +272,11 @@ def upsamplers() -> str:
     ]
     for package, found in sorted(families.items()):
         family = re.split(" as |:", inspect.getdoc(importlib.import_module(package)) or package)[0]
-        parts += [f"## {family}\n", table(header, [upsampler_facts(r) for r in found])]
+        parts += [
+            f"## {family}\n",
+            table(header, [upsampler_facts(r) for r in found]),
+            *filter(None, map(caveat, found)),
+        ]
     return "\n".join(parts)
 
 

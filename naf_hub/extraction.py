@@ -25,7 +25,7 @@ from .safetensors_writer import SafetensorsWriter
 from .shard_writing import ShardFolder, ShardLimit
 from .shares import Share
 from .streaming import DTYPES
-from .terminal import no_bar
+from .terminal import progress_bar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,8 +113,6 @@ def extract_features(
         FileNotFoundError: no such images.
         OSError: the folder cannot be written, or the disk is full; what was written stays.
     """
-    from tqdm import tqdm
-
     size = parse_image_size(size) if isinstance(size, str) else size
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -128,7 +126,7 @@ def extract_features(
     done = Extraction()
     with _writing(model, mine, out, settings, share, shards_of, done) as work, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "image resized from")  # the shapes say it
-        for photo in tqdm(mine.images, disable=no_bar(progress), unit="image"):
+        for photo in progress_bar(mine.images, wanted=progress, desc="extract", unit="image"):
             result = work(photo)
             if "error" in result:
                 done.failures[photo] = result["error"]

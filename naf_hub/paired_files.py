@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from .errors import DatasetError
@@ -90,6 +93,42 @@ def require_same_shape(image: Tensor, label: Tensor, image_path: Path, label_pat
         f"{label_path}: label is {label.shape[0]}x{label.shape[1]}, its image {image_path} "
         f"{image.shape[1]}x{image.shape[2]}: not the same shape{turned}; save both as they are viewed"
     )
+
+
+def require_like_sides(pairs: Iterable[tuple[Path, Path]], *, exactly: bool = False) -> None:
+    """Pictures and labels must have like sides, by the heads of their files: told before a long run, not in its middle.
+
+    Sides may be swapped, for EXIF data may turn one of the two; what cannot be read is left to who reads it.
+
+    Args:
+        pairs: files of pictures and of what is known of their pixels.
+        exactly: the same sides; by default the same section, as :func:`require_same_shape` has it.
+
+    Raises:
+        DatasetError: those of a pair differ; names both files.
+    """
+    for picture, label in pairs:
+        sides, others = picture_sides(picture), picture_sides(label)
+        if not sides or not others or sides == others:
+            continue
+        skew = (sides[0] * others[1]) / (sides[1] * others[0])
+        if exactly or abs(skew - 1) > _ASPECT_TOLERANCE:
+            wanted = "the same size" if exactly else "the same section"
+            raise DatasetError(
+                f"{label} has sides of {others[0]} and {others[1]} pixels, its picture {picture} of {sides[0]} and "
+                f"{sides[1]}: not {wanted}; unpack the data set again, or save both as they are viewed"
+            )
+
+
+def picture_sides(path: Path) -> tuple[int, int] | None:
+    """Those of a picture in pixels, the shorter first, by the head of its file; nothing of what cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                return min(opened.size), max(opened.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def _by_stem(folder: Path, left_out: tuple[Path, ...]) -> dict[str, Path]:

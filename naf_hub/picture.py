@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -111,31 +112,38 @@ def _checked_maps(maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
 def side_by_side(
     panels: Sequence[tuple[str, Image.Image]], size: tuple[int, int], columns: int | None = None
 ) -> Image.Image:
-    """Panels of ``size`` (H, W) in rows of ``columns`` (default: one row), each under its caption.
+    """Panels of ``size`` (H, W) in rows of at most ``columns`` (default: one row), each under its caption.
 
+    There are as few rows as that allows, and they differ by one panel at most: five in rows of four are three and two.
     Smaller panels are enlarged blockwise, larger ones shrunk; captions that are wider than a panel are wrapped.
     """
     height, width = size
-    columns = min(columns or len(panels), len(panels))
-    across = (width + GAP) * columns - GAP
+    rows = _even_rows(len(panels), columns or len(panels))
+    across = (width + GAP) * max(len(row) for row in rows) - GAP
     letters = max(FONT, across // SHEET_OF_FONT)
     font, line = ImageFont.load_default(size=letters), round(letters * 1.3)
     captions = [_wrapped(caption, font, width - 6) for caption, _ in panels]
-    rows = range(0, len(panels), columns)
-    heads = [max(map(len, captions[start : start + columns])) * line + 5 for start in rows]
+    heads = [max(len(captions[i]) for i in row) * line + 5 for row in rows]
     sheet = Image.new("RGB", (across, sum(heads) + height * len(rows) + GAP * (len(rows) - 1)), "white")
     draw = ImageDraw.Draw(sheet)
     top = 0
-    for head, start in zip(heads, rows, strict=True):
-        for i, (_, panel) in enumerate(panels[start : start + columns]):
-            x = i * (width + GAP)
+    for head, row in zip(heads, rows, strict=True):
+        for place, i in enumerate(row):
+            x, panel = place * (width + GAP), panels[i][1]
             shrinks = panel.width > width or panel.height > height
             how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
             sheet.paste(panel.convert("RGB").resize((width, height), how), (x, top + head))
-            for n, text in enumerate(captions[start + i]):
+            for n, text in enumerate(captions[i]):
                 draw.text((x + 3, top + 2 + n * line), text, fill="black", font=font)
         top += head + height + GAP
     return sheet
+
+
+def _even_rows(count: int, columns: int) -> list[range]:
+    """``count`` numbers in the fewest rows of at most ``columns``, which differ by one at most, long ones first."""
+    rows = -(-count // columns)
+    ends = [0, *itertools.accumulate((count + row) // rows for row in reversed(range(rows)))]
+    return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _wrapped(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> list[str]:

@@ -214,6 +214,7 @@ class BackboneRecord(Record):
         network: what it has inside, for methods that read more than its last map: ``"timm"``, a vision transformer laid
             out as timm's, whose blocks have tokens, queries, keys and values; ``"transformer"``, another one that has
             them; ``"stages"``, a convolutional or hierarchical network of tokens only; ``""`` where it is not stated.
+        depth: transformer blocks of a ``"timm"`` network; 0 where it is not stated.
     """
 
     embed_dim: int = 0
@@ -225,6 +226,7 @@ class BackboneRecord(Record):
     non_commercial: bool = False
     dtype: str | None = None
     network: str = ""
+    depth: int = 0
 
     kind = "backbone"
 

@@ -7,13 +7,15 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
 # Text is wrapped beside the other columns where so many characters are left for it, else below them.
 LEAST_ROOM = 24
+BETWEEN = 60  # seconds between lines of progress in a log
 
 
 def terminal_width() -> int | None:
@@ -79,3 +81,45 @@ def tell(line: str) -> None:
 def no_bar(wanted: bool = True) -> bool | None:
     """What tqdm's ``disable`` is given: no bar under ``--quiet`` or where none is wanted, else one on a terminal."""
     return None if wanted and not is_quiet() else True
+
+
+def progress_bar(
+    work: Iterable[Any] | None = None, *, wanted: bool = True, first: float = 30, **options: Any
+) -> Any:
+    """A tqdm bar of a job: on a terminal as usual, elsewhere (a log) a line once a minute, under ``--quiet`` nothing.
+
+    Args:
+        work: what is gone through; without it the job calls ``update``.
+        wanted: false for no bar at all.
+        first: seconds to the first line of a log, so that short jobs write none.
+        options: of tqdm, such as ``desc``, ``unit``, ``total`` and ``leave``.
+    """
+    from tqdm import tqdm
+
+    if no_bar(wanted) or sys.stderr.isatty():
+        return tqdm(work, disable=no_bar(wanted), **options)
+    form = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} passed, {remaining} left{postfix}"
+    options |= {
+        "desc": options.get("desc", "progress"),
+        "unit": f"{options.get('unit', 'step')}s",
+        "leave": False,
+    }
+    return tqdm(work, file=_LogLines(first), bar_format=form, mininterval=min(first, 5), **options)
+
+
+class _LogLines:
+    """Where tqdm writes what it would show: a line after ``first`` seconds, and no other for :data:`BETWEEN` seconds.
+    tqdm's own ``delay`` does not hold for remarks, which are shown at once."""
+
+    def __init__(self, first: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.next = clock() + first
+
+    def write(self, text: str) -> None:
+        text = text.strip()  # of returns to the start of the line, and blanks over what stood there
+        if text and self.clock() >= self.next:
+            click.echo(f"naf-hub: {text}", err=True)
+            self.next = self.clock() + BETWEEN
+
+    def flush(self) -> None:
+        pass

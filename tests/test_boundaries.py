@@ -16,6 +16,7 @@ import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError
 from naf_hub.reports import Report
+from naf_hub_probing import boundaries
 from naf_hub_probing.boundaries import Boundaries, read_pairs
 from naf_hub_probing.boundary_scores import Drawn, matched, score_edges
 from naf_hub_probing.edges import Edges, find_edges, structure
@@ -133,7 +134,7 @@ def test_guidance_finds_the_outline_and_a_grey_picture_does_not(data):
     assert report.data["images"] == 3
 
 
-def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
+def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data, monkeypatch):
     (data / "images" / "1.png").write_bytes(b"no picture")
     naf = naf_hub.load("bilinear")
     report = Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
@@ -143,7 +144,17 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data):
     told = CliRunner().invoke(cli, command).stderr
     assert told.count("1.png") == 1, "skipped, and named once"
     Image.new("L", (9, 9)).save(data / "boundaries" / "2.png")
-    with pytest.raises(DatasetError, match=r"is 9x9 pixels, its picture .* is 72x90"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(
+            DatasetError,
+            match=r"2\.png has sides of 9 and 9 pixels, its picture .*2\.png of 72 and 90: not the same size",
+        ),
+    ):
+        patched.setattr(boundaries, "read_image", None)  # told before any picture is read
+        Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
+    Image.new("L", (72, 90)).save(data / "boundaries" / "2.png")  # turned
+    with pytest.raises(DatasetError, match=r"is 90x72 pixels, its picture .* is 72x90"):
         Boundaries().evaluate(naf, data, backbone="tiny_backbone", progress=False)
     for path in (data / "boundaries").iterdir():
         path.unlink()

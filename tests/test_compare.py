@@ -172,6 +172,25 @@ def test_captions_are_wrapped_and_lose_nothing():
     assert wrapped.height > plain.height + 2 * 13
 
 
+@pytest.mark.parametrize(
+    ("count", "columns", "lengths"),
+    [
+        (1, 4, [1]), (4, 4, [4]), (5, 4, [3, 2]), (6, 4, [3, 3]), (7, 4, [4, 3]), (9, 4, [3, 3, 3]),
+        (10, 4, [4, 3, 3]), (13, 4, [4, 3, 3, 3]), (5, 9, [5]), (5, None, [5]), (3, 1, [1, 1, 1]),
+    ],
+)  # fmt: skip
+def test_rows_of_panels_are_even(count, columns, lengths):
+    colours = [(200, 10 * n, 40) for n in range(count)]
+    panels = [("", Image.new("RGB", (40, 30), colour)) for colour in colours]
+    sheet = side_by_side(panels, (30, 40), columns)
+    assert sheet.width == max(lengths) * (40 + GAP) - GAP
+    pixels = np.asarray(sheet)[:, :: 40 + GAP]
+    found = [[tuple(one) for one in row if one[0] == 200] for row in pixels.tolist()]
+    rows = [row for row, above in zip(found, [[], *found], strict=False) if row and row != above]
+    assert [len(row) for row in rows] == lengths
+    assert [colour for row in rows for colour in row] == colours
+
+
 def test_places_in_a_photo():
     assert point_in((0, 0), (40, 60), (80, 120)) == (1, 1)
     assert point_in((59, 39), (40, 60), (20, 30)) == (19, 29)

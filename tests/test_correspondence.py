@@ -19,7 +19,7 @@ import naf_hub
 from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.reports import Report
-from naf_hub_correspondence import matching
+from naf_hub_correspondence import matching, semantic
 from naf_hub_correspondence.geometric import GeometricCorrespondence, HomographyProtocol, WarpedPair
 from naf_hub_correspondence.homographies import centres, draw_homography, lie_inside, move, show
 from naf_hub_correspondence.matching import find_nearest, surest
@@ -213,6 +213,10 @@ def resize_photo(root: Path) -> None:
     Image.new("RGB", (20, 10)).save(root / "JPEGImages" / "cat" / "two.png")
 
 
+def turn_photo(root: Path) -> None:
+    Image.new("RGB", (127, 180)).save(root / "JPEGImages" / "cat" / "two.png")
+
+
 def break_pair(root: Path) -> None:
     for path in (root / "PairAnnotation" / "test").iterdir():
         path.write_text("{}")
@@ -234,7 +238,8 @@ def hide_points(root: Path) -> None:
         (break_json, r"one\.json cannot be read"),
         (drop_box, r"one\.json: needs kps, bndbox"),
         (drop_photo, r"no photo .*two\.png; expected DATA/JPEGImages"),
-        (resize_photo, r"two\.png is 10x20 pixels, its annotation says 127x180"),
+        (resize_photo, r"two\.png has sides of 10 and 20 pixels, its annotation says 127x180"),
+        (turn_photo, r"two\.png is 180x127 pixels, its annotation says 127x180"),
         (break_pair, r"no 'src_imname' in it"),
         (drop_pairs, r"no pair in .*test; expected .*SPair-71k\.tar\.gz"),
         (hide_points, "has a keypoint that both photos show"),
@@ -245,6 +250,19 @@ def test_what_is_wrong_with_the_data_is_one_line(spair, damage, message):
     with pytest.raises(DatasetError, match=message) as caught:
         SemanticCorrespondence().evaluate("bilinear", spair, {"size": 32}, backbone="tiny_backbone")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [break_json, drop_photo, resize_photo])
+def test_damage_is_told_before_any_photo_is_looked_at(spair, damage, monkeypatch):
+    damage(spair)
+    monkeypatch.setattr(semantic, "load_contenders", None)
+    with pytest.raises(DatasetError, match=r"(one\.json|two\.png)"):
+        SemanticCorrespondence().evaluate("bilinear", spair, {"size": 32}, backbone="tiny_backbone")
+    (spair / "JPEGImages" / "cat" / "one.png").write_bytes(b"no picture")
+    for path in (spair / "ImageAnnotation" / "cat").iterdir():
+        path.write_text(json.dumps({"kps": {}, "bndbox": [0, 0, 1, 1], "image_height": 9, "image_width": 9}))
+    with pytest.raises(ImageError, match=r"cat/one\.png: not an image file"):
+        SemanticCorrespondence().evaluate("bilinear", spair, {"size": 32}, backbone="tiny_backbone")
 
 
 def test_the_folder_above_is_the_data_set_too(spair):

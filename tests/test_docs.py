@@ -59,6 +59,18 @@ def test_generated_pages_are_fresh(page: str):
     assert (DOCS / page).read_text(encoding="utf-8") == generator().PAGES[page](), "run `make docs`"
 
 
+def test_a_map_that_can_be_mistaken_is_told_beside_its_upsampler():
+    page = (DOCS / "upsamplers.md").read_text(encoding="utf-8")
+    told = {
+        name: generator().caveat(naf_hub.registry.registry().find(name, naf_hub.UpsamplerRecord))
+        for name in ("lift", "naf", "vit_up")
+    }
+    assert "cannot tell key maps" in told["lift"].replace("\n", " ")
+    assert told["lift"] in page
+    assert not told["naf"] + told["vit_up"]  # tokens; maps by name
+    assert page.count("cannot tell") == 1
+
+
 def test_names_and_figures_of_charts_stand_free():
     charts = generator().charts
     drawn = charts.bars("title", "unit", [charts.Bar("naf", 59.9, 0.3, 59.0), charts.Bar("other", 60.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import types
 from pathlib import Path
@@ -14,11 +15,13 @@ from ready_python import python_for_scripts
 from torch import nn
 
 import naf_hub
+from naf_hub.commands.bench import METRICS
 from naf_hub.commands.main import cli
 from naf_hub.efficiency import Setting, fitting, largest_ratio, parse_sweep, sweep
+from naf_hub.efficiency_plot import draw_sweeps
 from naf_hub.flops import Flops, count
 from naf_hub.measuring import spread
-from naf_hub.reports import Report
+from naf_hub.reports import Report, Row
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +123,53 @@ def test_sweep_with_everything(tmp_path, monkeypatch):
     assert report["bilinear, ratio=4"].values["gflops_full"] == 0
     assert small.extras["swept"] == ["ratio", 2]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def swept_report(values):
+    """``values``: {contender: {(factor, n): {figure: value}}}."""
+    rows = [
+        Row(f"{name}, {factor}={n}", found, extras={"swept": [factor, n], "contender": name})
+        for name, points in values.items()
+        for (factor, n), found in points.items()
+    ]
+    return Report("bench", 1, {}, METRICS, tuple(rows))
+
+
+def tick_labels(axis):
+    axis.figure.draw_without_rendering()
+    low, high = sorted(axis.get_view_interval())
+    return [
+        tick.label1.get_text()
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        if tick.label1.get_text() and low <= tick.get_loc() <= high
+    ]
+
+
+def test_plots_have_plain_numbers_and_a_colour_for_each_contender():
+    pytest.importorskip("matplotlib")
+    channels = (16, 300, 1900, 2000, 4000)
+    report = swept_report(
+        {
+            "bilinear": {("channels", n): {"seconds": n / 2000, "peak_mib": None} for n in channels}
+            | {("cells", 7): {"seconds": 1.0, "peak_mib": 0.0}},
+            "naf": {("channels", n): {"seconds": 1.0 + n, "peak_mib": 40.0 * n} for n in channels}
+            | {("cells", 7): {"seconds": 3e4, "peak_mib": 7.0}},
+        }
+    )
+    figure = draw_sweeps(report)
+    seconds, memory, cell_seconds, cell_memory = figure.axes
+    assert tick_labels(seconds.xaxis) == ["16", "300", "1900", "4000"]  # 2000 would run into 1900
+    assert list(seconds.get_xticks()) == list(channels)
+    assert tick_labels(cell_seconds.xaxis) == ["7"]
+    assert "1000" in tick_labels(seconds.yaxis)
+    assert {"1000", "2000", "5000", "10000", "100000"} <= set(tick_labels(memory.yaxis))
+    plain = r"\d+(\.\d+)?"
+    assert all(re.fullmatch(plain, text) for axes in figure.axes for text in tick_labels(axes.yaxis))
+    assert cell_memory.get_yscale() == "linear"  # which has a place for 0
+    assert [list(line.get_ydata()) for line in cell_memory.lines] == [[0.0], [7.0]]
+    colours = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes]
+    assert all(found == colours[0] for found in colours)
+    assert len(set(colours[0].values())) == 2
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda", 3), ("cuda:1", 1)])

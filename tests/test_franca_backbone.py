@@ -36,8 +36,16 @@ def test_conformance(check: str):
         torch.manual_seed(0)
         return Franca(32, 2, 2, img_size=56).eval().requires_grad_(False)
 
-    record = BackboneRecord(name="tiny", summary="tiny", target="a:B", embed_dim=32, patch_size=14)
+    record = BackboneRecord(name="tiny", summary="tiny", target="a:B", embed_dim=32, patch_size=14, depth=2)
     BACKBONE_CHECKS[check](Subject(make, record))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_false_depth_of_the_record_is_noticed(depth: int):
+    record = BackboneRecord(name="tiny", summary="tiny", target="a:B", depth=depth)
+    subject = Subject(lambda: Franca(32, 2, 2, img_size=56).eval(), record)
+    with pytest.raises(AssertionError, match=f"depth={depth}, but layer"):
+        BACKBONE_CHECKS["backbone_maps"](subject)
 
 
 @pytest.mark.parametrize(("name", "tensors"), [("franca_b", 175), ("franca_l", 343), ("franca_g", None)])
@@ -49,6 +57,7 @@ def test_real_sizes(name: str, tensors: int | None):
             found = franca(torch.empty(1, 3, height, width))
             assert tuple(found.shape) == (1, record.embed_dim, height // 14, width // 14)
     assert franca.patch_size == record.patch_size
+    assert len(franca.model.blocks) == record.depth
     pos_embed = franca.model.pos_embed
     assert pos_embed is not None
     assert pos_embed.shape[1] == 1 + (record.native_size // 14) ** 2

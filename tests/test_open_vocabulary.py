@@ -198,6 +198,14 @@ def test_data_sets(tmp_path, photos, clip):
     shutil.copy(photos[0], tmp_path / "val" / "images" / "0.jpg")
     Image.new("L", (80, 72), 7).save(tmp_path / "val" / "labels" / "0.png")
     assert Benchmark.open(tmp_path).vocabulary.queries == ("red wall", "sofa")
+    Image.new("L", (80, 40), 7).save(tmp_path / "val" / "labels" / "0.png")
+    with pytest.raises(
+        DatasetError, match=r"0\.png has sides of 40 and 80 .*0\.jpg of 72 and 80: not the same s"
+    ):
+        Benchmark.open(tmp_path)  # before CLIP is loaded
+    Image.new("L", (40, 36), 7).save(tmp_path / "val" / "labels" / "0.png")  # half as large
+    Benchmark.open(tmp_path)
+    Image.new("L", (80, 72), 7).save(tmp_path / "val" / "labels" / "0.png")
     with pytest.raises(DatasetError, match="scores 2 classes and 3 were given in words"):
         Benchmark.open(tmp_path, "cat,sofa,wall")
     report = OpenVocabulary().evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,47 @@ def test_quiet_and_verbose_may_come_before_the_command(
     assert result.exit_code == 0, result.output
     assert levels == [level]
     assert logging.getLogger("naf_hub").level == before
+
+
+def test_a_log_gets_a_line_at_first_and_then_one_a_minute(capsys: pytest.CaptureFixture[str]):
+    seconds = [0.0]
+    lines = terminal._LogLines(2, lambda: seconds[0])
+    shown = [
+        (1, "none"),
+        (2, "one"),
+        (61, "two"),
+        (62, "\rthree  "),
+        (63, "\r     "),
+        (200, "\r     "),
+        (200, "four"),
+    ]
+    for at, text in shown:
+        seconds[0] = at
+        lines.write(text)
+    assert capsys.readouterr().err == "naf-hub: one\nnaf-hub: three\nnaf-hub: four\n"
+
+
+def test_progress_in_a_log_says_what_how_far_and_how_long(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    assert list(terminal.progress_bar(range(3), first=0, desc="counting", unit="number")) == [0, 1, 2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"naf-hub: counting: 0 of 3 numbers, 00:00 passed, .* left", line)
+    with terminal.progress_bar(total=3, desc="counting") as bar:  # too short for a line
+        bar.set_postfix_str("a remark")
+        bar.update(3)
+    list(terminal.progress_bar(range(3), wanted=False, first=0))
+    caplog.set_level(logging.ERROR, "naf_hub")
+    list(terminal.progress_bar(range(3), first=0))
+    assert capsys.readouterr().err == ""
+
+
+def test_every_bar_heeds_quiet():
+    root = Path(__file__).parents[1]
+    folders = ("naf_hub", "tasks", "plugins", "backbones")
+    sources = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    assert len(sources) > 200
+    assert not [path for path in sources if "disable=None" in path.read_text(encoding="utf-8")]
 
 
 def test_quiet_shows_no_bar(caplog: pytest.LogCaptureFixture):

@@ -35,6 +35,7 @@ def test_shape_at_448(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == record.parameters
     assert model.fixed_size is None
     assert record.network == network_of(model.model)
+    assert record.depth == (len(model.model.blocks) if record.network == "timm" else 0)
     with torch.no_grad(), torch.device("meta"):
         features = model(torch.empty(1, 3, 448, 448))
     side = 448 // record.patch_size

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import naf_hub
 from naf_hub.measuring import make_features
+from naf_hub.registry import registry
 from naf_hub_timm.backbone import TimmBackbone
 from naf_hub_vit_up import register_upsamplers
 from naf_hub_vit_up.positions import OffsetWaves, in_cells, nearest_cells, pixel_centres, rotary_phases
@@ -348,6 +349,8 @@ def test_weights_load_in_published_older_and_own_names(small: ViTUp, golden, tmp
         ("timm:resnet10t", "hidden layers of a vision transformer"),
         ("cradio_v3_b", "hidden layers of a vision transformer"),
         ("dinov2_b", "patches of 16 pixels"),
+        ("dinov3_7b", "depth of 12 blocks"),
+        ("timm:vit_large_patch16_dinov3", "depth of 12 blocks"),
     ],
 )
 @pytest.mark.parametrize("weights", ["default", None, "dinov3_b"])
@@ -360,7 +363,24 @@ def test_a_backbone_that_lacks_what_it_reads_is_refused_first(
     assert message.startswith(f"backbone {backbone!r} has no {lacking}"), message
     assert "vit_up needs; backbones that have: " in message
     assert "dinov3_b" in message
+    assert "dinov3_7b," not in message  # of 40 blocks
     assert "\n" not in message
+
+
+def test_backbones_that_fit_are_those_of_its_depth_and_channels():
+    options = {"depth": 24, "channels": 1024}
+    fitting = {
+        name
+        for name in naf_hub.list_backbones()
+        if not ViTUp.lacks(registry().find(name, naf_hub.BackboneRecord), options)
+    }
+    assert fitting == {
+        "dinov3_l", "dinov3_l_sat", "mae_l", "siglip2_l16_256", "siglip2_l16_384", "siglip2_l16_512"
+    }  # fmt: skip
+    with pytest.raises(
+        naf_hub.MapError, match=r"has no maps of 768 channels, .* that have: clip_b16, dino_b16"
+    ):
+        naf_hub.load("vit_up", backbone="dino_s16", weights="dinov3_b")
 
 
 def test_heads_have_64_channels_unless_they_are_said():

@@ -102,5 +102,6 @@ def records() -> Iterator[BackboneRecord]:
             patch_size=14,
             native_size=native_size,
             network="timm",
+            depth=depth,
             non_commercial=True,
         )

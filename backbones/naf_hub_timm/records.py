@@ -46,6 +46,7 @@ def record_for(name: str) -> BackboneRecord:
         raise unknown(name) from error
     with torch.device("meta"):
         model = TimmBackbone(name)
+    network = network_of(model.model)
     license = (config and config.license) or None
     weights = {}
     if config is not None and config.hf_hub_id and not config.custom_load:
@@ -66,5 +67,6 @@ def record_for(name: str) -> BackboneRecord:
         mean=triple(config.mean if config else IMAGENET_MEAN),
         std=triple(config.std if config else IMAGENET_STD),
         non_commercial="-nc" in (license or ""),
-        network=network_of(model.model),
+        network=network,
+        depth=len(model.model.blocks) if network == "timm" else 0,
     )

@@ -64,7 +64,8 @@ SAME_SPACE = 1e-3
 @size_option("448", "Bring the photo to this size")
 @click.option("--zoom", default=None, metavar="X,Y,W,H",
               help="Show this part, in pixels of the photo: left, top, width and height.")  # fmt: skip
-@click.option("--columns", default=4, show_default=True, type=click.IntRange(1), help="Panels in a row.")
+@click.option("--columns", default=4, show_default=True, type=click.IntRange(1),
+              help="At most so many panels in a row; rows are as even as can be.")  # fmt: skip
 @click.option("--panel", default=None, type=click.IntRange(16),
               help="Shorter side of each panel in pixels; default is that of what it shows.")  # fmt: skip
 @device_option

@@ -158,6 +158,11 @@ def backbone_maps(subject: Subject) -> None:
         assert has_keys == (network != "stages"), (
             f"network={network!r}, but key[0] was {'' if has_keys else 'not '}given"
         )
+    if depth := getattr(subject.record, "depth", 0):
+        for layer, there in ((depth - 1, True), (depth, False)):
+            assert _gives(model, image, Want(layer, norm=False)) == there, (
+                f"depth={depth}, but layer {layer} was {'not ' * there}given"
+            )
     assert torch.equal(together[-1], expected), "Want() among others differs from forward"
     for (want, alone), found in zip(given.items(), together, strict=False):
         assert alone.ndim == 4, f"{want.name} has {alone.ndim} dimensions, not 4"
@@ -167,6 +172,15 @@ def backbone_maps(subject: Subject) -> None:
         if want.kind == "class":
             assert tuple(alone.shape[-2:]) == (1, 1), f"{want.name} is no map of one cell"
         assert_close(found, alone, 1e-4 * max(1.0, float(alone.abs().max())), f"{want.name} among others")
+
+
+def _gives(model: Backbone, image: Tensor, want: Want) -> bool:
+    try:
+        with torch.no_grad():
+            model.maps(image, want)
+    except MapError:
+        return False
+    return True
 
 
 BACKBONE_CHECKS: dict[str, Callable[[Subject], None]] = {

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from ..errors import NafHubError
-from ..terminal import no_bar
+from ..terminal import progress_bar
 from .board import Board
 from .checkpoints import Checkpoint, clean, newest, save_checkpoint
 from .continuation import compare
@@ -276,13 +275,13 @@ class Run:
             **({"extended": self.extended} if self.extended else {}),
         }
 
-    def _bar(self, size: int) -> tqdm[Any]:
-        return tqdm(
+    def _bar(self, size: int) -> Any:
+        return progress_bar(
             desc=self.title,
             total=self.settings.steps * size,
             initial=self.step * size,
             unit="image",
-            disable=no_bar(self.progress),
+            wanted=self.progress,
         )
 
     def _train_step(

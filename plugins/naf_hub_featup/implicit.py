@@ -14,7 +14,7 @@ from naf_hub import Normalize, Promises, Upsampler
 from naf_hub.parts.jittered_views import Jitter, apply_jitter, draw_jitters
 from naf_hub.parts.learned_downsampling import AttentionDownsampler, Spread, blurred, error_by_spread
 from naf_hub.parts.precision import autocast_off, working_dtype
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 
 from .implicit_network import implicit_network
 
@@ -45,7 +45,7 @@ class Implicit(Upsampler):
         n_freqs: frequencies of colours and positions.
         learning_rate: of NAdam.
         seed: of views, initial weights, dropout and the order of views.
-        progress: show a bar; by default where the error stream is a terminal.
+        progress: show bars, one of views and one of steps; by default on a terminal, and in a log a line a minute.
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not positive.
@@ -111,17 +111,20 @@ class Implicit(Upsampler):
         fitted = None
         projected: list[Tensor] = []
         waiting: list[Tensor] = []
-        bar = self._bar(range(0, len(jitters), PASS), "views")
-        for start in bar:
-            views = torch.cat([apply_jitter(image, jitter) for jitter in jitters[start : start + PASS]])
-            features = super().gather(views.clamp(0, 1), backbone)
-            assert isinstance(features, Tensor)
-            waiting.append(features)
-            if fitted is None and start + PASS >= min(FITTED_VIEWS, len(jitters)):
-                fitted = principal_components(torch.cat(waiting), self.components)
-            if fitted is not None:
-                projected += [project(found, *fitted) for found in waiting]
-                waiting = []
+        # The first view alone, whose time says how long all will take.
+        starts = [0, *range(1, len(jitters), PASS)]
+        with self._bar(len(jitters), "features of views, 1 of 2", "view") as bar:
+            for start, end in zip(starts, [*starts[1:], len(jitters)], strict=True):
+                views = torch.cat([apply_jitter(image, jitter) for jitter in jitters[start:end]])
+                features = super().gather(views.clamp(0, 1), backbone)
+                assert isinstance(features, Tensor)
+                waiting.append(features)
+                if fitted is None and end >= min(FITTED_VIEWS, len(jitters)):
+                    fitted = principal_components(torch.cat(waiting), self.components)
+                if fitted is not None:
+                    projected += [project(found, *fitted) for found in waiting]
+                    waiting = []
+                bar.update(end - start)
         assert fitted is not None
         components, mean = fitted
         return {
@@ -179,17 +182,28 @@ class Implicit(Upsampler):
                 }
             ).to(image)
             optimizer = torch.optim.NAdam(parts.parameters(), lr=self.learning_rate)
-            for _ in self._bar(range(self.steps), "fit"):
-                optimizer.zero_grad()
-                picked = torch.randint(len(targets), (self.batch,)).tolist()
-                _backward(parts, image, targets, jitters, picked)
-                optimizer.step()
+            with self._bar(self.steps, "fit, 2 of 2", "step") as bar:
+                for _ in range(self.steps):
+                    optimizer.zero_grad()
+                    picked = torch.randint(len(targets), (self.batch,)).tolist()
+                    _backward(parts, image, targets, jitters, picked)
+                    optimizer.step()
+                    bar.update()
         with torch.no_grad():
             return parts["network"].eval()(image)
 
-    def _bar(self, work: range, title: str) -> tqdm[int]:
-        disable = no_bar() if self.progress is None else not self.progress
-        return tqdm(work, f"featup_implicit: {title}", leave=False, disable=disable)
+    def _bar(self, total: int, title: str, unit: str) -> Any:
+        facts: dict[str, Any] = {
+            "desc": f"featup_implicit: {title}",
+            "total": total,
+            "unit": unit,
+            "leave": False,
+        }
+        return (
+            progress_bar(first=5, **facts)
+            if self.progress is None
+            else tqdm(disable=not self.progress, **facts)
+        )
 
 
 def _backward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,7 @@ from tqdm import tqdm
 from naf_hub import Promises, Upsampler
 from naf_hub.parts.budget import parse_bytes, working_memory
 from naf_hub.parts.precision import autocast_off, working_dtype
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 
 from .fit import fit_splats
 from .splats import SplatKernel, Splats
@@ -35,7 +37,7 @@ class UpsampleAnything(Upsampler):
         memory: working memory to keep to, in bytes or as text such as ``"512MiB"``; by default 64 MiB on CPUs and
             2 GiB elsewhere. Inputs, output and the image in the output's size come on top. Results do not depend on
             it beyond rounding, which a fit can enlarge.
-        progress: show a bar; by default where the error stream is a terminal.
+        progress: show a bar; by default on a terminal, and in a log a line a minute.
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not positive.
@@ -91,12 +93,10 @@ class UpsampleAnything(Upsampler):
                 f"upsample_anything only enlarges: features of {h}x{w} cannot become {height}x{width}; "
                 "ask for a larger output, or shrink the result of a larger one"
             )
-        bar = tqdm(
-            range(self.steps),
-            "upsample_anything: fit",
-            leave=False,
-            disable=no_bar() if self.progress is None else not self.progress,
-        )
+        title: dict[str, Any] = {"desc": "upsample_anything: fit", "unit": "step", "leave": False}
+        steps = range(self.steps)
+        by_default = self.progress is None
+        bar = progress_bar(steps, **title) if by_default else tqdm(steps, disable=not self.progress, **title)
         # The caller may have turned gradients off in either way; of inference mode only a copy comes out.
         with torch.inference_mode(False), torch.enable_grad(), autocast_off(image.device):
             image = image.detach().clone()

@@ -126,12 +126,19 @@ class ViTUp(ForeignWeights, Upsampler):
 
     @classmethod
     def lacks(cls, backbone: BackboneRecord, options: Mapping[str, Any]) -> str:
-        """Hidden layers of a vision transformer laid out as timm's, and patches of the size that it is made for."""
+        """Hidden layers of a vision transformer laid out as timm's, its blocks and channels, and patches of the size
+        that it is made for."""
         if backbone.network and backbone.network != "timm":
             return "hidden layers of a vision transformer laid out as timm's"
+        stated = inspect.signature(cls).parameters
+        depth = options.get("depth", stated["depth"].default)
+        if backbone.depth not in (0, depth):
+            return f"depth of {depth} blocks"
+        if backbone.embed_dim not in (0, options.get("channels", backbone.embed_dim)):
+            return f"maps of {options['channels']} channels"
         if "patch" in options:  # whoever states it may give the backbone such patches, too
             return ""
-        patch = inspect.signature(cls).parameters["patch"].default
+        patch = stated["patch"].default
         return f"patches of {patch} pixels" if backbone.patch_size != patch else ""
 
     @property

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
@@ -23,6 +22,7 @@ from naf_hub.image_files import find_images
 from naf_hub.interfaces import Features
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
+from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build
 
 from .homographies import centres, draw_homography, lie_inside, move, show
@@ -131,7 +131,7 @@ class GeometricCorrespondence(Task):
         scores = {label: _Scores(chosen) for label in models}
         skipped: dict[str, str] = {}
         asked = 0
-        for path in tqdm(files, unit="photo", desc=self.name, disable=None if progress else True):
+        for path in progress_bar(files, unit="photo", desc=self.name, wanted=progress):
             try:
                 pair = WarpedPair.read(path, chosen)
             except (ImageError, OSError) as error:

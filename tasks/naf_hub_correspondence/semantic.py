@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
@@ -19,11 +18,12 @@ from naf_hub.errors import DatasetError
 from naf_hub.images import read_image
 from naf_hub.reports import Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore, maps_in
+from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build
 
 from .matching import find_nearest
 from .pck import LIMITS, Tally, correct_plus, distances, metrics
-from .spair import Annotated, find_pairs, find_spair, read_annotation, read_pair
+from .spair import Annotated, find_pairs, find_spair, read_annotation, read_pair, require_photos
 from .squares import Square
 
 GRID = "backbone's grid"
@@ -102,6 +102,8 @@ class SemanticCorrespondence(Task):
             for name, files in find_pairs(root).items()
             for count in [min(chosen.limit or len(files), len(files))]
         }
+        named = {category: [read_pair(file) for file in files] for category, files in categories.items()}
+        require_photos(root, named)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
@@ -111,14 +113,11 @@ class SemanticCorrespondence(Task):
             behind = behind.load(device=device)
         tallies = {label: _Tallies() for label in models}
         pairs = sum(map(len, categories.values()))
-        with tqdm(
-            total=pairs * len(models), unit="pair", desc=self.name, disable=None if progress else True
-        ) as bar:
-            for category, files in categories.items():
+        with progress_bar(total=pairs * len(models), unit="pair", desc=self.name, wanted=progress) as bar:
+            for category, names in named.items():
                 photos = _Photos(root, category, behind, chosen.size, device)
-                named = [read_pair(file) for file in files]
                 for label, model in models.items():
-                    for source, target, found in photos.match(model, named):
+                    for source, target, found in photos.match(model, names):
                         tallies[label].add(category, source, target, found)
                         bar.update()
         if not any(tally.plain[LIMITS[0]].pictures for tally in tallies.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from naf_hub.errors import DatasetError
+from naf_hub.images import read_image
+from naf_hub.paired_files import picture_sides
 
 ARCHIVE = "http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz"
 FOLDER = "SPair-71k"
@@ -105,6 +107,31 @@ def read_annotation(root: Path, category: str, name: str) -> Annotated:
             f"{path}: needs kps, bndbox, image_width and image_height as in {ARCHIVE} ({error!r})"
         ) from error
     return Annotated(photo, size, points, max(right - left, bottom - top))
+
+
+def require_photos(root: Path, pairs: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Every photo of the pairs must be there with its annotation and of the size that this states: told before a long
+    run, by the heads of the files, not in its middle.
+
+    Args:
+        root: folder of the data set.
+        pairs: names of photos by category.
+
+    Raises:
+        DatasetError: see :func:`read_annotation`; or a photo has another size.
+        ImageError: a photo is none.
+    """
+    for category, names in pairs.items():
+        for name in sorted({name for pair in names for name in pair}):
+            photo = read_annotation(root, category, name)
+            sides = picture_sides(photo.path)
+            if sides is None:
+                read_image(photo.path)  # says what is wrong with it
+            elif list(sides) != sorted(photo.size):
+                stated = "x".join(map(str, photo.size))
+                raise DatasetError(
+                    f"{photo.path} has sides of {sides[0]} and {sides[1]} pixels, its annotation says {stated}"
+                )
 
 
 def _read(path: Path) -> dict[str, Any]:

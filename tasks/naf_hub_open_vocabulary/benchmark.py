@@ -11,7 +11,7 @@ from torch import Tensor
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.images import read_image
 from naf_hub.labels import Classes, read_classes, read_label
-from naf_hub.paired_files import pair_files, require_same_shape, spread
+from naf_hub.paired_files import pair_files, require_like_sides, require_same_shape, spread
 from naf_hub.voc import VOC_LAYOUT, VOC_NAMES, VOC_SOURCE, VOC_VOID, find_voc, voc_pairs
 
 from .vocabulary import VOCABULARIES, Vocabulary
@@ -46,7 +46,8 @@ class Benchmark:
             limit: at most so many pictures, evenly spread; 0 for all.
 
         Raises:
-            DatasetError: the folder is not as expected, or there is not a class of words for each class.
+            DatasetError: the folder is not as expected, a label is of another size than its picture, or there is not a
+                class of words for each class.
             ValueError, FileNotFoundError: see :meth:`Vocabulary.parse`.
         """
         voc = find_voc(root)
@@ -67,7 +68,9 @@ class Benchmark:
                 f"{root} scores {len(classes.names)} classes and {len(vocabulary.names)} were given in words; give one "
                 f"for each, in this order: {', '.join(classes.names)}"
             )
-        return cls(spread(pairs, limit or None), classes, vocabulary)
+        pairs = spread(pairs, limit or None)
+        require_like_sides(pairs)
+        return cls(pairs, classes, vocabulary)
 
     def read(
         self, skipped: dict[str, str], pairs: Iterator[tuple[Path, Path]]

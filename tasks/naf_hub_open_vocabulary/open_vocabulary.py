@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task
 from naf_hub.confusion import Confusion
@@ -18,7 +17,7 @@ from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError
 from naf_hub.labels import IGNORE
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 
 from .benchmark import Benchmark
 from .clip import load_clip
@@ -94,7 +93,7 @@ class OpenVocabulary(Task):
         competing = {**models, **({CLIP_ALONE: None} if baseline else {})}
         counted = {label: Confusion(len(benchmark.classes.names)) for label in competing}
         skipped: dict[str, str] = {}
-        bar = tqdm(benchmark.pairs, unit="image", desc=self.name, disable=no_bar(progress))
+        bar = progress_bar(benchmark.pairs, unit="image", desc=self.name, wanted=progress)
         for image, target in benchmark.read(skipped, iter(bar)):
             view = segmenter.look(image)
             for label, model in competing.items():

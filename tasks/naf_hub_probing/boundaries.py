@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
@@ -19,10 +18,10 @@ from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import files_below, has_image_name
 from naf_hub.images import read_image
-from naf_hub.paired_files import spread
+from naf_hub.paired_files import require_like_sides, spread
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build
 
 from .boundary_scores import Drawn, score_edges
@@ -118,6 +117,7 @@ class Boundaries(Task):
         if backbone is None:
             raise ValueError("boundaries need a backbone; give backbone=")
         pairs = spread(find_pairs(Path(data)), chosen.limit or None)
+        require_like_sides(pairs, exactly=True)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
@@ -128,7 +128,7 @@ class Boundaries(Task):
         found: dict[str, list[Edges]] = {label: [] for label in (*models, IMAGE)}
         drawn: list[Drawn] = []
         skipped: dict[str, str] = {}
-        bar = tqdm(pairs, unit="image", desc="boundaries", disable=no_bar(progress))
+        bar = progress_bar(pairs, unit="image", desc="boundaries", wanted=progress)
         for picture, boundary in read_pairs(bar, skipped):
             drawn.append(Drawn.of(boundary, chosen.tolerance))
             image = picture[None].to(device)

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from naf_hub import Backbone, Upsampler
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.interfaces import Features
 from naf_hub.store import FeatureStore
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 
 from .pairs import LabelledImage, Pairs, Readable
 
@@ -74,7 +73,7 @@ def survey(pairs: Pairs, split: str, cache: SplitFeatures, workers: int = 0) -> 
     pixels = torch.zeros(len(pairs.counted), dtype=torch.int64)
     total = square = torch.zeros(())
     count = 0
-    for item in tqdm(loader, desc=f"features: {split}", total=len(pairs), disable=no_bar(), unit="image"):
+    for item in progress_bar(loader, desc=f"features: {split}", total=len(pairs), unit="image"):
         if isinstance(item, ImageError):
             skipped.append(str(item))
             continue

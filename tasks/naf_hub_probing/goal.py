@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from naf_hub import Upsampler
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 
 from .course import Objective
 from .head import HeadWeights, upsampled_scores
@@ -70,7 +69,7 @@ def score(
         collate_fn=list,
         num_workers=splits.workers,
     )
-    for samples in tqdm(loader, desc=f"evaluate: {label}", disable=no_bar(), unit="image"):
+    for samples in progress_bar(loader, desc=f"evaluate: {label}", unit="image"):
         sample: LabelledImage = samples[0]
         features = splits.cache("val", samples)
         image, target = sample.image.to(device), sample.label.to(device)

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from naf_hub import Upsampler
 from naf_hub.interfaces import Features
 from naf_hub.labels import IGNORE
 from naf_hub.store import each_map, maps_in
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 from naf_hub.training.facts import describe_files, fingerprint
 from naf_hub.training.interrupts import leave_signals_to_parent
 
@@ -152,7 +151,7 @@ def sample_pixels(
     facts = _facts(upsampler, pairs, cache)
     found = [SampledPixels(facts, cache.device) for _ in seeds]
     loader = _load(pairs, [[p] for p in positions], workers)
-    for pictures in tqdm(loader, desc=f"upsample: {name}", disable=no_bar(), unit="image"):
+    for pictures in progress_bar(loader, desc=f"upsample: {name}", unit="image"):
         picture: LabelledImage = pictures[0]
         features = cache("train", pictures)
         size = (picture.label.shape[0], picture.label.shape[1])

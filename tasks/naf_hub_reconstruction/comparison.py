@@ -10,12 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from naf_hub.errors import ImageError
 from naf_hub.interfaces import Backbone, Features, StandIn, Upsampler
 from naf_hub.store import each_map, maps_in
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build
 
 from .evaluate import bilinear, held_out_crops, pair_sizes
@@ -140,7 +139,7 @@ def compare(
     }
     count = 0
     crops = held_out_crops(files, sizes.crop, protocol.resize, protocol.min_side, skipped)
-    for path, crop in tqdm(crops, total=len(files), unit="image", disable=no_bar(progress)):
+    for path, crop in progress_bar(crops, total=len(files), unit="image", desc="evaluate", wanted=progress):
         count += 1
         pairs.turn_to(path, crop.to(device))
         for name, model in measured.items():
@@ -179,7 +178,7 @@ def fit_ceilings(
     chosen = [files[i * len(files) // FITTED] for i in range(FITTED)] if len(files) > FITTED else files
     protocol, seen = pairs.protocol, False
     crops = held_out_crops(chosen, pairs.sizes.crop, protocol.resize, protocol.min_side, None)
-    bar = tqdm(crops, total=len(chosen), unit="image", desc="image-free", disable=no_bar(progress))
+    bar = progress_bar(crops, total=len(chosen), unit="image", desc="image-free", wanted=progress)
     for path, crop in bar:
         seen = True
         pairs.turn_to(path, crop.to(device))

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from naf_hub.crops import Cropping
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
-from naf_hub.terminal import no_bar
+from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build, require
 
 from .classical import apply, classical_methods
@@ -124,7 +123,9 @@ def compare(
     skipped, count = {} if skipped is None else skipped, 0
     batches = clean_batches(files, protocol, skipped)
     # Noise is a function of the number of the batch: the same for all models, whatever else is compared.
-    for number, clean in enumerate(tqdm(batches, disable=no_bar(progress), unit="batch", leave=False)):
+    for number, clean in enumerate(
+        progress_bar(batches, wanted=progress, desc="denoising", unit="batch", leave=False)
+    ):
         seeds = (protocol.seed, "evaluation", number)
         noisy, level = protocol.added_noise.add(clean, *seeds), protocol.added_noise.level_of(*seeds)
         count += len(clean)

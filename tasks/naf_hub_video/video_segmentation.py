@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from naf_hub import Backbone, Task
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.result_folder import claim_folder
+from naf_hub.terminal import progress_bar
 
 from .davis import Video, find_videos
 from .kept_masks import are_kept_masks
@@ -107,7 +107,7 @@ class VideoSegmentation(Task):
         scores: dict[str, list[VideoScores]] = {label: [] for label in models}
         lost: dict[str, list[int]] = {}
         steps = sum(len(video.frames) - 1 for video in videos) * len(models)
-        with tqdm(total=steps, unit="frame", desc="video", disable=None if progress else True) as bar:
+        with progress_bar(total=steps, unit="frame", desc="video", wanted=progress) as bar:
             for position, video in enumerate(videos):
                 truth = video.read_masks()
                 lost[video.name] = run.lost(truth)
