@@ -247,6 +247,8 @@ def open_features(folder: str | os.PathLike[str]) -> FeatureFolder:
         FeatureFileError: two files are of one photo.
     """
     root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder" if not root.exists() else f"{root}: is no folder")
     index = read_index(root)
     paths = sorted(
         path for path in root.rglob("*") if path.suffix in SUFFIXES and not path.name.startswith(".")

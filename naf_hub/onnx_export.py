@@ -31,7 +31,7 @@ TOLERANCE = 1e-3
 INT8_TOLERANCE = 0.05
 
 # The first onnxscript that writes files with each onnx-ir that it allows: onnx-ir 0.1.16 and later leave functions in a
-# graph, which onnxscript before 0.6.1 refuses. What lies between says on stdout how often it applied rewrite rules.
+# graph, which onnxscript up to 0.6.0 refuses. 0.6.2 says on stdout how often it applied rewrite rules.
 ONNXSCRIPT = "0.7"
 
 

@@ -102,3 +102,14 @@ def test_other_settings_in_one_folder_are_told(tmp_path: Path):
     }
     with pytest.raises(FeatureFileError, match="b and a differ in size"):
         naf_hub.feature_files.FeatureFolder(files, {}).settings()
+
+
+def test_what_is_no_folder_of_features_is_told(tmp_path: Path):
+    file = tmp_path / "a.txt"
+    file.touch()
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        naf_hub.open_features(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"a\.txt: is no folder"):
+        naf_hub.open_features(file)
+    with pytest.raises(FileNotFoundError, match="no features"):
+        naf_hub.open_features(tmp_path)
