@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .atomic import atomic_file
 from .errors import MissingExtraError
 from .reports import Report
@@ -96,6 +94,7 @@ def _draw(axis: Any, rows: list[Any], name: str, scale: float, colours: Mapping[
 
 def _label_logarithmic(axis: Any, span: float) -> None:
     """A logarithmic y axis with plain numbers: powers of ten, and 2 and 5 of each where there are few."""
+    import numpy as np
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_yscale("log")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import MapError
 from .interfaces import Upsampler
-from .records import BackboneRecord, Record
+from .records import BackboneRecord, Origin, Record
 from .registry import registry
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def require_maps(record: Record, made_for: str | nn.Module | int | None, options
     if isinstance(made_for, str):
         behind = registry().find(made_for, BackboneRecord)
     else:
-        behind = getattr(getattr(made_for, "origin", None), "record", None)
+        behind = _as_built(getattr(made_for, "origin", None))
     if not isinstance(behind, BackboneRecord):
         return
     lacking = method.lacks(behind, options)
@@ -50,3 +51,14 @@ def require_maps(record: Record, made_for: str | nn.Module | int | None, options
         f"backbones that have: {', '.join(having[:SHOWN])}{more}" if having else "no registered backbone has"
     )
     raise MapError(f"backbone {behind.name!r} has no {lacking}, which {record.name} needs; {hint}")
+
+
+def _as_built(origin: Origin | None) -> Record | None:
+    """The record of a backbone, with what was said otherwise as it was made, as a depth of two blocks."""
+    record = origin.record if origin else None
+    if origin is None or not isinstance(record, BackboneRecord):
+        return record
+    said = {
+        name: origin.options[name] for name in ("embed_dim", "patch_size", "depth") if name in origin.options
+    }
+    return dataclasses.replace(record, **said)

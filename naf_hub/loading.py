@@ -132,7 +132,7 @@ def load_backbone(
     backbone = _build_backbone(record, weights, options, dtype, device)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"{record.target} is no naf_hub.Backbone")
-    backbone.origin = Origin(record, None if weights is None else os.fspath(weights))
+    backbone.origin = Origin(record, None if weights is None else os.fspath(weights), options)
     return backbone.requires_grad_(False)
 
 

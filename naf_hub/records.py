@@ -268,10 +268,12 @@ class Origin:
     Attributes:
         record: what was loaded.
         weights: which set, path or address; ``None`` is random initialisation, or a method without weights.
+        options: constructor options that were given, of a backbone.
     """
 
     record: Record
     weights: str | None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def label(self) -> str:

@@ -53,7 +53,10 @@ NOT_RUN = {
         "naf-hub eval denoising --restorer naf_denoiser=full/best ": HOURS,
         "naf-hub train denoising imagenet": HOURS,
     },
-    "depth": {"naf-hub eval depth --upsampler nearest ": HOURS},
+    "depth": {
+        "naf-hub eval depth --upsampler nearest ": HOURS,
+        "OMP_NUM_THREADS=1 naf-hub leaderboard results ": HOURS,
+    },
     "devices": {
         "naf-hub upsample photo.jpg -o out/ --device cuda:1": GPU,
         "naf-hub upsample photo.jpg -o out/ --device mps": GPU,
