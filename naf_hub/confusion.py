@@ -42,6 +42,15 @@ class Confusion:
         counts = torch.bincount(pairs.flatten(), minlength=classes * classes + 1)[:-1]
         self.counts += counts.view(classes, classes).cpu()
 
+    def sparse(self) -> list[list[int]]:
+        """What is not zero: row, column and count."""
+        return [[*place, int(self.counts[tuple(place)])] for place in self.counts.nonzero().tolist()]
+
+    def add_sparse(self, counts: Sequence[Sequence[int]]) -> None:
+        """Add what :meth:`sparse` gave."""
+        for row, column, count in counts:
+            self.counts[row, column] += count
+
     def iou(self) -> Tensor:
         """(K,) float64 TP / (TP + FP + FN); NaN for a class absent from targets and predictions."""
         hits = self.counts.diagonal().double()

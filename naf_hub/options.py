@@ -190,6 +190,13 @@ def square_option(default: int | None, text: str, *, name: str = "--size") -> Ca
     )  # fmt: skip
 
 
+results_option = click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Keep what is measured on each picture here; an interrupted run goes on from it.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 constructor_option = pairs_option(
     "--option", "options", "Set a constructor option of the upsampler, e.g. memory=512MiB; repeatable."

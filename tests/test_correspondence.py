@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from interrupted_evaluation import check_going_on
 from PIL import Image
 from reconstruction_world import BACKBONE
 from safetensors import safe_open
@@ -196,6 +197,31 @@ def test_spots_of_their_colour_are_found_again(spair):
     assert "100.00" in CliRunner().invoke(cli, [*command, "--upsampler", "nearest", "--limit", "1"]).output
 
 
+def test_interrupted_and_continued_equals_straight(spair, tmp_path):
+    def evaluate(models, out):
+        return SemanticCorrespondence().evaluate(
+            models, spair, {"size": 32}, backbone="tiny_backbone", out=out, progress=False
+        )
+
+    check_going_on(evaluate, tmp_path / "out")
+
+
+def test_pairs_of_a_broken_photo_are_left_out_and_told(spair):
+    """Cut short, so that its head still tells its size."""
+    photo = spair / "JPEGImages" / "cat" / "one.png"
+    photo.write_bytes(photo.read_bytes()[:-200])
+    command = ["eval", "correspondence", "--backbone", "tiny_backbone", "--data", str(spair), "--size", "32"]
+    result = CliRunner().invoke(cli, [*command, "--upsampler", "bilinear", "--upsampler", "nearest"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("one.png") == 1
+    assert "2 pairs of 2 categories, 2 pairs skipped" in result.stdout
+    for other in spair.glob("JPEGImages/*/*.png"):
+        other.write_bytes(other.read_bytes()[:-200])
+    result = CliRunner().invoke(cli, [*command, "--upsampler", "bilinear"])
+    assert result.exit_code == 1
+    assert "no pair of readable photos: " in result.stderr.splitlines()[-1]
+
+
 def break_json(root: Path) -> None:
     (root / "ImageAnnotation" / "cat" / "one.json").write_text("{")
 
@@ -340,6 +366,15 @@ def test_random_weights_and_controls_are_rows(photos):
         "bilinear",
     ]
     assert report.protocol["size"] == 64
+
+
+def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
+    def evaluate(models, out):
+        return GeometricCorrespondence().evaluate(
+            models, photos, {"size": 64, "output_size": 16}, backbone="tiny_backbone", out=out, progress=False
+        )
+
+    check_going_on(evaluate, tmp_path / "out")
 
 
 def test_some_points_are_among_all_and_scored_alike(photos):

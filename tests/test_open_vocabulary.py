@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from hub_server import COMMIT, serve
+from interrupted_evaluation import check_going_on
 from PIL import Image
 from reconstruction_world import BACKBONE, draw_picture
 from safetensors.torch import save_file
@@ -230,6 +231,25 @@ def test_data_sets(tmp_path, photos, clip):
     Image.new("L", (80, 72), 20).save(voc / "SegmentationClass" / "0.png")
     assert Benchmark.open(voc).classes.index(torch.tensor([0, 20, 255]), "").tolist() == [0, 20, -1]
     assert Benchmark.open(voc, "voc20").classes.index(torch.tensor([0, 20, 255]), "").tolist() == [-1, 19, -1]
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path, photos, clip):
+    (tmp_path / "classes.json").write_text(
+        json.dumps({"classes": [{"id": 4, "name": "wall"}, {"id": 7, "name": "sofa"}]})
+    )
+    for part in ("images", "labels"):
+        (tmp_path / "val" / part).mkdir(parents=True)
+    for number, photo in enumerate(photos):
+        shutil.copy(photo, tmp_path / "val" / "images" / f"{number}.jpg")
+        Image.new("L", (80, 72), 7 - 3 * number).save(tmp_path / "val" / "labels" / f"{number}.png")
+
+    def evaluate(models, out):
+        return OpenVocabulary().evaluate(
+            models, tmp_path, {**SMALL, "clip": str(clip)}, backbone="tiny_backbone", baseline=True, out=out,
+            progress=False,
+        )  # fmt: skip
+
+    check_going_on(evaluate, tmp_path / "out")
 
 
 def test_views_do_not_share_features(photos, clip):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from interrupted_evaluation import check_going_on
 from reconstruction_world import BACKBONE, draw_picture, draw_pictures
 
 import naf_hub
@@ -150,6 +151,15 @@ def test_table(pictures):
     assert result.exit_code == 0, result.output
     assert "3 images, tiny_backbone, 0 skipped" in result.stdout
     assert "1.0000" in result.stdout
+
+
+def test_an_interrupted_evaluation_goes_on(pictures, tmp_path):
+    def compare(models, out):
+        return Reconstruction().evaluate(
+            models, pictures, {"crop": 64}, backbone="tiny_backbone", out=out, progress=False
+        )
+
+    check_going_on(compare, tmp_path / "out")
 
 
 def test_limit_and_unusable_images(pictures):

@@ -20,6 +20,7 @@ from naf_hub.crops import Cropping
 from naf_hub.errors import ImageError
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Features
+from naf_hub.kept_results import KeptResults
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
 from naf_hub.terminal import progress_bar
@@ -91,6 +92,7 @@ class GeometricCorrespondence(Task):
         backbone: str | Contender | Backbone | None = None,
         device: Any = "cpu",
         controls: Sequence[str] = (),
+        out: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> Report:
         """How many points each upsampler finds again, everything else being equal.
@@ -102,6 +104,8 @@ class GeometricCorrespondence(Task):
             backbone: gives the features; needed.
             device: where models run.
             controls: see :func:`naf_hub.controls.add_controls`.
+            out: keep the figures of each photo in this folder; an interrupted evaluation goes on from them, see
+                :class:`naf_hub.kept_results.KeptResults`.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -110,6 +114,7 @@ class GeometricCorrespondence(Task):
 
         Raises:
             FileNotFoundError: no photo.
+            FileExistsError: ``out`` holds other files.
             ImageError: none of the photos can be read.
             TypeError, ValueError: no backbone, or a setting that does not exist or makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
@@ -128,6 +133,9 @@ class GeometricCorrespondence(Task):
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
         store = FeatureStore("float32", device=device)
+        settings = {key: value for key, value in dataclasses.asdict(chosen).items() if key != "limit"}
+        facts = {"version": self.version, "protocol": settings}
+        kept = KeptResults(out, self.name, facts, [behind], models)
         scores = {label: _Scores(chosen) for label in models}
         skipped: dict[str, str] = {}
         asked = 0
@@ -141,10 +149,14 @@ class GeometricCorrespondence(Task):
             store.clear()
             images = [image[None].to(device) for image in (pair.source, pair.target)]
             for label, model in models.items():
-                features = [
-                    store.gather(model, behind, [image[0]], [part]) for part, image in enumerate(images)
-                ]
-                scores[label].add(pair, *pair.match(model, images, features))
+                found = kept.recall(label, [path])
+                if found is None:
+                    features = [
+                        store.gather(model, behind, [image[0]], [part]) for part, image in enumerate(images)
+                    ]
+                    found = scores[label].of(pair, *pair.match(model, images, features))
+                    kept.keep(label, [path], found)
+                scores[label].add(found)
         if len(skipped) == len(files):
             raise ImageError(f"no readable photo: {next(iter(skipped.values()))}")
         return Report(
@@ -237,13 +249,21 @@ class _Scores:
         self.tallies = {limit: Tally() for limit in LIMITS}
         self.kept: defaultdict[int, list[float]] = defaultdict(list)
 
-    def add(self, pair: WarpedPair, missed: Tensor, surest_first: Tensor) -> None:
-        """Take in one photo, see :meth:`WarpedPair.match`."""
-        for limit, tally in self.tallies.items():
-            tally.add("", missed <= limit * pair.source.shape[-1])
-        for pixels in KEPT_PIXELS:
-            right = missed[surest_first[: self.protocol.keep]] < pixels
-            self.kept[pixels].append(100 * right.sum().item() / self.protocol.keep)
+    def of(self, pair: WarpedPair, missed: Tensor, surest_first: Tensor) -> dict[str, list[float]]:
+        """Plain figures of one photo, see :meth:`WarpedPair.match`: points that are right within each limit, how many
+        there are, and percent of the surest ones."""
+        right = [(missed <= limit * pair.source.shape[-1]).sum().item() for limit in LIMITS]
+        kept = surest_first[: self.protocol.keep]
+        sure = [(missed[kept] < pixels).sum().item() / self.protocol.keep for pixels in KEPT_PIXELS]
+        return {"right": [*right, len(missed)], "surest": [100 * share for share in sure]}
+
+    def add(self, found: Mapping[str, Sequence[float]]) -> None:
+        """Take in what :meth:`of` says of one photo."""
+        *right, points = found["right"]
+        for tally, count in zip(self.tallies.values(), right, strict=True):
+            tally.count("", int(count), int(points))
+        for pixels, percent in zip(KEPT_PIXELS, found["surest"], strict=True):
+            self.kept[pixels].append(percent)
 
     def figures(self) -> dict[str, float | None]:
         """Percent by the names of the metrics."""

@@ -18,6 +18,7 @@ from naf_hub.options import (
     parse_upsamplers,
     pick_device,
     report_options,
+    results_option,
     show_report,
     square_option,
     threads_option,
@@ -59,11 +60,13 @@ from naf_hub.options import (
 @control_option
 @device_option
 @threads_option
+@results_option
 @report_options
 def homography(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: tuple[str, ...], device: str,
-    threads: int | None, controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, controls: tuple[str, ...], out: str | None, format_: str, as_json: bool,
+    save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Points of photos found again after a known homography, by nearest features; no labels.
 
@@ -77,7 +80,7 @@ def homography(
     from .geometric import GeometricCorrespondence
 
     report = GeometricCorrespondence().evaluate(
-        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
+        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )
     for reason in report.data["skipped"].values():
         click.echo(f"skipped: {one_line(reason)}", err=True)

@@ -44,8 +44,12 @@ class Tally:
 
     def add(self, category: str, correct: Tensor) -> None:
         """Take in one picture: (N,) whether each point is correct; one without points counts nowhere."""
-        if len(correct):
-            self.pictures[category].append((correct.double().mean().item(), len(correct)))
+        self.count(category, int(correct.sum()), len(correct))
+
+    def count(self, category: str, correct: int, points: int) -> None:
+        """:meth:`add` of so many points."""
+        if points:
+            self.pictures[category].append((correct / points, points))
 
     def of_categories(self) -> dict[str, float]:
         """Percent of the points of each category."""

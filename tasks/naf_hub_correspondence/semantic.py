@@ -14,8 +14,9 @@ from torch import Tensor
 from naf_hub import Backbone, Task, Upsampler
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
-from naf_hub.errors import DatasetError
+from naf_hub.errors import DatasetError, ImageError
 from naf_hub.images import read_image
+from naf_hub.kept_results import KeptResults
 from naf_hub.reports import Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore, maps_in
 from naf_hub.terminal import progress_bar
@@ -23,7 +24,15 @@ from naf_hub.training.settings import build
 
 from .matching import find_nearest
 from .pck import LIMITS, Tally, correct_plus, distances, metrics
-from .spair import Annotated, find_pairs, find_spair, read_annotation, read_pair, require_photos
+from .spair import (
+    Annotated,
+    annotation_file,
+    find_pairs,
+    find_spair,
+    read_annotation,
+    read_pair,
+    require_photos,
+)
 from .squares import Square
 
 GRID = "backbone's grid"
@@ -69,6 +78,7 @@ class SemanticCorrespondence(Task):
         backbone: str | Contender | Backbone | None = None,
         device: Any = "cpu",
         controls: Sequence[str] = (),
+        out: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> Report:
         """PCK of each upsampler, everything else being equal.
@@ -80,6 +90,8 @@ class SemanticCorrespondence(Task):
             backbone: gives the features; needed.
             device: where models run.
             controls: see :func:`naf_hub.controls.add_controls`.
+            out: keep what is found of each pair in this folder; an interrupted evaluation goes on from it, see
+                :class:`naf_hub.kept_results.KeptResults`.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -89,7 +101,8 @@ class SemanticCorrespondence(Task):
 
         Raises:
             DatasetError: the folder is not as expected, or a file of it is wrong; it is named.
-            ImageError: a photo cannot be read.
+            FileExistsError: ``out`` holds other files.
+            ImageError: no pair has photos that can be read.
             TypeError, ValueError: no backbone, or a setting that does not exist or makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
         """
@@ -112,14 +125,29 @@ class SemanticCorrespondence(Task):
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
         tallies = {label: _Tallies() for label in models}
-        pairs = sum(map(len, categories.values()))
-        with progress_bar(total=pairs * len(models), unit="pair", desc=self.name, wanted=progress) as bar:
+        kept = KeptResults(out, self.name, {"version": self.version, "size": chosen.size}, [behind], models)
+        skipped: dict[str, str] = {}
+        total, pairs = sum(map(len, named.values())), 0
+        with progress_bar(total=total * len(models), unit="pair", desc=self.name, wanted=progress) as bar:
             for category, names in named.items():
                 photos = _Photos(root, category, behind, chosen.size, device)
+                found: dict[tuple[str, str], Any] = {}
                 for label, model in models.items():
-                    for source, target, found in photos.match(model, names):
-                        tallies[label].add(category, source, target, found)
+                    found = {pair: kept.recall(label, photos.files(pair)) for pair in names}
+                    missing = [pair for pair in names if found[pair] is None]
+                    bar.update(len(names) - len(missing))
+                    for pair, pixels in photos.match(model, missing, skipped):
+                        found[pair] = pixels.tolist()
+                        kept.keep(label, photos.files(pair), found[pair])
                         bar.update()
+                    for pair in names:
+                        if found[pair] is not None:
+                            pixels = torch.tensor(found[pair], dtype=torch.long).view(-1, 2)
+                            source, target = photos.annotation(pair[0]), photos.annotation(pair[1])
+                            tallies[label].add(category, source, target, pixels)
+                pairs += sum(each is not None for each in found.values())
+        if not pairs:
+            raise ImageError(f"no pair of readable photos: {next(iter(skipped.values()))}")
         if not any(tally.plain[LIMITS[0]].pictures for tally in tallies.values()):
             raise DatasetError(f"no pair in {root} has a keypoint that both photos show")
         return Report(
@@ -133,10 +161,16 @@ class SemanticCorrespondence(Task):
                 else Row(label, tally.figures(), backbone=name, extras=tally.extras())
                 for label, tally in tallies.items()
             ),
-            data={"path": os.fspath(data), "pairs": pairs, "categories": list(categories)},
+            data={
+                "path": os.fspath(data),
+                "pairs": pairs,
+                "categories": list(categories),
+                "skipped": skipped,
+            },
             environment=describe_environment(device),
             heading=f"{name}: {amount(pairs, 'pair')} of "
-            f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}",
+            f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}"
+            + (f", {amount(total - pairs, 'pair')} skipped" if skipped else ""),
         )
 
 
@@ -158,29 +192,47 @@ class _Photos:
         self.store = FeatureStore("float32", device=device)
         self.known: dict[str, Annotated] = {}
 
+    def files(self, pair: tuple[str, str]) -> list[Path]:
+        """Photos and annotations of a pair."""
+        photos = [self.annotation(name).path for name in pair]
+        return [*photos, *(annotation_file(self.root, self.category, name) for name in pair)]
+
     def match(
-        self, model: Upsampler, pairs: list[tuple[str, str]]
-    ) -> Iterator[tuple[Annotated, Annotated, Tensor]]:
-        """Both photos of each pair, and the pixels of the target (N, 2) found for the source's keypoints. Each photo's
-        map is made once, and let go before the next."""
+        self, model: Upsampler, pairs: list[tuple[str, str]], skipped: dict[str, str]
+    ) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        """Each pair, and the pixels of its target (N, 2) found for the source's keypoints. Each photo's map is made
+        once, and let go before the next. Pairs of a photo that cannot be read are left out, which goes to
+        ``skipped``."""
         sources: dict[str, Tensor] = {}
         for target in dict.fromkeys(target for _, target in pairs):
-            partners = [source for source, other in pairs if other == target]
-            for source in partners:
-                if source not in sources and self.annotation(source).points:
-                    sources[source] = self.at_keypoints(model, source)
-            image, features, side = self.view(model, target)
+            try:
+                image, features, side = self.view(model, target)
+            except ImageError as error:
+                skipped[str(self.annotation(target).path)] = str(error)
+                continue
+            partners: list[str] = []
+            for source in (source for source, other in pairs if other == target):
+                try:
+                    if source not in sources:
+                        sources[source] = self.at_keypoints(model, source)
+                except ImageError as error:
+                    skipped[str(self.annotation(source).path)] = str(error)
+                    continue
+                partners.append(source)
             cells = model(image, features, (side, side))[0].flatten(1)
-            photo = self.annotation(target)
             for source in partners:
-                numbers = find_nearest(sources[source], cells).cells if source in sources else []
-                found = Square(*photo.size).pixels(torch.as_tensor(numbers, dtype=torch.long), side)
-                yield self.annotation(source), photo, found
+                numbers = find_nearest(sources[source], cells).cells if sources[source].numel() else []
+                found = Square(*self.annotation(target).size).pixels(
+                    torch.as_tensor(numbers, dtype=torch.long), side
+                )
+                yield (source, target), found
 
     def at_keypoints(self, model: Upsampler, name: str) -> Tensor:
-        """(C, N) features at the keypoints of a photo."""
-        image, features, side = self.view(model, name)
+        """(C, N) features at the keypoints of a photo; of one without keypoints nothing."""
         photo = self.annotation(name)
+        if not photo.points:
+            return torch.empty(0)
+        image, features, side = self.view(model, name)
         cells = Square(*photo.size).cells(photo.at(list(photo.points)), side)
         return model.features_at(image, features, cells, (side, side))[0]
 

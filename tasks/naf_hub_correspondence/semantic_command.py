@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -17,6 +18,7 @@ from naf_hub.options import (
     parse_upsamplers,
     pick_device,
     report_options,
+    results_option,
     show_report,
     square_option,
     threads_option,
@@ -44,11 +46,13 @@ from naf_hub.options import (
 @control_option
 @device_option
 @threads_option
+@results_option
 @report_options
 def correspondence(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
-    threads: int | None, controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, controls: tuple[str, ...], out: str | None, format_: str, as_json: bool,
+    save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """PCK on SPair-71k: keypoints found on another object of the class, by nearest features.
 
@@ -62,6 +66,8 @@ def correspondence(
     from .semantic import SemanticCorrespondence
 
     report = SemanticCorrespondence().evaluate(
-        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
+        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )
+    for reason in report.data["skipped"].values():
+        click.echo(f"skipped: {one_line(reason)}", err=True)
     show_report(report, format_, as_json, save)

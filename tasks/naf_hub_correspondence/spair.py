@@ -82,6 +82,11 @@ def read_pair(path: Path) -> tuple[str, str]:
         raise DatasetError(f"{path}: no {error} in it; the pair files of {ARCHIVE} have one") from error
 
 
+def annotation_file(root: Path, category: str, name: str) -> Path:
+    """Where the annotation of a photo lies."""
+    return (root / "ImageAnnotation" / category / name).with_suffix(".json")
+
+
 def read_annotation(root: Path, category: str, name: str) -> Annotated:
     """What is known of a photo.
 
@@ -93,7 +98,7 @@ def read_annotation(root: Path, category: str, name: str) -> Annotated:
     Raises:
         DatasetError: the annotation or the photo is missing, or the annotation is no such thing.
     """
-    path = (root / "ImageAnnotation" / category / name).with_suffix(".json")
+    path = annotation_file(root, category, name)
     photo = root / "JPEGImages" / category / name
     if not photo.is_file():
         raise DatasetError(f"no photo {photo}; expected {LAYOUT}")

@@ -74,8 +74,8 @@ class Benchmark:
 
     def read(
         self, skipped: dict[str, str], pairs: Iterator[tuple[Path, Path]]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures (3, H, W) in [0, 1] and labels (h, w); unreadable ones go to ``skipped``.
+    ) -> Iterator[tuple[tuple[Path, Path], Tensor, Tensor]]:
+        """Files, pictures (3, H, W) in [0, 1] and labels (h, w); unreadable ones go to ``skipped``.
 
         Raises:
             DatasetError: a label with an unknown id, or of another shape than its picture.
@@ -87,7 +87,7 @@ class Benchmark:
                 skipped[str(picture)] = str(error)
                 continue
             require_same_shape(image, label, picture, labelled)
-            yield image, label
+            yield (picture, labelled), image, label
 
 
 def of_names(classes: Classes, root: Path) -> Vocabulary:

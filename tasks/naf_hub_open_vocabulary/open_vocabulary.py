@@ -15,6 +15,7 @@ from naf_hub.confusion import Confusion
 from naf_hub.contenders import Contender, load_contenders, name_model, parse_backbone
 from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError
+from naf_hub.kept_results import KeptResults
 from naf_hub.labels import IGNORE
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.terminal import progress_bar
@@ -57,6 +58,7 @@ class OpenVocabulary(Task):
         device: Any = "cpu",
         baseline: bool = False,
         controls: Sequence[str] = (),
+        out: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> Report:
         """Mean intersection over union with each upsampler, everything else being equal.
@@ -69,10 +71,13 @@ class OpenVocabulary(Task):
             device: where models run.
             baseline: add the row ``clip``, CLIP's own last block without a backbone.
             controls: see :func:`naf_hub.controls.add_controls`.
+            out: keep the counts of each picture in this folder; an interrupted evaluation goes on from them, see
+                :class:`naf_hub.kept_results.KeptResults`.
             progress: show a progress bar on stderr.
 
         Raises:
             DatasetError: the data are not as expected.
+            FileExistsError: ``out`` holds other files.
             ValueError: no backbone, or a setting that makes no sense.
             MissingExtraError: OpenCLIP is not installed.
             UnknownNameError, WeightsError: see :func:`naf_hub.load` and
@@ -94,11 +99,25 @@ class OpenVocabulary(Task):
         counted = {label: Confusion(len(benchmark.classes.names)) for label in competing}
         skipped: dict[str, str] = {}
         bar = progress_bar(benchmark.pairs, unit="image", desc=self.name, wanted=progress)
-        for image, target in benchmark.read(skipped, iter(bar)):
-            view = segmenter.look(image)
+        facts = {
+            "version": self.version,
+            "protocol": {k: v for k, v in dataclasses.asdict(chosen).items() if k != "limit"},
+            "words": [list(words) for words in benchmark.vocabulary.synonyms],
+        }
+        kept = KeptResults(out, self.name, facts, [behind, clip], competing)
+        for files, image, target in benchmark.read(skipped, iter(bar)):
+            view = None
             for label, model in competing.items():
-                predicted = segmenter.segment(view, model, (target.shape[0], target.shape[1]))
-                counted[label].update(predicted, target, IGNORE)
+                found = kept.recall(label, files)
+                if found is None:
+                    view = view or segmenter.look(image)
+                    here = Confusion(len(benchmark.classes.names))
+                    here.update(
+                        segmenter.segment(view, model, (target.shape[0], target.shape[1])), target, IGNORE
+                    )
+                    found = here.sparse()
+                    kept.keep(label, files, found)
+                counted[label].add_sparse(found)
         seen = len(benchmark.pairs) - len(skipped)
         if not seen:
             raise DatasetError(f"no readable pair in {os.fspath(data)}: {next(iter(skipped.values()))}")
@@ -106,12 +125,12 @@ class OpenVocabulary(Task):
             self._row(label, competing[label], confusion, benchmark.classes.names, name)
             for label, confusion in counted.items()
         ]
-        facts = {
+        described = {
             "path": os.fspath(data),
             "images": seen,
             "skipped": skipped,
             "classes": list(benchmark.classes.names),
-            "words": [list(words) for words in benchmark.vocabulary.synonyms],
+            "words": facts["words"],
             **clip.origin,
         }
         return Report(
@@ -120,7 +139,7 @@ class OpenVocabulary(Task):
             {**dataclasses.asdict(chosen), "threshold": segmenter.threshold, "scale": segmenter.scale},
             self.metrics,
             tuple(rows),
-            data=facts,
+            data=described,
             environment=describe_environment(device),
             heading=f"{name}: {amount(seen, 'image')}, {len(skipped)} skipped",
         )

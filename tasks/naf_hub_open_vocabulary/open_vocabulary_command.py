@@ -18,6 +18,7 @@ from naf_hub.options import (
     parse_upsamplers,
     pick_device,
     report_options,
+    results_option,
     show_report,
     threads_option,
     upsampler_option,
@@ -52,11 +53,12 @@ from .vocabulary_options import check_vocabulary, clip_option, threshold_option,
 @control_option
 @device_option
 @threads_option
+@results_option
 @report_options
 def open_vocabulary(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
-    threads: int | None, baseline: bool, controls: tuple[str, ...], format_: str, as_json: bool,
+    threads: int | None, baseline: bool, controls: tuple[str, ...], out: str | None, format_: str, as_json: bool,
     save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Open-vocabulary segmentation: mIoU of CLIP whose last block attends by upsampled features; no training.
@@ -79,6 +81,7 @@ def open_vocabulary(
         device=pick_device(device),
         baseline=baseline,
         controls=controls,
+        out=out,
     )
     for reason in report.data["skipped"].values():  # which names the file
         click.echo(f"skipped: {one_line(reason)}", err=True)

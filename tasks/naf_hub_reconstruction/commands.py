@@ -20,6 +20,7 @@ from naf_hub.options import (
     parse_upsamplers,
     pick_device,
     report_options,
+    results_option,
     show_report,
     threads_option,
     upsampler_option,
@@ -177,11 +178,12 @@ def train(
 @control_option
 @device_option
 @threads_option
+@results_option
 @report_options
 def evaluate(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], images: tuple[str, ...], device: str,
-    threads: int | None, fit: tuple[str, ...], controls: tuple[str, ...], format_: str, as_json: bool,
+    threads: int | None, fit: tuple[str, ...], controls: tuple[str, ...], out: str | None, format_: str, as_json: bool,
     save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """Error of upsampled features against the features of the larger image, and its ratio to bilinear's.
@@ -197,6 +199,13 @@ def evaluate(
     from .task import Reconstruction
 
     report = Reconstruction().evaluate(
-        contenders, images, protocol, backbone=behind, device=pick_device(device), controls=controls, fit=fit
+        contenders,
+        images,
+        protocol,
+        backbone=behind,
+        device=pick_device(device),
+        controls=controls,
+        fit=fit,
+        out=out,
     )
     show_report(report, format_, as_json, save)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from naf_hub.errors import ImageError
 from naf_hub.interfaces import Backbone, Features, StandIn, Upsampler
+from naf_hub.kept_results import KeptResults
 from naf_hub.store import each_map, maps_in
 from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build
@@ -97,6 +99,7 @@ def compare(
     skipped: dict[str, str] | None = None,
     progress: bool = False,
     fit_files: Sequence[Path] = (),
+    out: str | os.PathLike[str] | None = None,
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Errors of ``models`` on the same images, and how many those are.
 
@@ -113,6 +116,7 @@ def compare(
         skipped: receives the images passed over and why.
         progress: show progress bars on stderr.
         fit_files: images to fit the image-free ceiling on; by default ``files``, which favours the ceiling.
+        out: folder to keep the figures of each image and upsampler in.
 
     Returns:
         For each name, and for both ceilings, ``mse`` (mean over images, channels and cells), ``bilinear_mse`` (of
@@ -121,6 +125,7 @@ def compare(
         similarity of upsampled and target vectors, cell by cell); and the number of images.
 
     Raises:
+        FileExistsError: ``out`` holds other files.
         ImageError: no usable image.
         ValueError: an output has another size than was asked for.
     """
@@ -138,12 +143,19 @@ def compare(
         name: dict.fromkeys(("mse", "bilinear_mse", "cosine"), 0.0) for name in measured
     }
     count = 0
+    settings = {key: value for key, value in protocol.to_dict().items() if key != "limit"}
+    kept = KeptResults(out, "reconstruction", {"protocol": settings}, [backbone], models)
     crops = held_out_crops(files, sizes.crop, protocol.resize, protocol.min_side, skipped)
     for path, crop in progress_bar(crops, total=len(files), unit="image", desc="evaluate", wanted=progress):
         count += 1
         pairs.turn_to(path, crop.to(device))
         for name, model in measured.items():
-            for key, value in pairs.measure(model).items():
+            found = kept.recall(name, [path]) if name in models else None
+            if found is None:
+                found = pairs.measure(model)
+                if name in models:
+                    kept.keep(name, [path], found)
+            for key, value in found.items():
                 sums[name][key] += value
         pairs.forget()
     if not count:

@@ -58,6 +58,7 @@ class Reconstruction(Task):
         progress: bool = True,
         controls: Sequence[str] = (),
         fit: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        out: str | os.PathLike[str] | None = None,
     ) -> Report:
         """Reconstruction error of upsamplers on the same images; bilinear interpolation is the yardstick.
 
@@ -71,6 +72,8 @@ class Reconstruction(Task):
             controls: after each guided upsampler, rows of the same one guided by what must not help; see
                 :func:`naf_hub.controls.add_controls`.
             fit: images to fit the image-free ceiling on; by default those of ``data``.
+            out: keep the figures of each image in this folder; an interrupted evaluation goes on from them, see
+                :class:`naf_hub.kept_results.KeptResults`. The ceilings are fitted and measured anew.
 
         Returns:
             A report with a row for the image-free ceiling at its end; see
@@ -78,6 +81,7 @@ class Reconstruction(Task):
             ``images``, of those the ceiling was ``fitted_on``, and those ``skipped``: file to reason.
 
         Raises:
+            FileExistsError: ``out`` holds other files.
             ImageError: no usable image.
             ValueError: no backbone, or a setting that does not exist.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
@@ -98,7 +102,7 @@ class Reconstruction(Task):
             behind = behind.load(device=device)
         skipped: dict[str, str] = {}
         fitted = find_images([fit] if isinstance(fit, (str, os.PathLike)) else fit) if fit else []
-        figures, count = compare(models, behind, files, chosen, device, skipped, progress, fitted)
+        figures, count = compare(models, behind, files, chosen, device, skipped, progress, fitted, out)
         rows = [
             Row.of(
                 label,
