@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .parts.freed_memory import return_freed_memory
 from .wants import Want
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ class PeakMemory:
             return self
         import psutil
 
-        _return_freed_memory()
+        # A call that takes again what was freed before would seem to need none.
+        return_freed_memory()
         self.process = psutil.Process()
         self.before = self.process.memory_info().rss
         self.done = threading.Event()
@@ -59,14 +59,6 @@ class PeakMemory:
             return
         self.done.set()
         self.thread.join()
-
-
-def _return_freed_memory() -> None:
-    """Give what was freed before back to the system, where the C library can (glibc): a call that takes it again would
-    seem to need none."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    if trim is not None:
-        trim(0)
 
 
 def timed(call: Callable[[], Any], device: str) -> float:

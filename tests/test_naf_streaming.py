@@ -12,6 +12,7 @@ from torch import nn
 
 import naf_hub
 import naf_hub_naf.model
+from naf_hub.parts import freed_memory
 from naf_hub_naf.encoder import GuidanceEncoder
 from naf_hub_naf.model import NAF
 from naf_hub_naf.strips import Moments, stream_guidance
@@ -198,3 +199,19 @@ def test_floor_is_the_convolutions_of_the_blocks():
     with torch.profiler.profile() as profile:
         run()
     assert sum(e.name == "aten::conv2d" for e in profile.events()) == 8
+
+
+def test_what_strips_freed_goes_back_to_the_system(monkeypatch):
+    """glibc before 2.38 let a process grow without end here."""
+    returned = []
+    monkeypatch.setattr(freed_memory, "OFTEN", 2**16)
+    monkeypatch.setattr(freed_memory, "return_freed_memory", lambda: returned.append(1))
+    model = naf_hub.load("naf", weights=None, dim=32, num_blocks=1, kernel_size=3, memory="64KiB")
+    model(torch.rand(1, 3, 64, 64), torch.rand(1, 4, 4, 4))
+    assert returned
+    freed_memory.Allocated().add(2**16 - 1)
+    returned.clear()
+    naf_hub.load("naf", weights=None, dim=32, num_blocks=1, kernel_size=3)(
+        torch.rand(1, 3, 64, 64), torch.rand(1, 4, 4, 4)
+    )
+    assert not returned, "whole maps need none"

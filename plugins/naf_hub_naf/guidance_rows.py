@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from naf_hub.parts.freed_memory import Allocated
 from naf_hub.parts.pieces import split
 from naf_hub.parts.sizes import pooling_matrix
 
@@ -41,7 +42,7 @@ class _Recomputed:
     """A branch of which only the statistics are in memory."""
 
     def __init__(self, branch: Branch, image: Tensor, step: int) -> None:
-        self.branch, self.image = branch, image
+        self.branch, self.image, self.allocated = branch, image, Allocated()
         self.affines: list[tuple[Tensor, Tensor]] = []
         for norm in (norm for block in branch.blocks for norm in (block.norm1, block.norm2)):
             moments = Moments()
@@ -67,6 +68,8 @@ class _Recomputed:
             x, low, high = _convolve(conv, x, low, high, height)
             if number and number % 2 == 0 and kept is not None:
                 x = x + kept[1][:, :, low - kept[0] : high - kept[0]]
+        if x.device.type == "cpu":
+            self.allocated.add(_ALIVE * len(convs) * x.nbytes)
         return x[:, :, start - low : stop - low]
 
 

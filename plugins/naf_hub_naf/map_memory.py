@@ -12,6 +12,7 @@ from .encoder import GuidanceEncoder
 # before: on CPUs guidance of 2048x2048 pixels (4 GiB) and that of a 4K photo at a quarter of its sides are held.
 _AFFORDABLE = {"cpu": 6 * 2**30}
 _AFFORDABLE_ELSEWHERE = 16 * 2**30
+_ROWS = 2**29
 
 
 def maps_memory(memory: int | None, device: str) -> int:
@@ -24,6 +25,12 @@ def maps_memory(memory: int | None, device: str) -> int:
 def attention_memory(memory: int | None, device: str) -> int:
     """Bytes that the attention may take beside whole guidance maps."""
     return working_memory(None, device) if memory is None else max(1, memory // 4)
+
+
+def rows_memory(memory: int | None, device: str) -> int:
+    """Bytes to keep to where guidance is made by rows: fewer mean lower strips, each of which encodes the rows around
+    it anew."""
+    return max(_ROWS, working_memory(None, device)) if memory is None else memory
 
 
 def guidance_bytes(encoder: GuidanceEncoder, image: Tensor, output_size: tuple[int, int]) -> int:

@@ -22,7 +22,7 @@ from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
 from .guide import guide_size, shrink
-from .map_memory import attention_memory, branch_bytes, guidance_bytes, maps_memory
+from .map_memory import attention_memory, branch_bytes, guidance_bytes, maps_memory, rows_memory
 from .onnx_graph import filter_maps
 from .point_attention import attend_at
 from .rope import RoPE
@@ -194,7 +194,7 @@ class NAF(Upsampler):
         if is_for_onnx() and self._is_exact(guide):
             return filter_maps(self, guide, self._cells(features, output_size), output_size)
         if self._goes_by_rows(guide, features, output_size):
-            memory = working_memory(self.memory, image.device.type)
+            memory = rows_memory(self.memory, image.device.type)
             if into is None:
                 into = features.new_empty(len(image), *output_size, features.shape[1])
             fill_rows(self, guide, self._cells(features, output_size), output_size, into, memory)
