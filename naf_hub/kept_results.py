@@ -86,10 +86,6 @@ class KeptResults:
             os.close(descriptor)
         self.found[label][key] = result
 
-    def has_all(self, labels: Sequence[str], files: Sequence[Path]) -> bool:
-        """Whether nothing is left to be measured on these files."""
-        return all(self.recall(label, files) is not None for label in labels)
-
     def _key(self, label: str, files: Sequence[Path]) -> str:
         described = describe_files(files)
         text = f"{self.facts[label]} {described['sha256']} {described['states']}"

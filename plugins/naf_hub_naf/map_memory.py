@@ -12,6 +12,7 @@ from .encoder import GuidanceEncoder
 # before: on CPUs guidance of 2048x2048 pixels (4 GiB) and that of a 4K photo at a quarter of its sides are held.
 _AFFORDABLE = {"cpu": 6 * 2**30}
 _AFFORDABLE_ELSEWHERE = 16 * 2**30
+# Where even the guidance goes by rows and no budget is given: some twenty rows of an image 4096 pixels wide.
 _ROWS = 2**29
 
 
