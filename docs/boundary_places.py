@@ -40,7 +40,7 @@ def main(data: str, limit: str) -> None:
     backbone = naf_hub.load_backbone("pico")
     found: dict[str, list[Edges]] = {}
     drawn: list[Drawn] = []
-    for image, share in read_pairs(spread(find_pairs(Path(data)), int(limit)), {}):
+    for _, image, share in read_pairs(spread(find_pairs(Path(data)), int(limit)), {}):
         drawn.append(Drawn.of(share, protocol.tolerance))
         features = backbone(whole_cells(image[None], backbone.patch_size))
         for label, model in models.items():

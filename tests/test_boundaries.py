@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from interrupted_evaluation import check_going_on, counted
 from PIL import Image
 from reconstruction_world import BACKBONE
 
@@ -171,6 +173,39 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data, 
             Boundaries().evaluate(naf, data, settings, backbone="tiny_backbone")
 
 
+def test_an_interrupted_evaluation_goes_on(data, tmp_path):
+    def evaluate(models, out):
+        return Boundaries().evaluate(
+            models, data, {"tolerance": 0.02}, backbone="tiny_backbone", out=out, progress=False
+        )
+
+    check_going_on(evaluate, tmp_path / "kept")
+
+
+def test_kept_edges_serve_another_tolerance(data, tmp_path):
+    def evaluate(tolerance, model, out=None):
+        settings = {"tolerance": tolerance}
+        (row, _) = (
+            Boundaries()
+            .evaluate({"a": model}, data, settings, backbone="tiny_backbone", out=out, progress=False)
+            .rows
+        )
+        return row.values
+
+    evaluate(0.02, counted([]), tmp_path / "kept")
+    assert evaluate(0.05, counted([], 0), tmp_path / "kept") == evaluate(0.05, counted([]))
+
+
+def test_edges_survive_a_file():
+    edges = find_edges(torch.rand(5, 9, 12))
+    read = Edges.from_plain(json.loads(json.dumps(edges.to_plain())))
+    assert read.size == edges.size == (9, 12)
+    assert torch.equal(read.points, edges.points)
+    assert torch.equal(read.strength, edges.strength)
+    none = Edges(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0), (3, 4))
+    assert Edges.from_plain(none.to_plain()).points.shape == (0, 2)
+
+
 def test_drawings_are_read_as_photos_are(tmp_path):
     """Turned as EXIF says, and of any depth."""
     shares = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
@@ -180,7 +215,7 @@ def test_drawings_are_read_as_photos_are(tmp_path):
     Image.fromarray((shares * 255).round().astype(np.uint8)).save(tmp_path / "8.png", exif=turned)
     Image.fromarray((shares * 65535).round().astype(np.uint16)).save(tmp_path / "16.png", exif=turned)
     for name in ("8.png", "16.png"):
-        ((image, found),) = read_pairs([(tmp_path / "photo.png", tmp_path / name)], skipped := {})
+        ((_, image, found),) = read_pairs([(tmp_path / "photo.png", tmp_path / name)], skipped := {})
         assert not skipped
         assert image.shape == (3, 8, 6)
         np.testing.assert_allclose(found, np.rot90(shares, -1), atol=0.002)

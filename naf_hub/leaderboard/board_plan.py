@@ -19,7 +19,7 @@ from ..typed_values import fitted_keywords
 from .entrants import Entrant, read_entrants, require_known
 
 # Keywords of a task's ``evaluate`` that are no options of a measure.
-SET_ELSEWHERE = ("contenders", "data", "protocol", "backbone", "device", "controls", "on_result")
+SET_ELSEWHERE = ("contenders", "data", "protocol", "backbone", "device", "controls", "on_result", "out")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ class GeometricCorrespondence(Task):
     metrics = (
         *metrics("image", "per image"),
         *metrics("point", "per point"),
-        *(Metric(f"kept_{pixels}", "%", True, 2, f"surest @{pixels}px") for pixels in KEPT_PIXELS),
+        *(Metric(f"kept_{pixels}", "%", True, 2, f"PCK@{pixels}px of the surest") for pixels in KEPT_PIXELS),
     )
 
     @torch.no_grad()

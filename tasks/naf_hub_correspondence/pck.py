@@ -25,9 +25,10 @@ def correct_plus(found: Tensor, truth: Tensor, reach: float) -> Tensor:
     return (distances(found, truth) <= reach) & (apart.argmin(dim=1) == torch.arange(len(truth)))
 
 
-def metrics(way: str, title: str) -> tuple[Metric, ...]:
+def metrics(way: str, mean: str) -> tuple[Metric, ...]:
     """Columns of one way of averaging, a column for each of :data:`LIMITS`."""
-    return tuple(Metric(f"{way}_{limit}", "%", True, 2, f"{title} @{limit}") for limit in LIMITS)
+    # The mean's name stands between limit and unit: "@0.1 %" would read as a thousandth.
+    return tuple(Metric(f"{way}_{limit}", "%", True, 2, f"PCK@{limit} {mean}") for limit in LIMITS)
 
 
 @dataclasses.dataclass

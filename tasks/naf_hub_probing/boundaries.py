@@ -18,6 +18,7 @@ from naf_hub.controls import add_controls
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.image_files import files_below, has_image_name
 from naf_hub.images import read_image
+from naf_hub.kept_results import KeptResults
 from naf_hub.paired_files import require_like_sides, spread
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
@@ -90,6 +91,7 @@ class Boundaries(Task):
         backbone: str | Contender | Backbone | None = None,
         device: Any = "cpu",
         controls: Sequence[str] = (),
+        out: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> Report:
         """Average precision and best F of each upsampler's edges, everything else being equal.
@@ -102,6 +104,8 @@ class Boundaries(Task):
             backbone: gives the features; needed.
             device: where models run.
             controls: see :func:`naf_hub.controls.add_controls`.
+            out: keep the edges found in each picture in this folder; an interrupted evaluation goes on from them, see
+                :class:`naf_hub.kept_results.KeptResults`.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -109,6 +113,7 @@ class Boundaries(Task):
 
         Raises:
             DatasetError: the folder is not as expected, or a drawing does not fit its picture.
+            FileExistsError: ``out`` holds other files.
             ValueError: no backbone, or a setting that makes no sense.
             UnknownNameError, WeightsError: see :func:`naf_hub.load`.
             MissingExtraError: SciPy is not installed.
@@ -125,19 +130,27 @@ class Boundaries(Task):
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
         store = FeatureStore("float32", device=torch.device(device))
+        # Edges depend neither on the tolerance nor on how many pictures there are.
+        kept = KeptResults(out, self.name, {"version": self.version, "sigma": chosen.sigma}, [behind], models)
         found: dict[str, list[Edges]] = {label: [] for label in (*models, IMAGE)}
         drawn: list[Drawn] = []
         skipped: dict[str, str] = {}
         bar = progress_bar(pairs, unit="image", desc="boundaries", wanted=progress)
-        for picture, boundary in read_pairs(bar, skipped):
+        for path, picture, boundary in read_pairs(bar, skipped):
             drawn.append(Drawn.of(boundary, chosen.tolerance))
             image = picture[None].to(device)
             fitted = whole_cells(image, behind.patch_size)
             store.clear()
             for label, model in models.items():
-                features = store.gather(model, behind, [fitted[0]], ["picture"])
-                output = model(image, features, (image.shape[-2], image.shape[-1]))[0]
-                found[label].append(to_cpu(find_edges(output, chosen.sigma)))
+                known = kept.recall(label, [path])
+                if known is None:
+                    features = store.gather(model, behind, [fitted[0]], ["picture"])
+                    output = model(image, features, (image.shape[-2], image.shape[-1]))[0]
+                    edges = to_cpu(find_edges(output, chosen.sigma))
+                    kept.keep(label, [path], edges.to_plain())
+                else:
+                    edges = Edges.from_plain(known)
+                found[label].append(edges)
             found[IMAGE].append(to_cpu(find_edges(image[0], chosen.sigma, normalize=False)))
         if not drawn:
             raise DatasetError(f"no readable pair in {data}: {next(iter(skipped.values()))}")
@@ -181,8 +194,10 @@ def find_pairs(root: Path) -> list[tuple[Path, Path]]:
 
 def read_pairs(
     pairs: Iterable[tuple[Path, Path]], skipped: dict[str, str]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures (3, H, W) and shares (H, W), both in [0, 1] and turned as EXIF says; unreadable ones go to ``skipped``.
+) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    """Paths of pictures, pictures (3, H, W) and shares (H, W), both in [0, 1] and turned as EXIF says.
+
+    Unreadable ones go to ``skipped``.
 
     Raises:
         DatasetError: a drawing of another size than its picture.
@@ -197,7 +212,7 @@ def read_pairs(
         if share.shape != image.shape[-2:]:
             sizes = ["x".join(map(str, shape)) for shape in (share.shape, image.shape[-2:])]
             raise DatasetError(f"{drawing} is {sizes[0]} pixels, its picture {picture} is {sizes[1]}")
-        yield image, share
+        yield picture, image, share
 
 
 def whole_cells(image: Tensor, patch: int) -> Tensor:

@@ -18,6 +18,7 @@ from naf_hub.options import (
     parse_upsamplers,
     pick_device,
     report_options,
+    results_option,
     show_report,
     threads_option,
     upsampler_option,
@@ -44,13 +45,15 @@ from naf_hub.options import (
 @click.option("--sigma", default=1.0, help="Blur gradients by so many pixels before thinning.")
 @click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
 @control_option
+@results_option
 @device_option
 @threads_option
 @report_options
 def boundaries(
     upsamplers: tuple[str, ...], weights: str | None, backbone: str, backbone_weights: str | None,
     options: dict[str, Any], backbone_options: dict[str, Any], data: str, device: str,
-    threads: int | None, controls: tuple[str, ...], format_: str, as_json: bool, save: str | None, **protocol: Any,
+    threads: int | None, controls: tuple[str, ...], out: str | None, format_: str, as_json: bool, save: str | None,
+    **protocol: Any,
 ) -> None:  # fmt: skip
     """How well edges of upsampled features lie on boundaries that people drew; no classes, no training.
 
@@ -64,7 +67,7 @@ def boundaries(
     from .boundaries import Boundaries
 
     report = Boundaries().evaluate(
-        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls
+        contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )
     for reason in report.data["skipped"].values():  # which names the file
         click.echo(f"skipped: {one_line(reason)}", err=True)

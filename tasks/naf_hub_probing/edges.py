@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +27,26 @@ class Edges(NamedTuple):
     points: Tensor
     strength: Tensor
     size: tuple[int, int]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for a file, from which :meth:`from_plain` makes the same edges; strengths as float32."""
+        height, width = self.size
+        places = (self.points[:, 0] * width + self.points[:, 1]).cpu().numpy()
+        strength = self.strength.float().cpu().numpy()
+        return {
+            "size": [height, width],
+            "places": base64.b64encode(places.astype("<u4").tobytes()).decode(),
+            "strength": base64.b64encode(strength.astype("<f4").tobytes()).decode(),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Edges:
+        """The edges of :meth:`to_plain`, on the CPU."""
+        height, width = plain["size"]
+        places = np.frombuffer(base64.b64decode(plain["places"]), "<u4").astype(np.int64)
+        strength = np.frombuffer(base64.b64decode(plain["strength"]), "<f4").astype(np.float32)
+        points = torch.from_numpy(np.stack([places // width, places % width], 1))
+        return cls(points, torch.from_numpy(strength), (height, width))
 
 
 def structure(features: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
