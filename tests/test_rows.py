@@ -9,7 +9,7 @@ from live_tensors import LiveTensors
 from safetensors.torch import load_file
 
 import naf_hub
-from naf_hub.streaming import fill, save_rows
+from naf_hub.streaming import fill, save_rows, save_rows_resumably
 from naf_hub_naf.model import NAF
 
 SHAPES = [  # image, features, output
@@ -149,3 +149,63 @@ def test_buffers_and_files(tmp_path):
         save_rows(tmp_path / "a.pt", strips(), shape)
     with pytest.raises(ValueError, match="float16, float32"):
         save_rows(tmp_path / "a.npy", strips(), shape, "int8")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.safetensors"])
+@pytest.mark.parametrize("strips", [0, 1, 3])
+def test_an_interrupted_file_goes_on(tmp_path, name, strips):
+    model, image, features = small(memory=200_000), torch.rand(2, 3, 40, 36), torch.randn(2, 5, 10, 9)
+    shape, asked = (2, 5, 40, 36), []
+
+    def stream(rows, most=None):
+        asked.append(rows)
+        for number, strip in enumerate(model.stream(image, features, rows=rows)):
+            if number == most:
+                raise KeyboardInterrupt
+            yield strip
+
+    with pytest.raises(KeyboardInterrupt):
+        save_rows_resumably(tmp_path / name, lambda rows: stream(rows, strips), shape, "float32")
+    assert not (tmp_path / name).exists()
+    save_rows_resumably(tmp_path / name, stream, shape, "float32")
+    assert (asked[-1][0] > 0) == (strips > 0), "what was written is not made again"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    read = np.load(tmp_path / name) if name.endswith("npy") else load_file(tmp_path / name)["features"]
+    torch.testing.assert_close(torch.as_tensor(read), small(memory=None)(image, features), atol=2e-6, rtol=0)
+
+
+def test_rows_of_something_else_are_not_gone_on_with(tmp_path):
+    shape, target, part = (1, 2, 6, 4), tmp_path / "a.npy", tmp_path / "a.npy.part"
+    first, other = torch.randn(2, *shape)
+
+    def begin():
+        def broken(rows):
+            yield first[:, :, :2]
+            raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            save_rows_resumably(target, broken, shape)
+
+    begin()
+    with pytest.raises(ValueError, match="another image, model or set of features: move or delete it"):
+        save_rows_resumably(target, lambda rows: [other[:, :, slice(*rows)]], shape)
+    with pytest.raises(ValueError, match="move or delete it"):
+        save_rows_resumably(target, lambda rows: [first[:, :, slice(*rows)]], shape, "float32")
+    with pytest.raises(ValueError, match="more rows than the 4 that came"):
+        save_rows_resumably(target, lambda rows: [first[:, :, rows[0] : 4]], shape)
+    assert not target.exists()
+    save_rows_resumably(target, lambda rows: [first[:, :, slice(*rows)]], shape)
+    assert np.array_equal(np.load(target), first.half().numpy())
+    part.write_bytes(b"a film half downloaded")
+    with pytest.raises(FileExistsError, match=r"no a\.npy\.part\.json says how far it is"):
+        save_rows_resumably(target, lambda rows: [first], shape)
+    assert part.read_bytes() == b"a film half downloaded"
+
+
+def test_two_hundred_pixels_a_cell():
+    """Ratio 200, whole and by rows."""
+    image, features = torch.rand(1, 3, 16, 16), torch.randn(1, 3, 2, 2)
+    whole = small(memory=None)(image, features, 400)
+    assert whole.shape == (1, 3, 400, 400)
+    found = torch.cat(list(small().stream(image, features, 400)), 2)
+    torch.testing.assert_close(found, whole, atol=5e-6, rtol=0)

@@ -143,7 +143,7 @@ class NAF(Upsampler):
         guide = self._guide(self.normalize(image), output_size)
         if not self._may_go_by_rows(guide):
             return super().upsample_rows(image, features, output_size, rows)
-        memory = working_memory(self.memory, image.device.type)
+        memory = rows_memory(self.memory, image.device.type)
         return stream_rows(self, guide, self._cells(features, output_size), output_size, rows, memory)
 
     def upsample_into(
