@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All figures of the paper's efficiency comparison (table 1, figures 12 and 13) for every learned upsampler that takes
 # plain features, in one go: forward and training step over ratio and channels, operations, peak memory, and the largest
-# ratio under 40 GiB; in float32, TF32 and bfloat16; NAF also compiled and as a CUDA graph. Leaves in OUT reports (.json),
+# ratio under 40 GiB, all in float32, TF32 and bfloat16; NAF also compiled and as a CUDA graph. Leaves in OUT reports (.json),
 # tables (.md) and plots (.png). What is there already is not run again; one that fails has a remark in its row.
 #
 #   scripts/bench-gpu.sh OUT
@@ -12,7 +12,7 @@ set -euo pipefail
 [ $# -eq 1 ] || { sed -n '2,11p' "$0" >&2; exit 2; }
 out=$1
 device=${DEVICE:-cuda}
-read -ra upsamplers <<< "${UPSAMPLERS:-naf naf_plus_plus jafar anyup loftup featup_jbu uplift carafe sapa dysample}"
+read -ra upsamplers <<< "${UPSAMPLERS:-naf naf_local naf_small naf_plus_plus jafar anyup loftup featup_jbu uplift carafe sapa dysample}"
 read -ra dtypes <<< "${DTYPES:-float32 tf32 bfloat16}"
 read -ra modes <<< "${MODES-compile graph}"
 read -ra launch <<< "${LAUNCH:-naf-hub}"
@@ -39,8 +39,10 @@ for mode in "${modes[@]}"; do
     *) echo "no mode $mode: compile, graph" >&2; exit 2 ;;
   esac
 done
-if [ ! -s "$out/largest.json" ]; then  # guided by an image of the output's size, whatever IMAGE is
+for dtype in "${dtypes[@]}"; do  # guided by an image of the output's size, whatever IMAGE is
+  file=$out/largest-$dtype
+  [ -s "$file.json" ] && continue
   "${launch[@]}" bench "${upsamplers[@]}" --device "$device" --features "${FEATURES:-384,28,28}" --size "${IMAGE:-448}" \
-    --repeats 1 --largest-ratio "${LIMIT:-40GiB}" --format markdown --save "$out/largest.json.part" > "$out/largest.md"
-  mv "$out/largest.json.part" "$out/largest.json"
-fi
+    --dtype "$dtype" --repeats 1 --largest-ratio "${LIMIT:-40GiB}" --format markdown --save "$file.json.part" > "$file.md"
+  mv "$file.json.part" "$file.json"
+done

@@ -292,9 +292,9 @@ def test_gpu_script_runs_on_a_cpu_at_small_size(tmp_path):
         environment["LAUNCH"] = f"{python} -m naf_hub"
         subprocess.run([script, out], env=environment, check=True, timeout=250)
     assert {path.name for path in out.iterdir()} == {
-        "float32.json", "float32.md", "float32.png", "largest.json", "largest.md",
+        "float32.json", "float32.md", "float32.png", "largest-float32.json", "largest-float32.md",
     }  # fmt: skip
-    assert Report.load(out / "largest.json").rows[0].values["largest_ratio"] > 1
+    assert Report.load(out / "largest-float32.json").rows[0].values["largest_ratio"] > 1
     before = (out / "float32.json").stat().st_mtime_ns
     subprocess.run([script, out], env=environment, check=True, timeout=250)
     assert (out / "float32.json").stat().st_mtime_ns == before
