@@ -242,7 +242,7 @@ def caveat(record: UpsamplerRecord) -> str:
     return "\n".join(textwrap.wrap(text, 120, break_on_hyphens=False)) + "\n"
 
 
-PICTURE = """![a photo, its features, and what thirteen upsamplers make of them](assets/upsamplers.jpg)
+PICTURE = """![a photo, its features, and what sixteen upsamplers make of them](assets/upsamplers.jpg)
 
 *scikit-image's cat at 224x336 pixels; features of a ViT-S/14 at 16x24 cells (nearest), and the same features by the
 upsamplers that run on any backbone and have weights or need none, but for `featup_implicit`, which takes about two
