@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 # What may be allocated before what was freed of it is given back: each time costs milliseconds.
-OFTEN = 2**30
+OFTEN = 2**28
 
 
 @functools.cache
