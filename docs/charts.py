@@ -77,7 +77,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
         rows: from the top down.
         second: what the inner bars are, where there are any.
     """
-    top, right = 44, WIDTH - FIGURES
+    top, right = (62 if second else 44), WIDTH - FIGURES
     largest = max(row.value + row.spread for row in rows)
     step = nice_step(largest)
     scale = (right - LEFT) / (math.ceil(largest / step) * step)
@@ -105,8 +105,8 @@ def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
             )
         shown = f"{row.value:.1f}" + (f" ({row.second:.1f})" if row.second is not None else "")
         parts.append(text(WIDTH - 8, y + 14, shown, "end", 12))
-    if second:
-        parts.append(text(WIDTH - 8, 22, f"pale, and in brackets: {second}", "end", 12))
+    if second:  # a line of its own: beside the title it would run into it
+        parts.append(text(8, 44, f"pale, and in brackets: {second}", size=12))
     return sheet(bottom + 44, parts, title)
 
 
