@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,13 @@ REPORTS = Path(__file__).parent / "reports"
 INK, FAINT, OURS, OTHERS, SECOND = "#333333", "#bbbbbb", "#3f51b5", "#9aa0a6", "#c5cae9"
 # Of controls, and of what is drawn inside their bars.
 PALE_OURS, PALE_OTHERS, PALE_SECOND = "#aab4e0", "#d5d8db", "#eef0fa"
+THIRD = "#c9a227"  # of curves, beside the two
 CONTROLS = (", a control", "guided by", "random weights", "the picture's own edges")
 ROW, WIDTH, LEFT = 26, 720, 190
 FIGURES = 90  # room for the figures on the right of the bars
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Bar(NamedTuple):
@@ -267,19 +271,68 @@ def curves(title: str, x_title: str, y_title: str, found: Sequence[Curve]) -> st
         f'fill="{INK}">{escape(y_title)}</text>'
     )
     for curve in found:
-        ours = curve.label.startswith("naf")
-        colour = OURS if ours else OTHERS
-        line = "L".join(
-            "{:.1f} {:.1f}".format(*place(x, y)) for x, y in zip(curve.x, curve.expected, strict=True)
-        )
-        parts.append(f'<path d="M{line}" fill="none" stroke="{colour}" stroke-dasharray="5 4"/>')
-        places = [place(x, y) for x, y in zip(curve.x, curve.measured, strict=True)]
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>' for x, y in places]
-        parts.append(text(places[-1][0] + 9, places[-1][1] + 4, curve.label, bold=ours))
+        parts += drawn_curve(curve, place, colour_of(curve.label), radius=5)
+        x, y = place(curve.x[-1], curve.measured[-1])
+        parts.append(text(x + 9, y + 4, curve.label, bold=curve.label.startswith("naf")))
     return sheet(height, parts, title)
 
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+def drawn_curve(
+    curve: Curve, place: Callable[[float, float], tuple[float, float]], colour: str, radius: float
+) -> list[str]:
+    """Dots of what was measured on a dashed line of what is expected."""
+    line = "L".join(
+        "{:.1f} {:.1f}".format(*place(x, y)) for x, y in zip(curve.x, curve.expected, strict=True)
+    )
+    places = [place(x, y) for x, y in zip(curve.x, curve.measured, strict=True)]
+    return [
+        f'<path d="M{line}" fill="none" stroke="{colour}" stroke-dasharray="5 4"/>',
+        *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}"/>' for x, y in places),
+    ]
+
+
+def small_curves(title: str, note: str, found: Sequence[tuple[str, Sequence[Curve]]]) -> str:
+    """Panels of curves three a row, on one logarithmic scale of y; each has its own of x.
+
+    Args:
+        title, note: above the panels.
+        found: what x is, and the curves of each panel, each in a colour of its own.
+    """
+    parts, top = heading(title, [note])
+    heights = [y for _, curves in found for c in curves for y in (*c.measured, *c.expected)]
+    low, high = math.floor(math.log10(min(heights))), math.ceil(math.log10(max(heights)))
+    across, down, left = (WIDTH - 40) / 3, 190, 44
+    for number, (x_title, drawn) in enumerate(found):
+        x, y = left + number % 3 * across, top + number // 3 * down
+        parts += small_panel(x_title, drawn, (x, y, x + across - 24, y + down - 56), (low, high))
+        if number % 3 == 0:
+            steps = ((down - 56) / (high - low) * (high - power) + y for power in range(low, high + 1))
+            powers = range(low, high + 1)
+            parts += [
+                text(x - 6, at + 4, f"{10.0**p:,g}", "end", 12) for at, p in zip(steps, powers, strict=True)
+            ]
+    return sheet(top + math.ceil(len(found) / 3) * down, parts, title)
+
+
+def small_panel(x_title: str, found: Sequence[Curve], box: Box, powers: tuple[int, int]) -> list[str]:
+    """One panel inside ``box``, its y from one power of ten to another."""
+    left, top, right, bottom = box
+    ticks = sorted({x for curve in found for x in curve.x})
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = math.log(x / ticks[0]) / math.log(ticks[-1] / ticks[0])
+        up = (math.log10(y) - powers[0]) / (powers[1] - powers[0])
+        return left + 12 + across * (right - left - 24), bottom - up * (bottom - top)
+
+    parts = [text((left + right) / 2, bottom + 34, x_title, "middle", 12)]
+    for power in range(powers[0], powers[1] + 1):
+        _, y = place(ticks[0], 10.0**power)
+        parts.append(f'<line x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke="{FAINT}"/>')
+    for tick in ticks:
+        parts.append(text(place(tick, 1)[0], bottom + 16, f"{tick:g}", "middle", 12))
+    for curve, colour in zip(found, (OURS, OTHERS, THIRD), strict=False):
+        parts += drawn_curve(curve, place, colour, radius=4)
+    return parts
 
 
 def free_place(label: str, at: tuple[float, float], taken: Sequence[Box]) -> tuple[float, float, str, Box]:

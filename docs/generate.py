@@ -342,6 +342,7 @@ PAGES = {
     "growth.md": lambda: growth.page(NOTE),
     "assets/growth-seconds.svg": lambda: growth.chart("seconds"),
     "assets/growth-memory.svg": lambda: growth.chart("memory"),
+    "assets/growth-factors.svg": growth.factors,
     **{f"assets/{chart.report}.svg": chart.draw for chart in charts.CHARTS},
 }
 

@@ -60,6 +60,7 @@ def generator():
         "assets/depth.svg",
         "assets/growth-seconds.svg",
         "assets/growth-memory.svg",
+        "assets/growth-factors.svg",
     ],
 )
 def test_generated_pages_are_fresh(page: str):
