@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 REPORTS = Path(__file__).parent / "reports"
 INK, FAINT, OURS, OTHERS, SECOND = "#333333", "#bbbbbb", "#3f51b5", "#9aa0a6", "#c5cae9"
+# Of controls, and of what is drawn inside their bars.
+PALE_OURS, PALE_OTHERS, PALE_SECOND = "#aab4e0", "#d5d8db", "#eef0fa"
+THIRD = "#c9a227"  # of curves, beside the two
+CONTROLS = (", a control", "guided by", "random weights", "the picture's own edges")
 ROW, WIDTH, LEFT = 26, 720, 190
 FIGURES = 90  # room for the figures on the right of the bars
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Bar(NamedTuple):
@@ -68,8 +75,52 @@ def sheet(height: float, parts: Sequence[str], title: str) -> str:
     )
 
 
+def is_control(label: str) -> bool:
+    """Whether a row shows what an upsampler's own is to be compared with."""
+    return any(mark in label for mark in CONTROLS)
+
+
+def colour_of(label: str) -> str:
+    """Names that begin with ``naf`` stand out, and controls are paler."""
+    ours = label.startswith("naf")
+    if is_control(label):
+        return PALE_OURS if ours else PALE_OTHERS
+    return OURS if ours else OTHERS
+
+
+def short(label: str) -> str:
+    """A row's name in a table, as a chart has room for."""
+    label = label.replace(", default weights of naf", ", naf's weights")
+    for what in (", default weights", ", a control", "the authors' weights of ", "an even ", "--option "):
+        label = label.replace(what, "")
+    return label.replace("the authors' weights for CLIP", "CLIP's weights")
+
+
+def room_for(rows: Sequence[Bar]) -> float:
+    """Of the names on the left."""
+    return max(LEFT, 16 + 7 * max(len(short(row.label)) for row in rows))
+
+
+def whisker(x: float, y: float, spread: float) -> str:
+    """A spread of so many pixels to both sides of the end of a bar."""
+    low, high = x - spread, x + spread
+    return (
+        f'<path d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}V{y + 13}M{high:.1f} {y + 5}V{y + 13}" '
+        f'stroke="{INK}" stroke-width="1.5"/>'
+    )
+
+
+def heading(title: str, notes: Sequence[str]) -> tuple[list[str], int]:
+    """A title, and below it the notes there are, as one line; and where the chart begins."""
+    parts = [text(8, 22, title, size=15, bold=True)]
+    if not any(notes):
+        return parts, 44
+    # A line of its own: beside the title it would run into it.
+    return [*parts, text(8, 44, "; ".join(filter(None, notes)), size=12)], 62
+
+
 def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
-    """Horizontal bars from zero, with whiskers for spreads; bars of names that begin with ``naf`` stand out.
+    """Horizontal bars from zero, with whiskers for spreads, coloured as :func:`colour_of` says.
 
     Args:
         title: above the bars.
@@ -77,37 +128,76 @@ def bars(title: str, unit: str, rows: Sequence[Bar], second: str = "") -> str:
         rows: from the top down.
         second: what the inner bars are, where there are any.
     """
-    top, right = 44, WIDTH - FIGURES
+    pale = any(is_control(row.label) for row in rows)
+    parts, top = heading(
+        title,
+        (f"thin bar, and in brackets: {second}" if second else "", "pale: controls" if pale else ""),
+    )
+    left, right = room_for(rows), WIDTH - FIGURES
     largest = max(row.value + row.spread for row in rows)
     step = nice_step(largest)
-    scale = (right - LEFT) / (math.ceil(largest / step) * step)
-    parts = [text(8, 22, title, size=15, bold=True)]
+    scale = (right - left) / (math.ceil(largest / step) * step)
     bottom = top + ROW * len(rows)
     for tick in range(math.ceil(largest / step) + 1):
-        x = LEFT + tick * step * scale
+        x = left + tick * step * scale
         parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="{FAINT}"/>')
         parts.append(text(x, bottom + 16, f"{tick * step:g}", "middle", 12))
-    parts.append(text((LEFT + right) / 2, bottom + 34, unit, "middle", 12))
+    parts.append(text((left + right) / 2, bottom + 34, unit, "middle", 12))
     for number, row in enumerate(rows):
         y, ours = top + ROW * number + 4, row.label.startswith("naf")
-        parts.append(text(LEFT - 8, y + 14, row.label, "end", bold=ours))
-        length = row.value * scale
-        colour = OURS if ours else OTHERS
-        parts.append(f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{ROW - 8}" fill="{colour}"/>')
+        parts.append(text(left - 8, y + 14, short(row.label), "end", bold=ours and not is_control(row.label)))
+        parts.append(bar(left, y, row.value * scale, ROW - 8, colour_of(row.label)))
         if row.second is not None:
-            inner = row.second * scale
-            parts.append(f'<rect x="{LEFT}" y="{y + 11}" width="{inner:.1f}" height="7" fill="{SECOND}"/>')
+            inner = PALE_SECOND if is_control(row.label) else SECOND
+            parts.append(bar(left, y + 11, row.second * scale, 7, inner))
         if row.spread:
-            low, high = (LEFT + (row.value + sign * row.spread) * scale for sign in (-1, 1))
-            parts.append(
-                f'<path d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}V{y + 13}M{high:.1f} {y + 5}V{y + 13}" '
-                f'stroke="{INK}" stroke-width="1.5"/>'
-            )
+            parts.append(whisker(left + row.value * scale, y, row.spread * scale))
         shown = f"{row.value:.1f}" + (f" ({row.second:.1f})" if row.second is not None else "")
         parts.append(text(WIDTH - 8, y + 14, shown, "end", 12))
-    if second:
-        parts.append(text(WIDTH - 8, 22, f"pale, and in brackets: {second}", "end", 12))
     return sheet(bottom + 44, parts, title)
+
+
+def bar(x: float, y: float, length: float, thickness: float, colour: str) -> str:
+    return f'<rect x="{x:g}" y="{y}" width="{length:.1f}" height="{thickness}" fill="{colour}"/>'
+
+
+def panels(title: str, unit: str, names: Sequence[str], found: Sequence[Sequence[Bar | None]]) -> str:
+    """Horizontal bars beside each other on one scale, a panel each; the first of each panel's rows name all.
+
+    Args:
+        title: above the panels.
+        unit: of the axes.
+        names: of the panels.
+        found: rows from the top down, of each a bar for each panel or ``None``.
+    """
+    known = [next(filter(None, row)) for row in found]
+    every = [bar for row in found for bar in row if bar]
+    parts, top = heading(title, (unit, "pale: controls" if any(is_control(r.label) for r in known) else ""))
+    left, top = room_for(known), top + 18
+    across = (WIDTH - 4 - left) / len(names)
+    scale = (across - 42) / max(bar.value + bar.spread for bar in every)  # the figure has 42 pixels
+    for number, row in enumerate(known):
+        ours = row.label.startswith("naf") and not is_control(row.label)
+        parts.append(text(left - 8, top + ROW * number + 18, short(row.label), "end", bold=ours))
+    for place, name in enumerate(names):
+        x = left + place * across
+        parts.append(text(x, top - 6, name, size=12, bold=True))
+        parts.append(
+            f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + ROW * len(found)}" stroke="{FAINT}"/>'
+        )
+        for number, row in enumerate(found):
+            if drawn := row[place]:
+                parts += panel_bar(drawn, x, top + ROW * number + 4, scale)
+    return sheet(top + ROW * len(found) + 12, parts, title)
+
+
+def panel_bar(drawn: Bar, x: float, y: float, scale: float) -> list[str]:
+    """A bar with its figure behind it."""
+    end = x + drawn.value * scale
+    parts = [bar(x, y, drawn.value * scale, ROW - 8, colour_of(drawn.label))]
+    if drawn.spread:
+        parts.append(whisker(end, y, drawn.spread * scale))
+    return [*parts, text(end + drawn.spread * scale + 4, y + 14, f"{drawn.value:.1f}", size=12)]
 
 
 def nice_step(largest: float) -> float:
@@ -181,19 +271,68 @@ def curves(title: str, x_title: str, y_title: str, found: Sequence[Curve]) -> st
         f'fill="{INK}">{escape(y_title)}</text>'
     )
     for curve in found:
-        ours = curve.label.startswith("naf")
-        colour = OURS if ours else OTHERS
-        line = "L".join(
-            "{:.1f} {:.1f}".format(*place(x, y)) for x, y in zip(curve.x, curve.expected, strict=True)
-        )
-        parts.append(f'<path d="M{line}" fill="none" stroke="{colour}" stroke-dasharray="5 4"/>')
-        places = [place(x, y) for x, y in zip(curve.x, curve.measured, strict=True)]
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>' for x, y in places]
-        parts.append(text(places[-1][0] + 9, places[-1][1] + 4, curve.label, bold=ours))
+        parts += drawn_curve(curve, place, colour_of(curve.label), radius=5)
+        x, y = place(curve.x[-1], curve.measured[-1])
+        parts.append(text(x + 9, y + 4, curve.label, bold=curve.label.startswith("naf")))
     return sheet(height, parts, title)
 
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+def drawn_curve(
+    curve: Curve, place: Callable[[float, float], tuple[float, float]], colour: str, radius: float
+) -> list[str]:
+    """Dots of what was measured on a dashed line of what is expected."""
+    line = "L".join(
+        "{:.1f} {:.1f}".format(*place(x, y)) for x, y in zip(curve.x, curve.expected, strict=True)
+    )
+    places = [place(x, y) for x, y in zip(curve.x, curve.measured, strict=True)]
+    return [
+        f'<path d="M{line}" fill="none" stroke="{colour}" stroke-dasharray="5 4"/>',
+        *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}"/>' for x, y in places),
+    ]
+
+
+def small_curves(title: str, note: str, found: Sequence[tuple[str, Sequence[Curve]]]) -> str:
+    """Panels of curves three a row, on one logarithmic scale of y; each has its own of x.
+
+    Args:
+        title, note: above the panels.
+        found: what x is, and the curves of each panel, each in a colour of its own.
+    """
+    parts, top = heading(title, [note])
+    heights = [y for _, curves in found for c in curves for y in (*c.measured, *c.expected)]
+    low, high = math.floor(math.log10(min(heights))), math.ceil(math.log10(max(heights)))
+    across, down, left = (WIDTH - 40) / 3, 190, 44
+    for number, (x_title, drawn) in enumerate(found):
+        x, y = left + number % 3 * across, top + number // 3 * down
+        parts += small_panel(x_title, drawn, (x, y, x + across - 24, y + down - 56), (low, high))
+        if number % 3 == 0:
+            steps = ((down - 56) / (high - low) * (high - power) + y for power in range(low, high + 1))
+            powers = range(low, high + 1)
+            parts += [
+                text(x - 6, at + 4, f"{10.0**p:,g}", "end", 12) for at, p in zip(steps, powers, strict=True)
+            ]
+    return sheet(top + math.ceil(len(found) / 3) * down, parts, title)
+
+
+def small_panel(x_title: str, found: Sequence[Curve], box: Box, powers: tuple[int, int]) -> list[str]:
+    """One panel inside ``box``, its y from one power of ten to another."""
+    left, top, right, bottom = box
+    ticks = sorted({x for curve in found for x in curve.x})
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = math.log(x / ticks[0]) / math.log(ticks[-1] / ticks[0])
+        up = (math.log10(y) - powers[0]) / (powers[1] - powers[0])
+        return left + 12 + across * (right - left - 24), bottom - up * (bottom - top)
+
+    parts = [text((left + right) / 2, bottom + 34, x_title, "middle", 12)]
+    for power in range(powers[0], powers[1] + 1):
+        _, y = place(ticks[0], 10.0**power)
+        parts.append(f'<line x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke="{FAINT}"/>')
+    for tick in ticks:
+        parts.append(text(place(tick, 1)[0], bottom + 16, f"{tick:g}", "middle", 12))
+    for curve, colour in zip(found, (OURS, OTHERS, THIRD), strict=False):
+        parts += drawn_curve(curve, place, colour, radius=4)
+    return parts
 
 
 def free_place(label: str, at: tuple[float, float], taken: Sequence[Box]) -> tuple[float, float, str, Box]:
@@ -248,6 +387,37 @@ class Bars(NamedTuple):
         return bars(self.title, unit, found, meaning)
 
 
+class Panels(NamedTuple):
+    """A kept report whose figures are one on several backbones, each with its spread over seeds where there is one.
+
+    Attributes:
+        report: name of its file, and of the picture.
+        title: above the panels.
+    """
+
+    report: str
+    title: str
+
+    def draw(self) -> str:
+        report = read(self.report)
+        names = [metric["name"] for metric in report["metrics"]]
+        found = [
+            [
+                Bar(row["label"], values[name], values.get(f"{name}_spread") or 0.0)
+                if name in values
+                else None
+                for name in names
+            ]
+            for row in report["rows"]
+            for values in (row["values"],)
+        ]
+        first = report["metrics"][0]
+        unit = f"{first['title']}, {first['unit']}"
+        if report["seeds"]:
+            unit += f"; whiskers: standard deviation of {len(report['seeds'])} seeds"
+        return panels(self.title, unit, names, found)
+
+
 class Speed(NamedTuple):
     """Milliseconds against parameters of a kept report of ``naf-hub bench``, of methods that have any.
 
@@ -282,4 +452,19 @@ CHARTS = (
         "miou",
         ("miou_2px", "within 2 px of a boundary"),
     ),
+    Bars(
+        "camvid-vit-s14",
+        "CamVid, linear probe on the ViT-S/14",
+        "miou",
+        ("miou_2px", "within 2 px of a boundary"),
+    ),
+    Bars(
+        "boundaries-mobilenetv1",
+        "Boundaries, MobileNetV1 (zero-shot)",
+        "average_precision",
+        ("best_f", "best F"),
+    ),
+    Bars("boundaries-vit-s14", "Boundaries, ViT-S/14", "average_precision", ("best_f", "best F")),
+    Panels("video", "Masks through four videos, on four backbones"),
+    Panels("depth", "Depth of 24 pictures, on four backbones"),
 )

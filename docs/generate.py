@@ -35,6 +35,8 @@ from naf_hub.registry import registry
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py; edit that, not this. -->\n"
+# At the head of pages of wide tables, which take the place of the contents on the right.
+WIDE = "---\nhide: [toc]\n---\n"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -176,7 +178,7 @@ def registered() -> str:
     ]
     return "\n".join(
         [
-            NOTE,
+            WIDE + NOTE,
             "# What is registered\n",
             "`naf-hub list` prints this for your installation, plugins of third parties included;",
             "`naf-hub info NAME` prints everything that is recorded of one.\n",
@@ -263,7 +265,7 @@ def upsamplers() -> str:
         "weights", "source",
     ]  # fmt: skip
     parts = [
-        NOTE,
+        WIDE + NOTE,
         "# Upsamplers\n",
         "Every upsampler that comes with naf-hub, by family. All are called alike:",
         "`naf_hub.load(NAME, backbone=BACKBONE)(image, output_size)`. Where `memory=` is an option, working memory is",
@@ -340,6 +342,7 @@ PAGES = {
     "growth.md": lambda: growth.page(NOTE),
     "assets/growth-seconds.svg": lambda: growth.chart("seconds"),
     "assets/growth-memory.svg": lambda: growth.chart("memory"),
+    "assets/growth-factors.svg": growth.factors,
     **{f"assets/{chart.report}.svg": chart.draw for chart in charts.CHARTS},
 }
 

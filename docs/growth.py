@@ -141,6 +141,42 @@ def chart(of: str) -> str:
     return charts.curves(title, "side of the output, pixels (16 channels, one thread)", unit, curves)
 
 
+# Factors but the side of the output, and the setting that has what they vary from, with its value.
+OTHERS = {
+    "channels": ("channels", None),
+    "ratio": ("ratio of the output to 28 cells", None),
+    "image": ("side of the image, output of 448", ("size 448", 448)),
+    "cells": ("side of the features, ratio 16", ("channels 384", 28)),
+    "batch": ("batch", ("channels 384", 1)),
+    "threads": ("threads, the second core busy", ("channels 384", 1)),
+}
+
+
+def varied(method: str, factor: str) -> charts.Curve:
+    """Seconds of a method over a factor of OTHERS."""
+    _, base = OTHERS[factor]
+    found = []
+    for row in measurements():
+        if row.method == method and row.what.split(" ")[0] == factor:
+            found.append((float(row.what.split(" ")[1]), row))
+        elif row.method == method and base and row.what == base[0]:
+            found.append((float(base[1]), row))
+    found.sort(key=lambda each: each[0])
+    return charts.Curve(
+        method,
+        [value for value, _ in found],
+        [row.seconds for _, row in found],
+        [expected_seconds(method, row.setting) for _, row in found],
+    )
+
+
+def factors() -> str:
+    """Seconds over each factor but the side of the output."""
+    found = [(title, [varied(method, factor) for method in METHODS]) for factor, (title, _) in OTHERS.items()]
+    note = "processor seconds; blue: naf, grey: guided_filter, yellow: bilinear; dots: measured, dashed: the model"
+    return charts.small_curves("Processor seconds over the other factors", note, found)
+
+
 def beyond(side: int, channels: int) -> float:
     """Minutes that the model expects of NAF for an output, and an image, of ``side``."""
     return expected_seconds("naf", Setting(channels, (32, 32), (side, side), None)) / 60
@@ -160,6 +196,8 @@ says how to measure on your machine.
 ![Processor seconds over the side of the output](assets/growth-seconds.svg)
 
 ![Peak memory over the side of the output](assets/growth-memory.svg)
+
+![Processor seconds over channels, ratio, image, cells, batch and threads](assets/growth-factors.svg)
 
 ```sh
 BENCH="naf-hub bench bilinear guided_filter naf --device cpu --threads 1 --no-floor"

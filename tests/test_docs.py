@@ -53,6 +53,14 @@ def generator():
         "assets/speed-cpu-float32.svg",
         "assets/speed-h200-float32.svg",
         "assets/camvid-mobilenetv1.svg",
+        "assets/camvid-vit-s14.svg",
+        "assets/boundaries-mobilenetv1.svg",
+        "assets/boundaries-vit-s14.svg",
+        "assets/video.svg",
+        "assets/depth.svg",
+        "assets/growth-seconds.svg",
+        "assets/growth-memory.svg",
+        "assets/growth-factors.svg",
     ],
 )
 def test_generated_pages_are_fresh(page: str):
@@ -69,6 +77,73 @@ def test_a_map_that_can_be_mistaken_is_told_beside_its_upsampler():
     assert told["lift"] in page
     assert not told["naf"] + told["vit_up"]  # tokens; maps by name
     assert page.count("cannot tell") == 1
+
+
+def rows_below(page: str, heading: str, column: str) -> dict[str, list[str]]:
+    """Figures by row's name in a column of the first table with that column below a heading, as printed."""
+    section = re.split(rf"(?m)^#+ {re.escape(heading)}$", (DOCS / page).read_text(encoding="utf-8"))[1]
+    lines = [[cell.strip(" *`") for cell in line.split("|")[1:-1]] for line in section.splitlines()]
+    at = next(n for n, cells in enumerate(lines) if column in cells)
+    found, before = {}, ""
+    for cells in lines[at + 2 : lines.index([], at)]:
+        name = re.sub("^the same", before, cells[0].replace("`", ""))
+        before = before if cells[0].startswith("the same") else name
+        found[name] = re.findall(r"\d+\.\d+", cells[lines[at].index(column)])
+    return found
+
+
+ZERO_SHOT = "MobileNetV1 (zero-shot)"
+# Of an older report, whose labels are not those of the table.
+SHORTER = {"naf": "naf, default weights", "anyup": "anyup, the authors' weights"}
+
+
+@pytest.mark.parametrize(
+    ("report", "page", "heading", "column", "metrics"),
+    [
+        ("camvid-mobilenetv1", "results.md", "CamVid linear probe", ZERO_SHOT, ["miou", "miou_2px"]),
+        ("camvid-vit-s14", "results.md", "CamVid linear probe", "ViT-S/14", ["miou", "miou_2px"]),
+        ("boundaries-mobilenetv1", "results.md", "Boundaries", ZERO_SHOT, ["average_precision", "best_f"]),
+        ("boundaries-vit-s14", "results.md", "Boundaries", "ViT-S/14", ["average_precision", "best_f"]),
+        *(
+            (report, page, heading, column, [column.split(" ")[0]])
+            for report, page, heading in (
+                ("video", "results.md", "Video"),
+                ("depth", "depth.md", "Upsamplers on four backbones"),
+            )
+            for column in (
+                ZERO_SHOT if report == "video" else "MobileNetV1",
+                "EfficientNet-Lite0",
+                "pico",
+                "ViT-S/14",
+            )
+        ),
+    ],
+)
+def test_kept_figures_of_charts_are_those_of_the_table(
+    report: str, page: str, heading: str, column: str, metrics: list[str]
+):
+    printed = rows_below(page, heading, column)
+    kept = {row["label"]: row["values"] for row in generator().charts.read(report)["rows"]}
+    compared = 0
+    for label, values in kept.items():
+        # A row may still be without figures on the page; what it has must be what the chart shows.
+        figures = printed[label if label in printed else SHORTER[label]][: len(metrics)]
+        compared += bool(figures)
+        assert not figures or figures == [f"{values[metric]:.1f}" for metric in metrics], label
+    assert compared >= len(kept) - 1
+
+
+def test_controls_are_paler_in_charts():
+    charts = generator().charts
+    for own, control in (("naf", "naf, guided by an even grey"), ("anyup", "blur, a control")):
+        drawn = charts.bars("title", "unit", [charts.Bar(own, 2.0), charts.Bar(control, 1.0)])
+        assert drawn.count(f'fill="{charts.colour_of(own)}"') == 1
+        assert drawn.count(f'fill="{charts.colour_of(control)}"') == 1
+        assert charts.colour_of(own) != charts.colour_of(control)
+        assert "pale: controls" in drawn
+    beside = charts.panels("title", "unit", ["a", "b"], [[charts.Bar("naf", 2.0, 0.1), None]])
+    assert beside.count(f'fill="{charts.OURS}"') == 1
+    assert "pale" not in beside
 
 
 def test_names_and_figures_of_charts_stand_free():

@@ -22,11 +22,11 @@ NOT_RUN = {
     "add-a-learned-upsampler": {"": PLUGIN},
     "add-a-task": {"": PLUGIN},
     "boundaries": {"import numpy": "the MATLAB files of BSDS500"},
-    "export": {"import onnxruntime": "ten seconds of export; tests/test_export.py runs such a file"},
+    "export": {"import numpy": "ten seconds of export; tests/test_export.py runs such a file"},
     "migrate": {"": "tests/test_migration_page.py runs them"},
     "naf": {
-        'naf_hub.load("naf")  # the weights trained here': FETCHES,
-        "from naf_hub.streaming": "gigabytes; tests/test_streaming.py does it on less",
+        'import naf_hub\n\nnaf_hub.load("naf")  # the weights trained here': FETCHES,
+        "import torch\nimport naf_hub\nfrom naf_hub.streaming": "gigabytes; tests/test_rows.py does it on less",
     },
     "open-vocabulary": {"import naf_hub\nfrom naf_hub.images": FETCHES},
     "train": {'upsampler = naf_hub.load("naf", weights="hf://': FETCHES},
@@ -46,24 +46,13 @@ class Patches(torch.nn.Module):
         return {"last_hidden_state": torch.cat([tokens[:, :1], tokens], dim=1)}
 
 
-def given(page: str) -> dict[str, object]:
-    """What the text of a page, or a command on it, has made; names that are not files are returned."""
+def run_commands_before(page: str) -> None:
+    """What a command on a page has written for its Python."""
     if page == "quickstart":
         result = CliRunner().invoke(
             cli, ["upsample", "photos", "-o", "out", "--upsampler", "nearest", "--size", "168"]
         )
         assert result.exit_code == 0, result.output
-    image = torch.rand(1, 3, 56, 56)
-    if page == "naf":
-        naf = naf_hub.load("naf", weights=None, dim=32, num_blocks=1)
-        return {
-            "naf": naf,
-            "naf_hub": naf_hub,
-            "torch": torch,
-            "image": image,
-            "lr_features": torch.randn(1, 384, 4, 4),
-        }
-    return {"naf_hub": naf_hub, "noisy": image} if page == "denoise" else {}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +71,8 @@ def test_python_of_the_docs_runs_as_printed(page: Path, tmp_path: Path, monkeypa
     transformers = types.ModuleType("transformers")
     transformers.AutoModel = types.SimpleNamespace(from_pretrained=lambda name: Patches())  # pyright: ignore
     monkeypatch.setitem(sys.modules, "transformers", transformers)
-    scope = given(page.stem)
+    run_commands_before(page.stem)
+    scope: dict[str, object] = {}  # a page's blocks follow each other in one session
     left_out = NOT_RUN.get(page.stem, {})
     used: set[str] = set()
     with torch.no_grad():

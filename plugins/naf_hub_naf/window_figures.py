@@ -113,7 +113,7 @@ def _amplitudes(axes: Axes, found: Spectrum, axis: int, word: str) -> None:
     axes.set_xticks(lengths[::3].tolist(), [f"{length:.0f}" for length in lengths[::3].tolist()])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_title(f"amplitude by wavelength, {word}", fontsize=11)
+    axes.set_title(f"amplitude, {word}", fontsize=11)
     axes.set_xlabel("wavelength (cells)")
     axes.set_ylabel("|G(p)| |G(q)|, as logit")
     axes.legend(fontsize=8)
@@ -129,7 +129,7 @@ def _error(axes: Axes, found: Spectrum, window: QueryWindow) -> None:
     for head, values in enumerate(apart.T.float().cpu()):
         axes.plot(range(count + 1), values, "o-", markersize=3, linewidth=1, label=f"head {head}")
     axes.set_ylim(bottom=0)
-    axes.set_title(f"weights of the lowest frequencies against all {count}", fontsize=11)
+    axes.set_title(f"lowest frequencies against all {count}", fontsize=11)
     axes.set_xlabel("lowest frequencies added up")
     axes.set_ylabel("share that lies elsewhere")
     axes.legend(fontsize=8)

@@ -66,7 +66,11 @@ class SemanticCorrespondence(Task):
 
     name = "correspondence"
     version = 1
-    metrics = (*metrics("pck", "per category"), *metrics("point", "per point"), *metrics("image", "per image"))
+    metrics = (
+        *metrics("pck", "per category"),
+        *metrics("point", "per point"),
+        *metrics("image", "per image"),
+    )
 
     @torch.no_grad()
     def evaluate(
