@@ -19,7 +19,7 @@ from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError
 from naf_hub.reports import Report
 from naf_hub_probing import boundaries
-from naf_hub_probing.boundaries import Boundaries, read_pairs
+from naf_hub_probing.boundaries import Boundaries, BoundaryProtocol, read_pairs
 from naf_hub_probing.boundary_scores import Drawn, matched, score_edges
 from naf_hub_probing.edges import Edges, find_edges, structure
 
@@ -121,6 +121,14 @@ def data(tmp_path: Path, install_plugin) -> Path:
 
 def command_on(data, *more: str) -> list[str]:
     return ["eval", "boundaries", "--backbone", "tiny_backbone", "--data", str(data), *more]
+
+
+def test_a_tolerance_in_pixels_is_refused(data):
+    result = CliRunner().invoke(cli, command_on(data, "--upsampler", "bilinear", "--tolerance", "5"))
+    assert result.exit_code != 0
+    assert "tolerance = 5: is a share of the picture's diagonal" in result.stderr
+    with pytest.raises(ValueError, match=r"must be below 0\.1; BSDS500 has 0\.0075"):
+        BoundaryProtocol.read({"tolerance": 0.1})
 
 
 def test_guidance_finds_the_outline_and_a_grey_picture_does_not(data):

@@ -34,6 +34,9 @@ METRICS = (
     Metric("recall", "%", True, 1, "recall there"),
     Metric("precision", "%", True, 1, "precision there"),
 )
+FARTHEST = 0.1
+"""Tolerances are below this share of the diagonal: with more, nearly each edge is near each boundary, and matching them
+does not end."""
 IMAGE = "image"
 """Label of the row of the picture's own edges, which no features enter."""
 LAYOUT = (
@@ -66,6 +69,11 @@ class BoundaryProtocol:
         chosen = build(cls, settings)
         if not (chosen.tolerance > 0 and chosen.sigma > 0 and chosen.limit >= 0):
             raise ValueError("tolerance and sigma must be positive, limit must not be negative")
+        if chosen.tolerance >= FARTHEST:
+            raise ValueError(
+                f"tolerance = {chosen.tolerance:g}: is a share of the picture's diagonal, not pixels, and must be below"
+                f" {FARTHEST:g}; BSDS500 has 0.0075"
+            )
         return chosen
 
 
