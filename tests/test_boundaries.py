@@ -151,8 +151,11 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data, 
     assert report.data["images"] == 2
     assert list(report.data["skipped"]) == [str(data / "images" / "1.png")]
     command = command_on(data, "--upsampler", "nearest")
+    Image.new("RGB", (9, 9)).save(data / "images" / "undrawn.png")
     told = CliRunner().invoke(cli, command).stderr
     assert told.count("1.png") == 1, "skipped, and named once"
+    assert f"naf-hub: skipped: {data / 'images' / '1.png'}" in told
+    assert "naf-hub: 1 picture without a drawing left out\n" in told
     Image.new("L", (9, 9)).save(data / "boundaries" / "2.png")
     with (
         monkeypatch.context() as patched,
