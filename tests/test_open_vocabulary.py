@@ -334,6 +334,10 @@ def test_what_is_missing_is_one_line(clip, photos, tmp_path, monkeypatch):
         WeightsError, match=r"no file .*open_clip_config\.json; give hf://owner/repo or a folder"
     ):
         load_clip(str(tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"hf download one/clip open_clip_config\.json open_clip_model\.safetensors"
+    ):
+        load_clip("hf://one/clip")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     for photo, error in (
         (tmp_path / "broken.jpg", "not an image file"),
