@@ -194,7 +194,7 @@ def test_beside_the_paper(kept):
     found = assemble(chosen, kept).paper
     assert found["toy: bicubic"].values == {"paper": 31.5, "ours": 30.0, "difference": -1.5}
     assert found["toy: naf"].note == "no row naf in the plan"
-    assert found["depth: naf"].note == "no column depth in the plan"
+    assert found["depth: naf"].note == "no column depth in the plan; it has: toy"
 
 
 def test_page_escapes_and_marks_the_best(kept):
@@ -404,6 +404,17 @@ def test_what_is_plainly_missing_is_told_without_a_run(kept, tmp_path):
 def test_what_several_columns_lack_is_one_line(kept, tmp_path):
     both = [
         measure(name, data=str(tmp_path), entrants=entrants("nearest", "lift")) for name in ("one", "two")
+def test_what_is_made_per_backbone_lacks_a_set_of_others(kept, tmp_path):
+    """As the record says, before anything runs; a backbone with a set, and weights by a path, lack nothing."""
+    rows = entrants("jafar", f"jafar={tmp_path}")
+    both = entrants("pico", "dinov2_s", kind=BackboneRecord)
+    chosen = plan(measure(data=str(tmp_path), entrants=rows, backbones=both))
+    assert [cell.lacks for cell in cells(chosen) if cell.entrant.label == "jafar"] == [
+        ("no weights of jafar for pico are known; name some, jafar=PATH",), (),
+    ]  # fmt: skip
+    assert not any(cell.lacks for cell in cells(chosen) if cell.entrant.label != "jafar")
+
+
     ]
     assert assemble(plan(*both), kept).notes() == [
         "missing: one, two, nearest: not evaluated",
