@@ -191,3 +191,12 @@ def test_the_steps_alone_keep_their_promises(check: str):
     UPSAMPLER_CHECKS[check](
         Subject(lambda: stack(NO_NORM, projection=False, ratio=4), records()["featup_jbu"], None)
     )
+def test_sets_named_by_no_backbone_are_offered_as_weights():
+    """Nobody can name them as a backbone."""
+    for asked in ("pico", None):
+        with pytest.raises(naf_hub.WeightsError) as told:
+            load_upsampler("featup_jbu", made_for=asked)
+        assert "dino_s16, dinov2_s; further sets: featup_jbu=clip, " in str(told.value)
+        assert ", vit" not in str(told.value)
+
+
