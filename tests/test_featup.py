@@ -184,6 +184,10 @@ def test_half_precision_keeps_its_dtype():
 def test_options_that_make_no_sense_are_refused(options, message: str):
     with pytest.raises(ValueError, match=message):
         JBUStack(**options)
+    # The two checkpoints that were seen are of one size and differ.
+    seen = [record.weights[name] for name in ("clip_no_norm", "maskclip_no_norm")]
+    assert [weights.size for weights in seen] == [3513883] * 2
+    assert seen[0].sha256 != seen[1].sha256
 
 
 @pytest.mark.parametrize("check", ["linear_groups", "shapes"])
