@@ -25,7 +25,7 @@ from .safetensors_writer import SafetensorsWriter
 from .shard_writing import ShardFolder, ShardLimit
 from .shares import Share
 from .streaming import DTYPES
-from .terminal import progress_bar
+from .terminal import progress_bar, skip_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +130,7 @@ def extract_features(
             result = work(photo)
             if "error" in result:
                 done.failures[photo] = result["error"]
-                tell(f"skipped: {result['error']}")
+                tell(skip_line(result["error"]))
             elif "kept" in result:
                 done.kept += 1
             else:

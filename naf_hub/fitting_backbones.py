@@ -46,6 +46,7 @@ def require_maps(record: Record, made_for: str | nn.Module | int | None, options
         return
     others = (registry().find(name, BackboneRecord) for name in registry().names(BackboneRecord))
     having = [other.name for other in others if other.network and not method.lacks(other, options)]
+    having.sort(key=lambda name: name not in record.weights)  # first those that a set of weights is for
     more = f" and {len(having) - SHOWN} more" if len(having) > SHOWN else ""
     hint = (
         f"backbones that have: {', '.join(having[:SHOWN])}{more}" if having else "no registered backbone has"

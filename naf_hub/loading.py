@@ -187,7 +187,10 @@ def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None
             f"{record.name} has no named weights for any backbone; pass weights= (a path or hf://owner/repo), or "
             "weights=None for random initialisation"
         )
-    have = ", ".join(sorted(record.weights))
+    known = set(registry().names(BackboneRecord))
+    named = [name for name in sorted(record.weights) if name in known or ":" in name]
+    further = [f"{record.name}={name}" for name in sorted(record.weights) if name not in named]
+    have = "; further sets: ".join(filter(None, (", ".join(named), ", ".join(further))))
     if isinstance(backbone, Backbone) and backbone.origin is not None:
         backbone = backbone.origin.record.name
     if not isinstance(backbone, str):

@@ -20,7 +20,7 @@ from .made_with import describe_model, differences, is_beginning, read_record, s
 from .memory import shortage
 from .plugins import one_line
 from .reports import amount
-from .terminal import no_bar, print_json, tell
+from .terminal import no_bar, print_json, skip_line, tell
 
 if TYPE_CHECKING:
     from .image_files import Search
@@ -195,7 +195,7 @@ class PhotoBatch:
             if "error" in result:
                 failed += 1
                 if failed <= TOLD:
-                    tqdm.write(f"naf-hub: skipped: {result['error']}", file=sys.stderr)
+                    tqdm.write(f"naf-hub: {skip_line(result['error'])}", file=sys.stderr)
             elif not as_json and "kept" not in result:
                 tqdm.write(escapes.one_line(f"{photo}: {describe(result)} -> {', '.join(result['files'])}"))
         kept = sum("kept" in result for result in results)

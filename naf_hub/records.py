@@ -112,6 +112,7 @@ class Record(Picklable):
         paper: address of the paper, or ``None``.
         license: licence of the code; default what the metadata of the distribution states.
         weights: named sets of weights; ``"default"`` is what ``load`` takes.
+        by_hand: where weights lie that no address fetches, in words: the place, the files, their licence.
         learned: whether it has weights at all; a learned record without a ``"default"`` set must be
             loaded with an explicit ``weights=``.
         state_dict_keys: the keys, outermost first, under which released pickles (``.pth``) hide their state dict, such
@@ -131,6 +132,7 @@ class Record(Picklable):
     license: str | None = None
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     learned: bool = True
+    by_hand: str = ""
     state_dict_keys: tuple[str, ...] = ()
     parameters: int | None = None
     family: str = ""

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from .escapes import one_line
+
 # Text is wrapped beside the other columns where so many characters are left for it, else below them.
 LEAST_ROOM = 24
 BETWEEN = 60  # seconds between lines of progress in a log
@@ -76,6 +78,17 @@ def tell(line: str) -> None:
     """Say something about a job on the standard error, unless ``--quiet`` was given."""
     if not is_quiet():
         click.echo(f"naf-hub: {line}", err=True)
+
+
+def skip_line(reason: str, split: str = "") -> str:
+    """How a file that is passed over is told; the reason names it, ``split`` the part of the data that it is of."""
+    return f"skipped{f' ({split})' if split else ''}: {one_line(reason)}"
+
+
+def tell_skipped(reasons: Iterable[str], split: str = "") -> None:
+    """Name files that were passed over on the standard error, under ``--quiet`` too: they are failures."""
+    for reason in reasons:
+        click.echo(f"naf-hub: {skip_line(reason, split)}", err=True)
 
 
 def no_bar(wanted: bool = True) -> bool | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import released_weights
 import torch
 from formula_weights import formula_state
 from safetensors import safe_open
@@ -26,8 +26,6 @@ from naf_hub_jafar.visible_cells import visible_runs
 GOLDENS = Path(__file__).parent / "goldens" / "upsamplers"
 SMALL = ("anyup_small", "anyup_small_lfu24_k3", "anyup_small_window0", "anyup_small_window03")
 OUTPUT = 1e-5
-# A folder with the authors' weights, anyup_NAME.safetensors, and outputs of their code, golden_anyup_NAME.npz.
-RELEASED = os.environ.get("NAF_HUB_RELEASED_WEIGHTS")
 
 
 def meta(file: str) -> dict:
@@ -131,10 +129,11 @@ def test_both_windows_of_the_attention(memory: int):
                 assert apart(output, expected) < 2 * OUTPUT, f"{case} {window}"
 
 
-@pytest.mark.skipif(RELEASED is None, reason="NAF_HUB_RELEASED_WEIGHTS names no folder of released weights")
+@released_weights.needed
 @pytest.mark.parametrize("name", ["paper", "multi_backbone"])
 def test_released_weights(name: str):
-    folder = Path(str(RELEASED))
+    """Weights anyup_NAME.safetensors, and outputs of the authors' code, golden_anyup_NAME.npz."""
+    folder = released_weights.FOLDER
     model = AnyUp().eval().requires_grad_(False)
     model.load_weights(load_file(folder / f"anyup_{name}.safetensors"))
     golden = {k: torch.from_numpy(v) for k, v in np.load(folder / f"golden_anyup_{name}.npz").items()}

@@ -19,7 +19,7 @@ from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError
 from naf_hub.reports import Report
 from naf_hub_probing import boundaries
-from naf_hub_probing.boundaries import Boundaries, read_pairs
+from naf_hub_probing.boundaries import Boundaries, BoundaryProtocol, read_pairs
 from naf_hub_probing.boundary_scores import Drawn, matched, score_edges
 from naf_hub_probing.edges import Edges, find_edges, structure
 
@@ -123,6 +123,14 @@ def command_on(data, *more: str) -> list[str]:
     return ["eval", "boundaries", "--backbone", "tiny_backbone", "--data", str(data), *more]
 
 
+def test_a_tolerance_in_pixels_is_refused(data):
+    result = CliRunner().invoke(cli, command_on(data, "--upsampler", "bilinear", "--tolerance", "5"))
+    assert result.exit_code != 0
+    assert "tolerance = 5: is a share of the picture's diagonal" in result.stderr
+    with pytest.raises(ValueError, match=r"must be below 0\.1; BSDS500 has 0\.0075"):
+        BoundaryProtocol.read({"tolerance": 0.1})
+
+
 def test_guidance_finds_the_outline_and_a_grey_picture_does_not(data):
     command = command_on(data, "--tolerance", "0.02")
     names = ["--upsampler", "bilinear", "--upsampler", "joint_bilateral", "--control", "grey"]
@@ -143,8 +151,11 @@ def test_what_cannot_be_read_is_skipped_and_what_does_not_fit_is_one_line(data, 
     assert report.data["images"] == 2
     assert list(report.data["skipped"]) == [str(data / "images" / "1.png")]
     command = command_on(data, "--upsampler", "nearest")
+    Image.new("RGB", (9, 9)).save(data / "images" / "undrawn.png")
     told = CliRunner().invoke(cli, command).stderr
     assert told.count("1.png") == 1, "skipped, and named once"
+    assert f"naf-hub: skipped: {data / 'images' / '1.png'}" in told
+    assert "naf-hub: 1 picture without a drawing left out\n" in told
     Image.new("L", (9, 9)).save(data / "boundaries" / "2.png")
     with (
         monkeypatch.context() as patched,

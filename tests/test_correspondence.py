@@ -393,6 +393,11 @@ def test_some_points_are_among_all_and_scored_alike(photos):
     torch.testing.assert_close(some.match(model, images, features)[0], missed[places])
 
 
+def test_photos_smaller_than_a_patch_are_refused(photos):
+    with pytest.raises(ValueError, match="photos of 7x7 pixels are smaller than the backbone's patch of 8"):
+        GeometricCorrespondence().evaluate("bilinear", photos, {"size": 7}, backbone="tiny_backbone")
+
+
 @pytest.mark.parametrize(
     "settings", [{"strength": 2}, {"output_size": 0}, {"points": -1}, {"limit": -2}], ids=str
 )

@@ -253,6 +253,11 @@ def test_bad_data_and_options_are_one_line(
     assert not result.stdout
 
 
+def test_pictures_without_a_depth_are_told(data: Path) -> None:
+    next(iter(sorted((data / "test" / "depth").iterdir()))).unlink()
+    assert "naf-hub: 1 picture without a depth left out (val)\n" in run(data, "--json").stderr
+
+
 def test_a_broken_picture_is_skipped_and_named(data: Path) -> None:
     (data / "train" / "depth" / "03.png").write_bytes(b"broken")
     result = run(data, "--epochs", "1")

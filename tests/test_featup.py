@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+import released_weights
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -22,8 +22,6 @@ GOLDEN = load_file(Path(__file__).parent / "goldens" / "upsamplers" / "featup.sa
 OUTPUT = 2e-5
 STATE = {k.removeprefix("state."): v for k, v in GOLDEN.items() if k.startswith("state.")}
 NO_NORM = {k: v for k, v in STATE.items() if not k.startswith("model.")}
-# A folder with the authors' weights, NAME_jbu_stack_cocostuff.safetensors.
-RELEASED = os.environ.get("NAF_HUB_RELEASED_WEIGHTS")
 
 
 def stack(state: dict[str, Tensor] | None = None, **options) -> JBUStack:
@@ -125,10 +123,54 @@ def test_steps_alone_take_features_of_any_backbone():
         stack(NO_NORM)(torch.rand(1, 3, 16, 16), torch.randn(1, 5, 4, 4))
 
 
-@pytest.mark.skipif(RELEASED is None, reason="NAF_HUB_RELEASED_WEIGHTS names no folder of released weights")
+def by_definition(
+    state: dict[str, Tensor], image: Tensor, features: Tensor, transposed: bool = False
+) -> Tensor:
+    """Two steps and the projection in float64, pixel windows written out; ``transposed`` swaps rows and columns of the
+    taps on their way into the network that corrects them and out of it."""
+
+    def network(name: str, x: Tensor) -> Tensor:
+        first, second = ((state[f"{name}.{i}.weight"][..., 0, 0], state[f"{name}.{i}.bias"]) for i in (0, 3))
+        return F.linear(F.gelu(F.linear(x, *first)), *second)
+
+    def windows(x: Tensor) -> Tensor:  # (C, H, W) -> (H, W, 7, 7, C)
+        return (
+            F.pad(x[None], (3, 3, 3, 3), "reflect")[0].unfold(1, 7, 1).unfold(2, 7, 1).permute(1, 2, 3, 4, 0)
+        )
+
+    def swap(taps: Tensor) -> Tensor:
+        return taps.unflatten(-1, (7, 7)).mT.flatten(-2) if transposed else taps
+
+    u = torch.linspace(-1, 1, 7, dtype=torch.float64) ** 2
+    for step in ("up1", "up2"):
+        up = F.interpolate(features[None], scale_factor=2, mode="bicubic")[0]
+        colours = F.adaptive_avg_pool2d(image, up.shape[1:]).permute(1, 2, 0)
+        keys = network(f"{step}.range_proj", colours)
+        alike = torch.einsum("hwijk,hwk->hwij", windows(keys.permute(2, 0, 1)), keys).flatten(-2)
+        near = torch.exp(-(u[:, None] + u) / (2 * state[f"{step}.sigma_spatial"] ** 2)).flatten()
+        taps = (alike * state[f"{step}.range_temp"].exp().clamp(1e-4, 1e4)).softmax(-1) * near
+        taps = taps / taps.sum(-1, keepdim=True).clamp(min=1e-7)
+        taps = taps + 0.1 * swap(network(f"{step}.fixup_proj", torch.cat([swap(taps), colours], -1)))
+        features = torch.einsum("hwijc,hwij->chw", windows(up), taps.unflatten(-1, (7, 7)))
+    weight, bias = state["fixup_proj.1.weight"][..., 0, 0], state["fixup_proj.1.bias"]
+    return features + 0.1 * F.linear(features.permute(1, 2, 0), weight, bias).permute(2, 0, 1)
+
+
+@released_weights.needed
 @pytest.mark.parametrize("name", ["clip", "maskclip"])
 def test_released_weights(name: str):
-    model = stack(load_file(Path(str(RELEASED)) / f"{name}_jbu_stack_cocostuff.safetensors"))
+    """Against the definition, whose result the order of the taps decides."""
+    state = load_file(released_weights.FOLDER / f"{name}_jbu_stack_cocostuff.safetensors")
+    drawn = torch.Generator().manual_seed(0)
+    image, features = torch.randn(3, 24, 28, generator=drawn), torch.randn(512, 4, 5, generator=drawn)
+    doubled = {key: value.double() for key, value in state.items()}
+    expected, swapped = (
+        by_definition(doubled, image.double(), features.double(), way).float() for way in (False, True)
+    )
+    found = stack(state, ratio=4).filter(image[None], features[None])[0]
+    assert apart(found, expected) < 10 * OUTPUT
+    assert apart(swapped, expected) > 100 * OUTPUT
+    model = stack(state)
     assert sum(p.numel() for p in model.parameters()) == 287_588
     # Filters of a trained stack hardly change a constant; those of a stack that is wired otherwise would.
     output = model.up1(torch.ones(1, 1, 4, 5), torch.rand(1, 3, 8, 10))
@@ -142,10 +184,23 @@ def test_records_name_the_releases():
     assert addresses["dino_s16"] == "dino16_jbu_stack_cocostuff.ckpt"
     assert addresses["maskclip_no_norm"] == "no_norm/maskclip_jbu_stack_cocostuff.ckpt"
     assert len(set(addresses.values())) == len(addresses) == 11
+    # The two checkpoints that were seen are of one size and differ.
+    seen = [record.weights[name] for name in ("clip_no_norm", "maskclip_no_norm")]
+    assert [weights.size for weights in seen] == [3513883] * 2
+    assert seen[0].sha256 != seen[1].sha256
     for name in ("dino_s16", "dinov2_s"):
         backbone = naf_hub.info(name)
         assert isinstance(backbone, naf_hub.BackboneRecord)
         assert record.weights[name].options == {"channels": backbone.embed_dim, "norm": True}
+
+
+def test_sets_named_by_no_backbone_are_offered_as_weights():
+    """Nobody can name them as a backbone."""
+    for asked in ("pico", None):
+        with pytest.raises(naf_hub.WeightsError) as told:
+            load_upsampler("featup_jbu", made_for=asked)
+        assert "dino_s16, dinov2_s; further sets: featup_jbu=clip, " in str(told.value)
+        assert ", vit" not in str(told.value)
 
 
 def test_channels_are_those_of_the_backbone_or_of_the_file():

@@ -28,6 +28,7 @@ from naf_hub_probing.boundaries import BoundaryProtocol
 from naf_hub_probing.depth import DepthProtocol
 from naf_hub_probing.segmentation import SegmentationProtocol
 from naf_hub_reconstruction.comparison import Protocol as ReconstructionProtocol
+from naf_hub_restoration.noisy_comparison import Protocol as DenoisingProtocol
 from naf_hub_video.video_protocol import VideoProtocol
 
 SCORES = {"nearest": 10.0, "bilinear": 20.0, "bicubic": 30.0}
@@ -194,7 +195,7 @@ def test_beside_the_paper(kept):
     found = assemble(chosen, kept).paper
     assert found["toy: bicubic"].values == {"paper": 31.5, "ours": 30.0, "difference": -1.5}
     assert found["toy: naf"].note == "no row naf in the plan"
-    assert found["depth: naf"].note == "no column depth in the plan"
+    assert found["depth: naf"].note == "no column depth in the plan; it has: toy"
 
 
 def test_page_escapes_and_marks_the_best(kept):
@@ -365,7 +366,7 @@ def test_shipped_plans_name_what_there_is(name):
         rows.setdefault(cell.column, set()).add(cell.entrant.label)
         protocol = {"boundaries": BoundaryProtocol, "open_vocabulary": VocabularyProtocol,
                     "video_segmentation": VideoProtocol, "depth": DepthProtocol,
-                    "segmentation": SegmentationProtocol,
+                    "segmentation": SegmentationProtocol, "denoising": DenoisingProtocol,
                     "reconstruction": ReconstructionProtocol}[cell.measure.task.name]  # fmt: skip
         protocol.read(cell.protocol)
     for column, figures in chosen.paper.items():
@@ -374,8 +375,10 @@ def test_shipped_plans_name_what_there_is(name):
 
 
 def test_tables_of_the_paper_are_shipped():
-    assert {f"paper-table-{number}" for number in (2, 3, 4, 5, 9, 11, 12)} <= set(shipped())
+    assert {f"paper-table-{number}" for number in (2, 3, 4, 5, 8, 9, 11, 12)} <= set(shipped())
     assert read_plan("paper-table-9").paper["Cityscapes, SigLIP2-B"]["large x2"] == 56.98
+    figures = read_plan("paper-table-8").paper
+    assert (figures["sigma 0.5"]["rednet"], figures["p 0.1"]["naf_denoiser"]) == (24.46, 47.47)
 
 
 def test_a_row_may_have_settings_of_its_own(kept):
@@ -399,6 +402,17 @@ def test_what_is_plainly_missing_is_told_without_a_run(kept, tmp_path):
     assert list(assemble(there, kept).missing.values()) == [
         ("not evaluated",), ("no weights of lift are known; name some, lift=PATH",),
     ]  # fmt: skip
+
+
+def test_what_is_made_per_backbone_lacks_a_set_of_others(kept, tmp_path):
+    """As the record says, before anything runs; a backbone with a set, and weights by a path, lack nothing."""
+    rows = entrants("jafar", f"jafar={tmp_path}")
+    both = entrants("pico", "dinov2_s", kind=BackboneRecord)
+    chosen = plan(measure(data=str(tmp_path), entrants=rows, backbones=both))
+    assert [cell.lacks for cell in cells(chosen) if cell.entrant.label == "jafar"] == [
+        ("no weights of jafar for pico are known; name some, jafar=PATH",), (),
+    ]  # fmt: skip
+    assert not any(cell.lacks for cell in cells(chosen) if cell.entrant.label != "jafar")
 
 
 def test_what_several_columns_lack_is_one_line(kept, tmp_path):

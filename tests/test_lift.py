@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from formula_weights import formula_state
 from safetensors.torch import load_file
 from torch import Tensor
 
 import naf_hub
+from naf_hub.commands.main import cli
 from naf_hub.testing import check_upsampler
 from naf_hub.weights.convert import convert
 from naf_hub_lift.lift import LiFT
@@ -156,3 +158,15 @@ def test_options_that_make_no_sense_are_refused(options: dict, message: str):
 def test_tokens_keep_the_promises():
     checks = ("shapes", "batch_independence", "gradient_agreement")
     check_upsampler("lift", channels=8, checks=checks, kind="token")
+
+
+def test_info_says_where_the_released_weights_are():
+    text = CliRunner().invoke(cli, ["info", "lift"]).stdout
+    for part in (
+        "drive.google.com",
+        "lift_dino_vits16.pth",
+        "lift_dino_vitb8.pth",
+        "licence is not",
+        "naf-hub convert",
+    ):
+        assert part in text

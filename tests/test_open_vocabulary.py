@@ -107,7 +107,7 @@ def test_what_segment_drew_is_what_eval_finds(photos, clip, tmp_path):
     (voc / "JPEGImages" / "1.jpg").write_bytes(b"no picture")
     result = invoke("eval", "open-vocabulary", "--upsampler", "bilinear", *common, "--threshold", 1)
     assert result.exit_code == 0, result.output
-    assert f"skipped: {voc / 'JPEGImages' / '1.jpg'}" in result.stderr
+    assert f"naf-hub: skipped: {voc / 'JPEGImages' / '1.jpg'}" in result.stderr
     assert result.stderr.count("1.jpg") == 1
     assert "1 image, 1 skipped" in result.stdout
     table = [line.split() for line in result.stdout.splitlines()]
@@ -334,6 +334,10 @@ def test_what_is_missing_is_one_line(clip, photos, tmp_path, monkeypatch):
         WeightsError, match=r"no file .*open_clip_config\.json; give hf://owner/repo or a folder"
     ):
         load_clip(str(tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"hf download one/clip open_clip_config\.json open_clip_model\.safetensors"
+    ):
+        load_clip("hf://one/clip")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     for photo, error in (
         (tmp_path / "broken.jpg", "not an image file"),

@@ -445,8 +445,16 @@ def test_broken_image_is_skipped_and_counted(data: Path) -> None:
     made = report(result)
     assert made.data["train"]["images"] == 11
     assert len(made.data["train"]["skipped"]) == 1
-    assert "skipped (train): " in result.stderr
+    assert "naf-hub: skipped (train): " in result.stderr
+    assert "left out" not in result.stderr
     assert "03.png" in result.stderr
+
+
+def test_pictures_without_a_label_are_told(data: Path) -> None:
+    (data / "val" / "labels" / "01.png").unlink()
+    result = run(data, "--json")
+    assert report(result).data["val"]["images_without_label"] == 1
+    assert "naf-hub: 1 picture without a label left out (val)\n" in result.stderr
 
 
 def break_label(data: Path) -> None:

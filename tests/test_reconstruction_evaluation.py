@@ -173,6 +173,12 @@ def test_limit_and_unusable_images(pictures):
     assert read(limited).data["images"] == 2
 
 
+def test_unreadable_images_alone_are_told(tmp_path, pictures):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"no image that can be read in .*: .*broken\.png"):
+        Reconstruction().evaluate("bilinear", tmp_path / "broken.png", {"crop": 64}, backbone="tiny_backbone")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -253,6 +259,17 @@ def test_settings_and_backbone_are_asked_for(pictures):
         ({"cropp": 64}, "unknown key 'cropp'; did you mean crop"),
         ({"crop": "64"}, "crop = '64': must be a whole number"),
         ({"down": math.nan}, "down = nan: must be a number"),
+        ({"down": 0}, "down = 0.0: must lie between 0 and 1"),
+        ({"down": 1}, "down = 1.0: must lie between 0 and 1; 1 needs a ratio"),
+        ({"down": 2, "ratio": 4}, "down = 2.0: must be more than 0 and at most 1"),
+        ({"down": 0.01}, "down = 0.01 makes 3.84 pixels of a crop of 384, less than a patch of the backbone"),
+        ({"guidance": -1}, "guidance = -1.0: must be positive"),
+        ({"guidance_max": -1}, "guidance_max = -1: must not be negative"),
+        ({"ratio": 1}, "ratio = 1.0: must be 0 or more than 1"),
+        ({"crop": 0}, "crop = 0: must be at least 1"),
+        ({"resize": -1}, "resize = -1: must not be negative"),
+        ({"limit": -3}, "limit = -3: must not be negative"),
+        ({"min_side": 5000}, "no image with a short side of 5000 pixels or more in .*pictures: .*short side"),
     ]:
         with pytest.raises(ValueError, match=told):
             Reconstruction().evaluate("bilinear", pictures, protocol, backbone="tiny_backbone")

@@ -378,7 +378,9 @@ def test_backbones_that_fit_are_those_of_its_depth_and_channels():
         "dinov3_l", "dinov3_l_sat", "mae_l", "siglip2_l16_256", "siglip2_l16_384", "siglip2_l16_512"
     }  # fmt: skip
     with pytest.raises(
-        naf_hub.MapError, match=r"has no maps of 768 channels, .* that have: clip_b16, dino_b16"
+        # Those that a set of weights is for come first.
+        naf_hub.MapError,
+        match=r"has no maps of 768 channels, .* that have: dinov3_b, clip_b16, dino_b16",
     ):
         naf_hub.load("vit_up", backbone="dino_s16", weights="dinov3_b")
 

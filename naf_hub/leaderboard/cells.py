@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contenders import Contender
+from ..records import UpsamplerRecord
 from ..reports import Report, ReportError
 from ..training.exclusive import Exclusive
 from ..weights.checksums import sha256_of
@@ -54,6 +55,16 @@ class Cell:
         ]
         if contender.weights == "default" and not contender.record.weights:
             found.append(f"no weights of {contender.name} are known; name some, {contender.name}=PATH")
+        elif (
+            self.backbone is not None
+            and contender.weights == "default"
+            and isinstance(contender.record, UpsamplerRecord)
+            and not contender.record.backbone_agnostic
+            and (behind := self.backbone.contender.name) not in contender.record.weights
+        ):
+            found.append(
+                f"no weights of {contender.name} for {behind} are known; name some, {contender.name}=PATH"
+            )
         return tuple(found)
 
     @property

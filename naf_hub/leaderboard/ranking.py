@@ -186,7 +186,9 @@ def _beside_paper(
             reason = ""
             if ours is None:
                 reason = "; ".join(missing.get((column, label), ())) or (
-                    f"no row {label} in the plan" if column in columns else f"no column {column} in the plan"
+                    f"no row {label} in the plan"
+                    if column in columns
+                    else f"no column {column} in the plan; it has: {'; '.join(columns)}"
                 )
             values_of = {
                 "paper": published,

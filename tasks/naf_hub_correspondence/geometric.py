@@ -65,6 +65,18 @@ class HomographyProtocol:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be within 0 and 1, got {self.strength}")
 
+    def require_patch(self, patch: int) -> None:
+        """Photos must have room for a cell of the backbone.
+
+        Raises:
+            ValueError: less than one patch.
+        """
+        if self.size < patch:
+            raise ValueError(
+                f"photos of {self.size}x{self.size} pixels are smaller than the backbone's patch of {patch}: choose a "
+                "larger size"
+            )
+
 
 class GeometricCorrespondence(Task):
     """Nearest-feature matching of Probe3D (El Banani et al. 2024) on photos and their homographies.
@@ -132,6 +144,7 @@ class GeometricCorrespondence(Task):
         models = add_controls(load_contenders(contenders, made_for=made_for, device=device), controls)
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
+        chosen.require_patch(behind.patch_size)
         store = FeatureStore("float32", device=device)
         settings = {key: value for key, value in dataclasses.asdict(chosen).items() if key != "limit"}
         facts = {"version": self.version, "protocol": settings}

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -26,6 +25,7 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
+from naf_hub.terminal import tell_skipped
 
 
 @click.command(context_settings={"show_default": True})
@@ -82,6 +82,5 @@ def homography(
     report = GeometricCorrespondence().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )
-    for reason in report.data["skipped"].values():
-        click.echo(f"skipped: {one_line(reason)}", err=True)
+    tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)

@@ -62,8 +62,12 @@ def load_clip(source: str, device: Any = "cpu") -> Clip:
 def _find(source: str, what: str) -> tuple[Path, Path, dict[str, Any]]:
     """Configuration and weights, of one commit, and what a report says of them."""
     if source.startswith("hf://"):
-        config = fetch(Weights(f"{source}/{CONFIG}"), what)
         repository = Weights(f"{source}/{CONFIG}").repository
+        try:
+            config = fetch(Weights(f"{source}/{CONFIG}"), what)
+        except WeightsError as error:  # which advises to fetch this file; alone it would not do
+            advice = f"hf download {repository} {CONFIG}"
+            raise WeightsError(str(error).replace(advice, f"{advice} {FILE}")) from error.__cause__
         file = fetch(Weights(f"hf://{repository}@{config.commit}/{FILE}"), what)
         return config.path, file.path, {"clip": source, "commit": config.commit}
     folder = Path(source).expanduser()

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -25,6 +24,7 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
+from naf_hub.terminal import tell_skipped
 
 from .vocabulary_options import check_vocabulary, clip_option, threshold_option, window_options
 
@@ -83,8 +83,7 @@ def open_vocabulary(
         controls=controls,
         out=out,
     )
-    for reason in report.data["skipped"].values():  # which names the file
-        click.echo(f"skipped: {one_line(reason)}", err=True)
+    tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)
     if format_ == "table" and not as_json:
         shares = {row.label: row.extras["iou"] for row in report.rows}

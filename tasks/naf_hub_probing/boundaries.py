@@ -34,6 +34,9 @@ METRICS = (
     Metric("recall", "%", True, 1, "recall there"),
     Metric("precision", "%", True, 1, "precision there"),
 )
+FARTHEST = 0.1
+"""Tolerances are below this share of the diagonal: with more, nearly each edge is near each boundary, and matching them
+does not end."""
 IMAGE = "image"
 """Label of the row of the picture's own edges, which no features enter."""
 LAYOUT = (
@@ -66,6 +69,11 @@ class BoundaryProtocol:
         chosen = build(cls, settings)
         if not (chosen.tolerance > 0 and chosen.sigma > 0 and chosen.limit >= 0):
             raise ValueError("tolerance and sigma must be positive, limit must not be negative")
+        if chosen.tolerance >= FARTHEST:
+            raise ValueError(
+                f"tolerance = {chosen.tolerance:g}: is a share of the picture's diagonal, not pixels, and must be below"
+                f" {FARTHEST:g}; BSDS500 has 0.0075"
+            )
         return chosen
 
 
@@ -121,7 +129,8 @@ class Boundaries(Task):
         chosen = BoundaryProtocol.read(protocol or {})
         if backbone is None:
             raise ValueError("boundaries need a backbone; give backbone=")
-        pairs = spread(find_pairs(Path(data)), chosen.limit or None)
+        found_pairs, undrawn = match_drawings(Path(data))
+        pairs = spread(found_pairs, chosen.limit or None)
         require_like_sides(pairs, exactly=True)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
@@ -169,7 +178,12 @@ class Boundaries(Task):
             dataclasses.asdict(chosen),
             self.metrics,
             tuple(rows),
-            data={"path": os.fspath(data), "images": len(drawn), "skipped": skipped},
+            data={
+                "path": os.fspath(data),
+                "images": len(drawn),
+                "images_without_drawing": undrawn,
+                "skipped": skipped,
+            },
             environment=describe_environment(device),
             heading=f"{name}: {amount(len(drawn), 'image')}, {len(skipped)} skipped",
         )
@@ -181,6 +195,11 @@ def find_pairs(root: Path) -> list[tuple[Path, Path]]:
     Raises:
         DatasetError: a folder is missing, or no picture has a drawing.
     """
+    return match_drawings(root)[0]
+
+
+def match_drawings(root: Path) -> tuple[list[tuple[Path, Path]], int]:
+    """The pairs of :func:`find_pairs`, and the number of pictures without a drawing."""
     for part in ("images", "boundaries"):
         if not (root / part).is_dir():
             raise DatasetError(f"no folder {root / part}; expected {LAYOUT}")
@@ -189,7 +208,7 @@ def find_pairs(root: Path) -> list[tuple[Path, Path]]:
     pairs = [(path, drawings[path.stem]) for path in images if path.stem in drawings]
     if not pairs:
         raise DatasetError(f"no picture in {root / 'images'} has a drawing of its name; expected {LAYOUT}")
-    return pairs
+    return pairs, len(images) - len(pairs)
 
 
 def read_pairs(

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from naf_hub.escapes import one_line
 from naf_hub.options import (
     backbone_constructor_option,
     backbone_option,
@@ -25,6 +24,9 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
+from naf_hub.terminal import tell_skipped
+
+from .probe_options import tell_left_out
 
 
 @click.command(context_settings={"show_default": True})
@@ -69,6 +71,6 @@ def boundaries(
     report = Boundaries().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )
-    for reason in report.data["skipped"].values():  # which names the file
-        click.echo(f"skipped: {one_line(reason)}", err=True)
+    tell_left_out(report.data["images_without_drawing"], "a drawing")
+    tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)

@@ -80,7 +80,7 @@ def segmentation(
         allow_changed_images=allow_changed_images,
         on_result=teller("mIoU", "miou"),
     )
-    tell_skipped(report)
+    tell_skipped(report, "a label")
     show_report(report, format_, as_json, save)
     if format_ == "table" and not as_json:
         click.echo(last_epoch_table(report))

@@ -71,5 +71,5 @@ def depth(
         allow_changed_images=allow_changed_images,
         on_result=teller("delta1", "delta1"),
     )
-    tell_skipped(report)
+    tell_skipped(report, "a depth")
     show_report(report, format_, as_json, save)

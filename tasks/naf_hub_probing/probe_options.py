@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from naf_hub.escapes import one_line
 from naf_hub.options import (
     allow_changed_images_option,
     backbone_constructor_option,
@@ -21,6 +20,9 @@ from naf_hub.options import (
     upsampler_option,
     upsampler_weights_option,
 )
+from naf_hub.reports import amount
+from naf_hub.terminal import tell
+from naf_hub.terminal import tell_skipped as tell_files
 
 if TYPE_CHECKING:
     from naf_hub.contenders import Contender
@@ -166,11 +168,18 @@ def hint_at_time(contenders: Sequence[Contender], device: str, protocol: Mapping
         )
 
 
-def tell_skipped(report: Report) -> None:
-    """Name the pairs that could not be read."""
+def tell_skipped(report: Report, known: str) -> None:
+    """Name the pairs that could not be read, and count the pictures without what must be ``known`` of them."""
     for split in ("train", "val"):
-        for line in report.data[split]["skipped"]:
-            click.echo(f"skipped ({split}): {one_line(line)}", err=True)
+        counts = report.data[split]
+        tell_files(counts["skipped"], split)
+        tell_left_out(counts["images_without_label"], known, split)
+
+
+def tell_left_out(number: int, known: str, split: str = "") -> None:
+    """Say how many pictures have no counterpart, such as ``"a label"``; nothing where all have one."""
+    if number:
+        tell(f"{amount(number, 'picture')} without {known} left out{f' ({split})' if split else ''}")
 
 
 def teller(title: str, key: str) -> Callable[[Row], None]:

@@ -28,6 +28,7 @@ from naf_hub.options import (
     use_threads,
 )
 from naf_hub.reports import amount
+from naf_hub.terminal import tell_skipped
 
 
 @click.command("reconstruction", context_settings={"show_default": True})
@@ -208,4 +209,5 @@ def evaluate(
         fit=fit,
         out=out,
     )
+    tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)

@@ -17,7 +17,7 @@ from naf_hub.interfaces import Backbone, Features, StandIn, Upsampler
 from naf_hub.kept_results import KeptResults
 from naf_hub.store import each_map, maps_in
 from naf_hub.terminal import progress_bar
-from naf_hub.training.settings import build
+from naf_hub.training.settings import build, require
 
 from .evaluate import bilinear, held_out_crops, pair_sizes
 from .features import resize
@@ -30,7 +30,6 @@ FITTED = 64
 IMAGE_FREE = "image_free"
 CONVEX = "image_free_convex"
 """Labels of the ceilings: the best kernels, and the best whose weights are those of averages."""
-"""Label of the ceiling's row."""
 KEPT = 2**30
 """Bytes of features that fitting may keep for the comparison on the same pictures."""
 PLAIN = (Upsampler().gather_key, None)
@@ -44,7 +43,7 @@ class Protocol:
     Attributes:
         crop, resize: centre crop of that many pixels, rounded down to whole patches, after bringing the short side
             to ``resize`` pixels (0: leave it, enlarging only what is smaller than the crop).
-        down: side of the input image over that of the crop; 0.5 is x2 upsampling.
+        down: side of the input image over that of the crop; 0.5 is x2 upsampling, 1 needs a ``ratio``.
         guidance, guidance_max: side of the guidance image: pixels per target cell, and its bound (0: none).
         min_side: images with a shorter side are left out.
         pooled: the input is the target averaged to the input grid, not the features of a smaller image: what is
@@ -65,6 +64,15 @@ class Protocol:
     ratio: float = 0
 
     def __post_init__(self) -> None:
+        require(self.crop >= 1, "crop", self.crop, "must be at least 1")
+        for key in ("resize", "guidance_max", "min_side", "limit"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative")
+        require(self.guidance > 0, "guidance", self.guidance, "must be positive")
+        require(self.ratio == 0 or self.ratio > 1, "ratio", self.ratio, "must be 0 or more than 1")
+        if self.ratio:
+            require(0 < self.down <= 1, "down", self.down, "must be more than 0 and at most 1")
+        else:  # the input would be no smaller than the crop
+            require(0 < self.down < 1, "down", self.down, "must lie between 0 and 1; 1 needs a ratio")
         if self.ratio and self.ratio * self.down < 1:
             raise ValueError(
                 f"ratio {self.ratio:g} needs down to be at least {1 / self.ratio:.4g}, not {self.down:g}"
@@ -127,11 +135,16 @@ def compare(
     Raises:
         FileExistsError: ``out`` holds other files.
         ImageError: no usable image.
-        ValueError: an output has another size than was asked for.
+        ValueError: an output has another size than was asked for, or the input would hold no patch of the backbone.
     """
     sizes = pair_sizes(
         backbone.patch_size, protocol.crop, protocol.down, protocol.guidance, protocol.guidance_max, protocol.pooled
     )  # fmt: skip
+    if sizes.crop * protocol.down < backbone.patch_size:
+        raise ValueError(
+            f"down = {protocol.down:g} makes {sizes.crop * protocol.down:.3g} pixels of a crop of {sizes.crop}, less "
+            f"than a patch of the backbone ({backbone.patch_size} pixels): choose a larger down or crop"
+        )
     backbone.to(device).eval()
     for model in models.values():
         model.to(device).eval()
@@ -145,6 +158,7 @@ def compare(
     count = 0
     settings = {key: value for key, value in protocol.to_dict().items() if key != "limit"}
     kept = KeptResults(out, "reconstruction", {"protocol": settings}, [backbone], models)
+    skipped = {} if skipped is None else skipped
     crops = held_out_crops(files, sizes.crop, protocol.resize, protocol.min_side, skipped)
     for path, crop in progress_bar(crops, total=len(files), unit="image", desc="evaluate", wanted=progress):
         count += 1
@@ -159,7 +173,7 @@ def compare(
                 sums[name][key] += value
         pairs.forget()
     if not count:
-        raise ImageError("no usable held-out image")
+        raise _nothing_usable(files, protocol, skipped)
     figures = {name: {key: total / count for key, total in found.items()} for name, found in sums.items()}
     for name, found in figures.items():
         least = figures[IMAGE_FREE, spaces[name] if isinstance(name, str) else name[1]]["mse"]
@@ -189,7 +203,8 @@ def fit_ceilings(
     sums = {space: LeastSquares() for space in members}
     chosen = [files[i * len(files) // FITTED] for i in range(FITTED)] if len(files) > FITTED else files
     protocol, seen = pairs.protocol, False
-    crops = held_out_crops(chosen, pairs.sizes.crop, protocol.resize, protocol.min_side, None)
+    skipped: dict[str, str] = {}
+    crops = held_out_crops(chosen, pairs.sizes.crop, protocol.resize, protocol.min_side, skipped)
     bar = progress_bar(crops, total=len(chosen), unit="image", desc="image-free", wanted=progress)
     for path, crop in bar:
         seen = True
@@ -200,13 +215,23 @@ def fit_ceilings(
         if pairs.size() > KEPT:
             pairs.forget()
     if not seen:
-        raise ImageError("no usable image to fit the image-free ceiling on")
+        raise _nothing_usable(chosen, protocol, skipped)
     kernels = {
         (label, space): (members[space], kernels)
         for space, found in sums.items()
         for label, kernels in ((IMAGE_FREE, found.kernels()), (CONVEX, found.convex_kernels()))
     }
     return {key: ImageFree(model, found).to(device).eval() for key, (model, found) in kernels.items()}
+
+
+def _nothing_usable(files: Sequence[Path], protocol: Protocol, skipped: Mapping[str, str]) -> ImageError:
+    where = os.path.commonpath([path.parent for path in files])
+    wanted = (
+        f"with a short side of {protocol.min_side} pixels or more"
+        if protocol.min_side
+        else "that can be read"
+    )
+    return ImageError(f"no image {wanted} in {where or '.'}: {next(iter(skipped.values()))}")
 
 
 class Pairs:

@@ -23,6 +23,7 @@ from naf_hub.options import (
     weights_option,
 )
 from naf_hub.reports import amount
+from naf_hub.terminal import tell_skipped
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -200,4 +201,5 @@ def evaluate(
     from .task import Denoising
 
     report = Denoising().evaluate(contenders, images, protocol | given, device=pick_device(device))
+    tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)
