@@ -15,6 +15,40 @@ class WeightsError(NafHubError, RuntimeError):
     """Weights are missing, corrupt, unsafe, or do not belong to this model."""
 
 
+class WeightsChoiceError(WeightsError):
+    """Weights must be chosen, or those that were chosen are not there.
+
+    Python and a command line name weights each in its own way, so the error keeps what both messages are made of:
+    ``str(error)`` tells Python's, :func:`as_typed` the other.
+
+    Attributes:
+        problem: what was wrong.
+        name: of the model, as it is written.
+        instead: what to do rather than to name weights, if there is such a thing.
+    """
+
+    def __init__(self, problem: str, name: str, instead: str = "") -> None:
+        super().__init__(problem, name, instead)
+        self.problem, self.name, self.instead = problem, name, instead
+
+    def __str__(self) -> str:
+        return self._advise("pass weights=", "weights=None for random initialisation")
+
+    @property
+    def typed(self) -> str:
+        """The message where models are written as ``NAME=WEIGHTS``."""
+        return self._advise(f"write {self.name}=WEIGHTS", f"{self.name}=none for random initialisation")
+
+    def _advise(self, chosen: str, random: str) -> str:
+        instead = f"{self.instead}, or " if self.instead else ""
+        return f"{self.problem}; {instead}{chosen} (a named set, a path or hf://owner/repo), or {random}"
+
+
+def as_typed(error: BaseException) -> str:
+    """The message of an error for someone who wrote models as ``NAME=WEIGHTS``, in a command or a file."""
+    return error.typed if isinstance(error, WeightsChoiceError) else str(error)
+
+
 class PluginError(NafHubError, RuntimeError):
     """A plugin could not be loaded or registered (raised only under ``NAF_HUB_STRICT=1``)."""
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from .construction import construct
 from .devices import require_device
-from .errors import WeightsError
+from .errors import WeightsChoiceError, WeightsError
 from .fitting_backbones import require_maps
 from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
@@ -183,10 +183,7 @@ def _channels_option(record: UpsamplerRecord, made_for: str | nn.Module | int | 
 
 def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None) -> str:
     if not record.weights:
-        raise WeightsError(
-            f"{record.name} has no named weights for any backbone; pass weights= (a path or hf://owner/repo), or "
-            "weights=None for random initialisation"
-        )
+        raise WeightsChoiceError(f"{record.name} has no named weights for any backbone", record.name)
     known = set(registry().names(BackboneRecord))
     named = [name for name in sorted(record.weights) if name in known or ":" in name]
     further = [f"{record.name}={name}" for name in sorted(record.weights) if name not in named]
@@ -194,13 +191,12 @@ def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None
     if isinstance(backbone, Backbone) and backbone.origin is not None:
         backbone = backbone.origin.record.name
     if not isinstance(backbone, str):
-        raise WeightsError(
-            f"{record.name} has weights per backbone ({have}); name the backbone, or pass weights= or weights=None"
+        raise WeightsChoiceError(
+            f"{record.name} has weights per backbone ({have})", record.name, "name the backbone"
         )
     if backbone not in record.weights:
-        raise WeightsError(
-            f"{record.name} has no weights for backbone {backbone!r}; it has them for: {have}; "
-            "or pass weights= or weights=None"
+        raise WeightsChoiceError(
+            f"{record.name} has no weights for backbone {backbone!r}; it has them for: {have}", record.name
         )
     return backbone
 
@@ -208,10 +204,7 @@ def _weights_for(record: UpsamplerRecord, backbone: str | nn.Module | int | None
 def _locate(record: Record, weights: WeightsLike) -> tuple[dict[str, Any], Path | None, str]:
     if weights == "default" and record.learned and "default" not in record.weights:
         named = f"; named sets: {', '.join(record.weights)}" if record.weights else ""
-        raise WeightsError(
-            f"{record.kind} {record.name!r} has no default weights{named}; pass weights= (a path or "
-            "hf://owner/repo), or weights=None for random initialisation"
-        )
+        raise WeightsChoiceError(f"{record.kind} {record.name!r} has no default weights{named}", record.name)
     tell_terms(record, weights)
     made_with, file = locate(record, weights)
     log.info("%s: %s", record.name, file or ("random weights" if record.learned else "needs no weights"))

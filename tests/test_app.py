@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import naf_hub
 from naf_hub.app.choices import backbone_choices, upsampler_choices
 from naf_hub.app.kept_models import KeptModels
-from naf_hub.app.serving import FOLDER_SWITCH, private_folder, served
+from naf_hub.app.serving import FOLDER_SWITCH, private_folder, require_host, served
 from naf_hub.app.similarity import cosines_to, heat_picture, similar_to
 from naf_hub.app.viewer import Viewer
 from naf_hub.app.visits import MOST, Visits
@@ -163,6 +163,20 @@ def test_what_is_missing_is_one_line(monkeypatch):
     assert not folder.exists()
     with pytest.raises(MissingExtraError), served("pico", "bilinear", 32):
         pass
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.invalid", "a" * 70])
+def test_a_host_of_another_machine_is_one_line(host, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)  # told before gradio is imported
+    result = CliRunner().invoke(cli, ["app", "--no-open", "--host", host])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.startswith(f"naf-hub: cannot listen at host {host} (")
+    assert "give --host an address of this machine" in result.output
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_a_host_of_this_machine_is_taken(host):
+    require_host(host)
 
 
 @pytest.fixture(scope="module")

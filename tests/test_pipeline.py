@@ -164,7 +164,7 @@ def test_a_backbone_specific_upsampler_takes_the_weights_of_its_backbone(monkeyp
     monkeypatch.setattr("naf_hub.loading.load_backbone", lambda *_, **__: pytest.fail("loaded for nothing"))
     with pytest.raises(
         naf_hub.WeightsError,
-        match=r"no weights for backbone 'franca_b'; it has them for: dinov2_s, pico; or pass",
+        match=r"no weights for backbone 'franca_b'; it has them for: dinov2_s, pico; pass weights=",
     ):
         naf_hub.load("choosy", backbone="franca_b")
     for unnamed in (None, Cells()):

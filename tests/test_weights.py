@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import random
 import shlex
 import shutil
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import naf_hub
 from naf_hub import registry
 from naf_hub.commands.main import cli
+from naf_hub.errors import WeightsChoiceError, as_typed
+from naf_hub.image_files import RUN_MARKER
 from naf_hub.publishing.publishable import weights_folder
 from naf_hub.weights.checksums import LocalFile
 from naf_hub.weights.convert import convert
@@ -69,10 +73,54 @@ def test_no_default_weights_must_be_asked_for():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--upsampler", "jafar"], "jafar has no weights for backbone 'pico'; it has them for: "),
+        (["--upsampler", "carafe"], "carafe has no named weights for any backbone; "),
+        (["--upsampler", "naf=nosuch"], "naf has no weights 'nosuch' (named sets: "),
+        (
+            ["--upsampler", "bilinear", "--backbone", "pico=nosuch"],
+            "pico has no weights 'nosuch' (named sets: ",
+        ),
+    ],
+)
+def test_a_command_says_how_weights_are_written_there(tmp_path: Path, arguments, said):
+    Image.new("RGB", (16, 16)).save(tmp_path / "x.png")
+    photo, out = str(tmp_path / "x.png"), str(tmp_path / "out")
+    result = CliRunner().invoke(cli, ["upsample", photo, "-o", out, *arguments])
+    name = said.split(" ")[0]
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.startswith(f"naf-hub: {said}")
+    assert (
+        f"write {name}=WEIGHTS (a named set, a path or hf://owner/repo), or {name}=none for" in result.output
+    )
+    assert "weights=" not in result.output
+
+
+def test_what_a_failing_contender_says_is_written_as_commands_write_it():
+    result = CliRunner().invoke(cli, ["bench", "naf=nosuch", "--features", "8,2,2", "--size", "4"])
+    assert "naf=none for random" in result.output
+    assert "weights=" not in result.output
+
+
+def test_a_choice_of_weights_that_fails_is_sent_between_processes():
+    error = pickle.loads(pickle.dumps(WeightsChoiceError("naf is without", "naf", "name the backbone")))
+    assert str(error) == (
+        "naf is without; name the backbone, or pass weights= (a named set, a path or hf://owner/repo), "
+        "or weights=None for random initialisation"
+    )
+    assert as_typed(error) == (
+        "naf is without; name the backbone, or write naf=WEIGHTS (a named set, a path or hf://owner/repo), "
+        "or naf=none for random initialisation"
+    )
+    assert as_typed(ValueError("x")) == "x"
+
+
+@pytest.mark.parametrize(
     ("weights", "message"),
     [
         ("nothing/here", r"named sets: .*default"),
-        ("../../etc", "no such file or folder"),
+        ("../../no-such-etc", "no such file or folder"),
         ("hf://only-one-part", "is not hf://"),
         ("hf://a/../b", "is not hf://"),
     ],
@@ -80,6 +128,26 @@ def test_no_default_weights_must_be_asked_for():
 def test_missing_weights(weights, message):
     with pytest.raises(naf_hub.WeightsError, match=message):
         naf_hub.load("naf", weights=weights)
+
+
+def test_a_folder_without_weights_says_what_it_is(folder: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+
+    def refused() -> str:
+        with pytest.raises(naf_hub.WeightsError) as error:
+            naf_hub.load("naf", weights=run)
+        return str(error.value).removeprefix(f"naf weights '{run}': ")
+
+    assert refused() == (
+        f"{run} is a folder without model.safetensors; give a folder that has it, or a .safetensors file"
+    )
+    (run / RUN_MARKER).touch()
+    assert refused() == f"{run} is a training run that has kept no weights so far"
+    for name, ways in (("weights", run / "weights"), ("best", f"{run / 'best'} or {run / 'weights'}")):
+        shutil.copytree(folder, run / name)
+        assert refused() == f"{run} is a training run; give {ways}"
+    naf_hub.load("naf", weights=run / "best")
 
 
 def spoil(path: Path, edit) -> None:

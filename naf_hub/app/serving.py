@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,33 @@ def require_gradio() -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the app needs gradio: pip install 'naf-hub[app]'") from error
+
+
+def require_host(host: str) -> None:
+    """Know that this machine can listen at ``host``, which gradio would try with port after port for minutes.
+
+    Raises:
+        OSError: it is no address of this machine, or no such name is known.
+    """
+    try:
+        problem: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host.strip("[]") or LOOPBACK, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.bind(address)
+                return
+            except OSError as error:  # a name may also have an address of a family that is switched off
+                problem = error
+        if problem:
+            raise problem
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no name of a host"
+        raise OSError(
+            f"cannot listen at host {host} ({reason}); give --host an address of this machine: {LOOPBACK} for itself "
+            "alone, 0.0.0.0 for all of its network"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -64,8 +92,9 @@ def served(
 
     Raises:
         MissingExtraError: gradio is not installed.
-        OSError: the port is taken.
+        OSError: the port is taken, or ``host`` is not of this machine.
     """
+    require_host(host)  # before gradio, whose import takes seconds
     with private_folder() as folder:
         require_gradio()
         from .layout import launch, lay_out

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from ..contenders import name_model
-from ..errors import NafHubError
+from ..errors import NafHubError, as_typed
 from ..feature_writing import write_features
 from ..image_sizes import ImageSize, describe_image_size
 from ..made_with import describe_photo, record
@@ -185,7 +185,7 @@ class Viewer:
     def explain(self, error: Exception) -> str:
         """An error in one line, in which files bear their own names alone."""
         text = shortage(error) or (
-            str(error) if isinstance(error, EXPECTED) else f"unexpected {one_line(error)}"
+            as_typed(error) if isinstance(error, EXPECTED) else f"unexpected {one_line(error)}"
         )
         inside = re.escape(f"{self.visits.folder}{os.sep}") + rf"(?:\w+{re.escape(os.sep)})?"
         return " ".join(re.sub(inside, "", text).split())

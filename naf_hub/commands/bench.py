@@ -13,6 +13,7 @@ import click
 from ..contenders import Contender
 from ..efficiency import FACTORS, Setting, fitting, largest_ratio, parse_sweep, sweep
 from ..efficiency_plot import ENDINGS, plot_sweeps
+from ..errors import as_typed
 from ..escapes import one_line
 from ..image_sizes import ImageSize, square
 from ..measuring import PeakMemory, make_features, measure
@@ -214,7 +215,7 @@ def _try(
         origin = getattr(model, "origin", None)
         return {**found, "weights": contender.weights if origin is None else origin.weights}
     except Exception as error:  # one that fails must not take the others along
-        return {"failed": shortage(error) or one_line(str(error)) or type(error).__name__}
+        return {"failed": shortage(error) or one_line(as_typed(error)) or type(error).__name__}
 
 
 def set_tf32(on: bool) -> None:

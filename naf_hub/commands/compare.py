@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..contenders import Contender, name_model
+from ..errors import as_typed
 from ..image_sizes import ImageSize, fit_size, resized
 from ..memory import shortage
 from ..options import (
@@ -163,7 +164,7 @@ def show(contender: Contender, view: View) -> Shown:
     except Exception as error:  # of plugins and weights, which may fail in any way
         log.debug("%s", contender.label, exc_info=True)
         expected = isinstance(error, (ValueError, TypeError, OSError, RuntimeError, MemoryError))
-        message = shortage(error) or (" ".join(str(error).split()) if expected else one_line(error))
+        message = shortage(error) or (" ".join(as_typed(error).split()) if expected else one_line(error))
         return Shown(contender.label, error=message or one_line(error))
 
 

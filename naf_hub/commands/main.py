@@ -14,7 +14,7 @@ import click
 
 from .. import registry
 from ..devices import let_waiting_threads_sleep
-from ..errors import NafHubError, UnknownNameError
+from ..errors import NafHubError, UnknownNameError, as_typed
 from ..memory import keep_freed_memory, shortage
 from ..plugins import Plugin, one_line
 from ..version import __version__
@@ -66,7 +66,7 @@ class Cli(click.Group):
             self._tell(error, str(error))
             sys.exit(2)
         except EXPECTED as error:
-            self._tell(error, shortage(error) or str(error) or one_line(error))
+            self._tell(error, shortage(error) or as_typed(error) or one_line(error))
             sys.exit(1)
         except Exception as error:
             unexpected = f"unexpected {one_line(error)} (run `naf-hub --debug ...` for the traceback)"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..controls import CONTROLS
+from ..errors import as_typed
 from ..escapes import one_line
 from ..reports import Report
 from ..training.exclusive import InUse
@@ -60,7 +61,7 @@ def _fill(
     try:
         report = evaluate(cell, device)
     except Exception as error:  # one that fails, in whatever way, must not take the others along
-        reason = one_line(str(error)) or type(error).__name__
+        reason = one_line(as_typed(error)) or type(error).__name__
         failed[cell.column, cell.entrant.label] = reason
         tell(f"    failed: {reason}")
         return

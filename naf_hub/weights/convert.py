@@ -58,7 +58,7 @@ def convert(
     if target.exists():
         _require_weights_alone(target)
     if source.suffix == ".safetensors":
-        raise WeightsError(f"{source} is safetensors already; pass it as weights=")
+        raise WeightsError(f"{source} is safetensors already and loads as it is")
     data, options = open_pickle(source), dict(options or {})
     if name is None:
         record, parts = recognise(options, data, keys, source)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from ..atomic import atomic_folder
-from ..errors import WeightsError
+from ..errors import WeightsChoiceError, WeightsError
 from ..records import Record, Weights
 from ..version import __version__
 from .archives import assemble, published_files
@@ -92,14 +92,29 @@ def _local(text: str, record: Record) -> Path:
     path = Path(text).expanduser()
     if path.is_dir():
         only_index = (path / INDEX).is_file() and not (path / FILE).is_file()
+        if not only_index and not (path / FILE).is_file():
+            raise WeightsError(f"{record.name} weights {text!r}: {_without_weights(path)}")
         path = path / (INDEX if only_index else FILE)
     if not path.is_file():
         sets = ", ".join(record.weights) or "none"
-        raise WeightsError(
-            f"{record.name} has no weights {text!r} (named sets: {sets}) and there is no such file or folder; "
-            "pass a named set, a path, hf://owner/repo, or weights=None for random initialisation"
+        raise WeightsChoiceError(
+            f"{record.name} has no weights {text!r} (named sets: {sets}) and there is no such file or folder",
+            record.name,
         )
     return path
+
+
+def _without_weights(folder: Path) -> str:
+    """What a folder is that is none of weights, and what to give instead."""
+    from ..image_files import RUN_MARKER
+    from ..training.folder import WEIGHTS
+
+    if not (folder / RUN_MARKER).is_file():
+        return f"{folder} is a folder without {FILE}; give a folder that has it, or a .safetensors file"
+    kept = [str(folder / name) for name in WEIGHTS if (folder / name / FILE).is_file()]
+    if not kept:
+        return f"{folder} is a training run that has kept no weights so far"
+    return f"{folder} is a training run; give {' or '.join(kept)}"
 
 
 def safetensors_of(weights: Weights, what: str, record: Record, lock: Lock | None = None) -> Path:
