@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from docs_blocks import blocks
 from docs_world import files_of, install_from_docs
+from markdown.extensions.toc import slugify, unique
 
 import naf_hub
 from naf_hub import hookspecs
@@ -224,11 +225,40 @@ def test_every_hook_is_documented_and_tested(hook: str):
     assert f"def {hook}(" in tests
 
 
+def anchors(page: Path) -> set[str]:
+    """What links may name behind ``#``: headings, as the site slugs them, and ids that are spelled out."""
+    text = re.sub(r"(?ms)^( *)```.*?^\1```", "", page.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for heading in re.findall(r"(?m)^#+ +(.+?) *#*$", text):
+        named = re.search(r"\{ *#([\w-]+)[^}]*\}$", heading)
+        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading)
+        unique(named[1] if named else slugify(plain, "-"), found)
+    return found | set(re.findall(r"\bid=\"([^\"]+)\"", text))
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """Targets of a text's links, and what they name behind ``#``."""
+    return re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_and_pictures_exist(page: Path):
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for target, anchor in links(page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"
+
+
+def test_a_wrong_anchor_is_found(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One `two`, [three](four.md)\n```sh\n# five\n```\n## Six {#seven}\n## Eight\n## Eight\n"
+    )
+    assert anchors(page) == {"one-two-three", "seven", "eight", "eight_1"}
+    assert links("[a](b.md#c) [d](#e) ![f](g.png)") == [("b.md", "c"), ("", "e"), ("g.png", "")]
 
 
 def test_every_public_name_has_a_docstring_and_is_in_the_api_page():

@@ -84,6 +84,17 @@ def test_the_tag_check_of_the_release_reads_the_version():
     assert found[1] == naf_hub.__version__
 
 
+def test_a_release_needs_a_date_in_the_changelog():
+    """As grep's pattern says in the workflow, with the version that the shell puts in."""
+    script = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    (pattern,) = re.findall(r'grep --extended-regexp "(.*?)" CHANGELOG.md', script)
+    pattern = re.sub(r"\$\{.*?\}", r"0\\.2\\.0", pattern.replace("\\\\.}", "}"))
+    assert re.search(pattern, "## 0.2.0 (2026-12-01)")
+    assert re.search(pattern, "## 0.2.0 - 2026-12-01")
+    for line in ("## 0.2.0 (unreleased)", "## 0.2.01 (2026-12-01)", "## 0x2x0 (2026-12-01)"):
+        assert not re.search(pattern, line)
+
+
 def test_what_pypi_shows_links_to_nothing_beside_it():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["metadata"]
     text = (ROOT / "README.md").read_text("utf-8")
