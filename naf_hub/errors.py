@@ -49,6 +49,10 @@ def as_typed(error: BaseException) -> str:
     return error.typed if isinstance(error, WeightsChoiceError) else str(error)
 
 
+class OptionError(NafHubError, TypeError, ValueError):
+    """A model cannot be built with the constructor options that were given; the message says what they may be."""
+
+
 class PluginError(NafHubError, RuntimeError):
     """A plugin could not be loaded or registered (raised only under ``NAF_HUB_STRICT=1``)."""
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from .construction import construct
 from .devices import require_device
-from .errors import WeightsChoiceError, WeightsError
+from .errors import NafHubError, OptionError, WeightsChoiceError, WeightsError
 from .fitting_backbones import require_maps
 from .interfaces import Backbone, ForeignWeights, Restorer, Task, Upsampler
 from .pipeline import FeaturePipeline
@@ -67,7 +67,7 @@ def load(
         UnknownNameError: with the nearest names.
         MapError: the backbone lacks what the upsampler needs of it; names backbones that have it.
         WeightsError: weights missing, damaged or for another model.
-        TypeError: an option the upsampler does not have, or of the wrong type.
+        OptionError: an option the upsampler does not have, or of the wrong type or value; a TypeError, too.
         ValueError: a GPU that is not there.
     """
     upsampler = load_upsampler(name, weights=weights, made_for=backbone, device=device, **options)
@@ -91,7 +91,7 @@ def load_upsampler(
             made for a number of them.
 
     Raises:
-        UnknownNameError, MapError, WeightsError, TypeError: as for :func:`load`.
+        UnknownNameError, MapError, WeightsError, OptionError: as for :func:`load`.
     """
     require_device(device)
     record = registry().find(name, UpsamplerRecord)
@@ -124,7 +124,7 @@ def load_backbone(
         A frozen :class:`~naf_hub.Backbone` in eval mode.
 
     Raises:
-        UnknownNameError, WeightsError, TypeError: as for :func:`load`.
+        UnknownNameError, WeightsError, OptionError: as for :func:`load`.
     """
     require_device(device)
     record = registry().find(name, BackboneRecord)
@@ -151,7 +151,7 @@ def load_restorer(
         A frozen :class:`~naf_hub.Restorer` in eval mode.
 
     Raises:
-        UnknownNameError, WeightsError, TypeError: as for :func:`load`.
+        UnknownNameError, WeightsError, OptionError: as for :func:`load`.
     """
     require_device(device)
     record = registry().find(name, RestorerRecord)
@@ -229,8 +229,18 @@ def _build(
 def _whole(
     record: Record, made_with: dict[str, Any], options: dict[str, Any], file: Path | None, what: str
 ) -> nn.Module:
-    """The model with storage of its own, then all of its weights at once."""
-    model = construct(record, {**made_with, **options})
+    """The model with storage of its own, then all of its weights at once.
+
+    Raises:
+        OptionError: it cannot be built with ``options``.
+        WeightsError: the file is not for it.
+    """
+    try:
+        model = construct(record, {**made_with, **options})
+    except (TypeError, ValueError) as error:
+        if not options or isinstance(error, NafHubError):
+            raise
+        raise OptionError(str(error)) from error
     if file is not None:
         load_into(model, read_state_dict(file), what)
     return model.eval()

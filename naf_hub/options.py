@@ -16,6 +16,7 @@ from .devices import pick_device as pick_device
 from .devices import use_threads as compute_with
 from .image_sizes import ImageSize, parse_image_size
 from .name_completion import complete_backbones, complete_restorers, complete_upsamplers
+from .photo_places import parse_pixels
 from .records import BackboneRecord, Record, RestorerRecord, UpsamplerRecord
 from .terminal import print_json as print_json
 from .terminal import print_table as print_table
@@ -102,6 +103,15 @@ def pairs_option(name: str, destination: str, text: str) -> Callable[[F], F]:
     return click.option(
         name, destination, multiple=True, metavar="KEY=VALUE", callback=_checked(parse_pairs), help=text
     )
+
+
+def pixels_option(name: str, form: str, text: str, *, required: bool = False) -> Callable[[F], F]:
+    """``NAME X,Y`` or the like, as ``form`` (``"x,y"``) says; the command receives a tuple of whole numbers."""
+
+    def parse(value: str | None) -> tuple[int, ...] | None:
+        return None if value is None else parse_pixels(value, form)
+
+    return click.option(name, required=required, metavar=form.upper(), callback=_checked(parse), help=text)
 
 
 def weights_option(name: str, default: str, text: str) -> Callable[[F], F]:

@@ -99,7 +99,7 @@ def test_nothing_is_written_where_nothing_works(photo, tmp_path):
     ("arguments", "status", "word"),
     [
         (["--zoom", "90,0,10,10"], 1, "does not lie in the photo of 96 x 64 pixels"),
-        (["--zoom", "1,2,3"], 1, "is not x,y,w,h"),
+        (["--zoom", "1,2,3"], 2, "is not x,y,w,h"),
         (["-o", "a.gif"], 2, "must end in"),
         (["-o", "PHOTO", "--force"], 2, "is the photo, which stays"),
         (["-o", "TAKEN"], 1, "use --force"),

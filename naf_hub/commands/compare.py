@@ -26,6 +26,7 @@ from ..options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    pixels_option,
     print_json,
     size_option,
     threads_option,
@@ -33,7 +34,7 @@ from ..options import (
     upsampler_weights_option,
     use_threads,
 )
-from ..photo_places import box_in, parse_pixels
+from ..photo_places import box_in
 from ..plugins import one_line
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ SAME_SPACE = 1e-3
               "of the upsampler NAME; repeatable.")  # fmt: skip
 @backbone_constructor_option
 @size_option("448", "Bring the photo to this size")
-@click.option("--zoom", default=None, metavar="X,Y,W,H",
-              help="Show this part, in pixels of the photo: left, top, width and height.")  # fmt: skip
+@pixels_option("--zoom", "x,y,w,h", "Show this part, in pixels of the photo: left, top, width and height.")
 @click.option("--columns", default=4, show_default=True, type=click.IntRange(1),
               help="At most so many panels in a row; rows are as even as can be.")  # fmt: skip
 @click.option("--panel", default=None, type=click.IntRange(16),
@@ -76,7 +76,7 @@ SAME_SPACE = 1e-3
 def compare_command(
     photo: str, out: str, upsamplers: tuple[str, ...], backbone: str, weights: str | None,
     backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize,
-    zoom: str | None, columns: int, panel: int | None, device: str, threads: int | None, force: bool, as_json: bool,
+    zoom: Any, columns: int, panel: int | None, device: str, threads: int | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """One picture of a photo's features by several upsamplers, to compare by eye.
 
@@ -86,8 +86,7 @@ def compare_command(
     One that fails is named and left out. Exit status 1 when any failed.
     """
     use_threads(threads)
-    # Bad boxes and names are told before any model is loaded.
-    box: Any = None if zoom is None else parse_pixels(zoom, "x,y,w,h")
+    # Bad names are told before any model is loaded.
     target = _checked_target(Path(out), Path(photo), force)
     contenders = _parse(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
@@ -102,8 +101,8 @@ def compare_command(
 
     image = read_image(photo)[None]
     original = (image.shape[-2], image.shape[-1])
-    if box is not None:
-        box_in(box, original, original)
+    if zoom is not None:
+        box_in(zoom, original, original)
     where = pick_device(device)
     model = behind.load(device=where)
     sides = fit_size(*original, size, getattr(model, "patch_size", 1))
@@ -124,7 +123,7 @@ def compare_command(
     drawn = [one for one in shown if one.picture is not None]
     if drawn:
         title = f"{name_model(model)}, nearest: {low.shape[-2]}x{low.shape[-1]} cells"
-        part = None if box is None else box_in(box, original, sides)
+        part = None if zoom is None else box_in(zoom, original, sides)
         _write(target, _sheet(image[0], (title, view.basis.picture(low[0])), drawn, part, columns, panel))
     _report(target if drawn else None, list(sides), list(low.shape[1:]), shown, as_json)
     return 0 if len(drawn) == len(shown) else 1

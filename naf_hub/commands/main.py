@@ -14,7 +14,7 @@ import click
 
 from .. import registry
 from ..devices import let_waiting_threads_sleep
-from ..errors import NafHubError, UnknownNameError, as_typed
+from ..errors import NafHubError, OptionError, UnknownNameError, as_typed
 from ..memory import keep_freed_memory, shortage
 from ..plugins import Plugin, one_line
 from ..version import __version__
@@ -62,7 +62,7 @@ class Cli(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output left; Python would complain again at exit
             sys.exit(1)
-        except UnknownNameError as error:
+        except (UnknownNameError, OptionError) as error:
             self._tell(error, str(error))
             sys.exit(2)
         except EXPECTED as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from ..errors import NafHubError, UnknownNameError
+from ..errors import NafHubError, OptionError, UnknownNameError
 from ..options import parse_pairs
 from ..records import Record
 from ..registry import registry
@@ -31,6 +31,14 @@ class ConfigError(NafHubError, ValueError):
     def __init__(self, message: str, key: str = "") -> None:
         super().__init__(message)
         self.key = key
+
+
+class AssignmentError(ConfigError, OptionError):
+    """A setting that was typed as ``--set KEY=VALUE`` does not exist or makes no sense: bad usage of a command."""
+
+
+class Assignments(dict[str, Any]):
+    """Keys and values typed as ``--set KEY=VALUE``."""
 
 
 class FileSettings(dict[str, Any]):
@@ -150,19 +158,19 @@ def read_toml(path: str | os.PathLike[str]) -> FileSettings:
         raise ConfigError(f"{path}: not valid TOML: no text in UTF-8") from error
 
 
-def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
+def parse_set(assignments: Iterable[str]) -> Assignments:
     """Values by key of ``key=value`` texts, see :func:`naf_hub.options.parse_pairs`.
 
     ``upsampler_options.dim=32`` sets one entry of a table, ``backbone_options.NAME.stride=8`` one entry of
     the table NAME in it.
 
     Raises:
-        ConfigError: no ``=``, or a key that is both a value and a table.
+        AssignmentError: no ``=``, or a key that is both a value and a table.
     """
     try:
-        return parse_pairs(assignments)
+        return Assignments(parse_pairs(assignments))
     except ValueError as error:
-        raise ConfigError(f"--set {error}") from error
+        raise AssignmentError(f"--set {error}") from error
 
 
 def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
@@ -173,26 +181,28 @@ def build(kind: type[Made], *layers: Mapping[str, Any]) -> Made:
 
     Raises:
         ConfigError: an unknown key (the nearest is named), one that has no default and is missing, a value of the
-            wrong type or out of range, or a layer that is no table. Names the file that the key is from.
+            wrong type or out of range, or a layer that is no table. Names the file that the key is from; an
+            :class:`AssignmentError` where it was typed.
         UnknownNameError: a file names a model that is not registered; names the file.
     """
     try:
         made = _build(kind, layers)
     except ConfigError as error:
-        source = _file_of(error.key, layers)
-        if source is None:
-            raise
-        raise ConfigError(f"{source.name}: {error}", error.key) from error
+        source = _source_of(error.key, layers)
+        if isinstance(source, FileSettings):
+            raise ConfigError(f"{source.name}: {error}", error.key) from error
+        if isinstance(source, Assignments):
+            raise AssignmentError(f"--set: {error}", error.key) from error
+        raise
     for key, record in getattr(kind, "models", {}).items():
-        if source := _file_of(key, layers):
+        if isinstance(source := _source_of(key, layers), FileSettings):
             _find(source, key, record)
     return made
 
 
-def _file_of(key: str, layers: Sequence[Mapping[str, Any]]) -> FileSettings | None:
-    """The file that has the last word on a key."""
-    source = next((layer for layer in reversed(layers) if key and key in layer), None)
-    return source if isinstance(source, FileSettings) else None
+def _source_of(key: str, layers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The layer that has the last word on a key."""
+    return next((layer for layer in reversed(layers) if key and key in layer), None)
 
 
 def _find(source: FileSettings, key: str, record: type[Record]) -> None:

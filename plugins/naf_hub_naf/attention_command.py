@@ -21,6 +21,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    pixels_option,
     print_json,
     print_table,
     size_option,
@@ -29,7 +30,7 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
-from naf_hub.photo_places import parse_pixels, point_in
+from naf_hub.photo_places import point_in
 
 if TYPE_CHECKING:
     from .query_window import QueryWindow
@@ -39,8 +40,8 @@ VIEWS = ("window", "spectrum", "distance", "pair")
 
 @click.command("attention")
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False))
-@click.option("--at", required=True, metavar="X,Y",
-              help="Look at this pixel of the photo: columns from the left, rows from the top, from 0.")  # fmt: skip
+@pixels_option("--at", "x,y", "Look at this pixel of the photo: columns from the left, rows from the top, from 0.",
+               required=True)  # fmt: skip
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Write to this folder.")
 @click.option("--view", "views", multiple=True, type=click.Choice(VIEWS), default=VIEWS, show_default=True,
               help="Draw this; repeatable.")  # fmt: skip
@@ -56,7 +57,7 @@ VIEWS = ("window", "spectrum", "distance", "pair")
 @click.option("--force", is_flag=True, help="Make anew what naf-hub wrote before; other files stay.")
 @json_option
 def attention_command(
-    photo: str, at: str, out: str, views: tuple[str, ...], upsampler: str, backbone: str, weights: str | None,
+    photo: str, at: Any, out: str, views: tuple[str, ...], upsampler: str, backbone: str, weights: str | None,
     backbone_weights: str | None, options: dict[str, Any], backbone_options: dict[str, Any], size: ImageSize,
     device: str, threads: int | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -67,8 +68,6 @@ def attention_command(
     channels that tells most. Figures are PHOTO_xX_yY_VIEW.png.
     """
     use_threads(threads)
-    # A bad place is told before any model is loaded.
-    place: Any = parse_pixels(at, "x,y")
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     _require_naf(chosen)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
@@ -82,10 +81,10 @@ def attention_command(
 
     image = read_image(photo)[None]
     original = (image.shape[-2], image.shape[-1])
-    point_in(place, original, original)
+    point_in(at, original, original)
     require_matplotlib()
     folder = Path(out)
-    stem = f"{Path(photo).stem}_x{place[0]}_y{place[1]}"
+    stem = f"{Path(photo).stem}_x{at[0]}_y{at[1]}"
     targets = {view: folder / f"{stem}_{view}.png" for view in dict.fromkeys(views)}
     for path in targets.values():
         require_free(path, force)
@@ -99,7 +98,7 @@ def attention_command(
     image = resized(image, sides).to(where)
     with torch.no_grad():
         features = naf.gather(image, model)
-    window = query_window(naf, image, features, point_in(place, original, sides))
+    window = query_window(naf, image, features, point_in(at, original, sides))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for view, path in targets.items():
