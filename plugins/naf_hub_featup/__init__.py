@@ -28,16 +28,7 @@ WEIGHTS = {
     "dinov2_s": released("dinov2", 384, "DINOv2 ViT-S/14", True),
     "dinov2_s_no_norm": released("dinov2", 384, "DINOv2 ViT-S/14", False),
     "clip": released("clip", 512, "projected patch tokens of CLIP ViT-B/16", True),
-    # Size and checksum are of a checkpoint of the authors' that was fetched without a note of its address: it has no
-    # `model.1.norm.*`, so it was taken for this one.
-    "clip_no_norm": released(
-        "clip",
-        512,
-        "projected patch tokens of CLIP ViT-B/16",
-        False,
-        size=3513883,
-        sha256="38ce7487c648d01cf37beb005f464410c498008fea03e6a68a269d79e4e29622",
-    ),
+    "clip_no_norm": released("clip", 512, "projected patch tokens of CLIP ViT-B/16", False),
     "maskclip_no_norm": released(
         "maskclip",
         512,
