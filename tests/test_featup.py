@@ -184,10 +184,6 @@ def test_records_name_the_releases():
     assert addresses["dino_s16"] == "dino16_jbu_stack_cocostuff.ckpt"
     assert addresses["maskclip_no_norm"] == "no_norm/maskclip_jbu_stack_cocostuff.ckpt"
     assert len(set(addresses.values())) == len(addresses) == 11
-    # The two checkpoints that were seen are of one size and differ.
-    seen = [record.weights[name] for name in ("clip_no_norm", "maskclip_no_norm")]
-    assert [weights.size for weights in seen] == [3513883] * 2
-    assert seen[0].sha256 != seen[1].sha256
     for name in ("dino_s16", "dinov2_s"):
         backbone = naf_hub.info(name)
         assert isinstance(backbone, naf_hub.BackboneRecord)
