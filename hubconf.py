@@ -1,4 +1,4 @@
-"""torch.hub entry points: ``torch.hub.load("OWNER/naf-hub", "naf")`` is called as the authors' own is.
+"""torch.hub entry points: ``torch.hub.load("naf-hub/naf-hub", "naf")`` is called as the authors' own is.
 
 Re-exports only; needs ``pip install naf-hub``.
 """

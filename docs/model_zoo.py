@@ -38,7 +38,7 @@ class Entry:
     download: int | None
     download_stated: bool
     license: str
-    free: bool
+    free: bool | None
     channels: int | None
     patch: int | None
     native: int | None
@@ -55,7 +55,7 @@ def entry(record: Record, parameters: int | None) -> Entry:
     backbone = record if isinstance(record, BackboneRecord) else None
     return Entry(
         record.kind, record.name, len(sets), parameters, stated or estimate, stated is not None,
-        ", ".join([*licenses, *marks]) or "-", bool(sets) and all(weights.free for weights in sets),
+        ", ".join([*licenses, *marks]) or "-", all(weights.free for weights in sets) if sets else None,
         backbone.embed_dim if backbone else None, backbone.patch_size if backbone else None,
         backbone.native_size if backbone else None, _source(sets), record.paper or "",
     )  # fmt: skip

@@ -50,7 +50,7 @@ def pick_device(name: str | None = "auto") -> str:
 
 
 def require_device(device: Any) -> None:
-    """Refuse a GPU that is not there; devices of other kinds are torch's to judge.
+    """Refuse a GPU that is not there, or what names no device; devices of other kinds are torch's to judge.
 
     Args:
         device: as torch takes it, or ``None``.
@@ -63,6 +63,10 @@ def require_device(device: Any) -> None:
     import torch
 
     name = f"cuda:{device}" if isinstance(device, int) else str(device)
+    try:
+        torch.device(name)
+    except RuntimeError as error:  # torch's own text lists every kind of device that it was ever made for
+        raise ValueError(f"device {name!r}: give cpu, cuda, cuda:1 or mps") from error
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device mps is not there: torch finds no Apple GPU; use auto or cpu")
     if name.startswith("cuda"):

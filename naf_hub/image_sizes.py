@@ -13,6 +13,8 @@ ImageSize = int | tuple[int, int] | None
 NATIVE = "native"
 # The long side is at most so many times the short side that is asked for.
 LONGEST_RATIO = 4
+# Of a side; a longer number is a slip of the hand, not a picture.
+MOST_DIGITS = 7
 
 
 def parse_image_size(text: str, native: bool = True) -> ImageSize:
@@ -24,7 +26,9 @@ def parse_image_size(text: str, native: bool = True) -> ImageSize:
     text = text.strip()
     if native and text == NATIVE:
         return None
-    match = re.fullmatch(r"([0-9]{1,7})(?:x([0-9]{1,7}))?", text)
+    if re.fullmatch(r"[0-9]+(x[0-9]+)?", text) and max(map(len, text.split("x"))) > MOST_DIGITS:
+        raise ValueError(f"size {text!r} is too large: a side has at most {MOST_DIGITS} digits")
+    match = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
     if match is None or 0 in (sides := [int(side) for side in match.groups() if side is not None]):
         raise ValueError(
             f"size {text!r} is not N, HxW or 'native'" if native else f"size {text!r} is not N or HxW"

@@ -274,6 +274,8 @@ def as_batch(image: Any) -> Tensor:
                 f"images of a batch must have one size, got {', '.join(sizes)}; pass them one by one"
             )
         return torch.cat(parts)
+    if isinstance(image, (list, tuple)):
+        raise ValueError(f"the {type(image).__name__} of images is empty; give at least one")
     raise TypeError(
         f"image must be a tensor, a PIL image or a path (or an array, bytes, or a list), got {type(image).__name__}"
     )

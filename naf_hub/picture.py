@@ -78,6 +78,7 @@ def pca_picture(
         RGB in [0, 1] on the CPU, (3, H, W) or (B, 3, H, W); of several maps a list of them.
 
     Raises:
+        TypeError: no tensors.
         ValueError: no maps, or maps of other shapes than these, of several C, or with values that are not finite.
     """
     maps = _checked_maps(features)
@@ -96,6 +97,12 @@ def pca_picture(
 
 def _checked_maps(maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
     several = [maps] if isinstance(maps, Tensor) else list(maps)
+    for one in several:
+        if not isinstance(one, Tensor):
+            raise TypeError(
+                f"features must be a tensor (C, H, W) or (B, C, H, W), or several, got {type(maps).__name__} "
+                f"with {type(one).__name__}"
+            )
     if not several:
         raise ValueError("no features given")
     for one in several:

@@ -290,7 +290,7 @@ def test_two_processes_at_once(hub, tmp_path):
     [
         ({"backbone.x": Path("anything")}, "it holds pathlib"),
         ({"args": {"lr": 0.1}, "epoch": 3}, "holds no state dict"),
-        (None, "damaged, or no torch.save file"),
+        (None, "it is no file of torch.save, or a damaged one"),
     ],
 )
 def test_releases_that_cannot_be_read_are_told_in_a_line(hub, tmp_path, content, message):

@@ -138,7 +138,7 @@ def test_arrays_bytes_and_lists_are_taken(tmp_path, rgb):
         (np.zeros((3, 6, 9), np.float32), "channels first"),
         (np.zeros((6, 9, 3), np.int64), "uint8 or uint16"),
         ("https://example.org/cat.jpg", "not fetched"),
-        ([], "tensor, a PIL image or a path"),
+        ([], "list of images is empty"),
         ([np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.uint8)], "one size, got 4x4, 5x4"),
         (b"no picture", "not an image"),
     ],

@@ -209,7 +209,7 @@ def test_the_command_writes_figures_and_never_over_others(tmp_path):
     ("arguments", "status", "word"),
     [
         (["--at", "60,0"], 1, "x goes from 0 to 59 and y from 0 to 39"),
-        (["--at", "5"], 1, "is not x,y"),
+        (["--at", "5"], 2, "is not x,y"),
         (["--at", "5,5", "--upsampler", "bilinear"], 2, "of NAF alone"),
         (["--at", "5,5", "--upsampler", "naf_denoiser"], 2, "naf_denoiser"),
         (["--at", "5,5", "--size", "big"], 2, "is not N, HxW"),

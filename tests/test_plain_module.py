@@ -142,3 +142,16 @@ def test_a_module_whose_cells_depend_on_the_size_is_told(module: Tokens):
     backbone = naf_hub.wrap(nn.AdaptiveAvgPool2d(4), trial_size=SMALL)
     with pytest.raises(MapError, match=r"gave \(1, 3, 4, 4\) of 64x64 pixels, expected \(B, 3, 8, 8\)"):
         backbone(torch.rand(1, 3, 64, 64))
+
+
+def test_a_module_of_one_size_says_at_which_to_call_it():
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    backbone = naf_hub.wrap(network, call="forward_features", prefix_tokens=1)
+    model = naf_hub.FeaturePipeline(backbone, naf_hub.load("bilinear"))
+    image = torch.rand(1, 3, 480, 640)
+    with pytest.raises(
+        naf_hub.MapError, match=r"takes no picture of 480x640.*image_size=\(224, 224\).*dynamic_"
+    ):
+        model(image)
+    assert model(image, image_size=(224, 224)).shape == (1, 192, 224, 224)

@@ -88,6 +88,15 @@ def test_list_finds_a_part_of_a_name_and_one_kind():
     assert "timm:" not in run("list", "--kind", "task")
 
 
+def test_list_leaves_weights_out_before_it_cuts_licences(width):
+    width(60)
+    shown = run("list", "--kind", "backbone")
+    heading = shown.splitlines()[0]
+    assert "licence" in heading
+    assert "weights" not in heading
+    assert "…" not in shown
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_info_wraps_words_but_never_an_address(width, columns: int):
     width(columns)

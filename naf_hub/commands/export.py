@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -47,8 +48,8 @@ def export_command(
     Batch, image and feature sizes stay free. The file is compared with the model in onnxruntime at two sizes
     before it takes its place.
     """
-    from pathlib import Path
-
+    if Path(out).suffix.lower() != ".onnx":
+        raise click.BadParameter(f"{out!r} must end in .onnx, the format that is written", param_hint="--out")
     use_threads(threads)
     (chosen,) = parse_upsamplers([upsampler], weights, options)
     behind = None if backbone is None else parse_backbone_option(backbone)

@@ -26,6 +26,8 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "licence": short_license,
     "weights": short_sets,
 }
+# On a narrow terminal, before the licence is cut, which decides what a model may be used for.
+FIRST_TO_GO = ("weights", "parameters", "patch", "channels")
 NUMBERS = ("channels", "patch", "parameters")
 
 
@@ -59,11 +61,21 @@ def list_command(pattern: str | None, kind: str | None, as_json: bool) -> None:
         print_line("also: " + ", ".join(f"{p}:<model name>" for p in prefixes))
 
 
+def _rows(title: str, columns: Sequence[str], records: Sequence[Record]) -> list[tuple[str, ...]]:
+    return [(title, *columns), *((f"  {r.name}", *(COLUMNS[c](r) for c in columns)) for r in records)]
+
+
 def _print_records(title: str, records: Sequence[Record]) -> None:
     """Records of one kind under the headings of their families."""
     records = sorted(records, key=lambda record: (record.family.lower(), record.name))
     columns = [column for column, cell in COLUMNS.items() if any(map(cell, records))]
-    rows = [(title, *columns), *((f"  {r.name}", *(COLUMNS[c](r) for c in columns)) for r in records)]
+    width = terminal_width()
+    rows = _rows(title, columns, records)
+    for column in FIRST_TO_GO:
+        if width is None or sum(column_widths(rows)) + 2 * len(columns) <= width:
+            break
+        columns = [kept for kept in columns if kept != column]
+        rows = _rows(title, columns, records)
     widths = column_widths(rows)
     lines = [
         "  ".join(
@@ -72,7 +84,6 @@ def _print_records(title: str, records: Sequence[Record]) -> None:
         )
         for row in rows
     ]
-    width = terminal_width()
     summaries = ["summary", *(record.summary for record in records)]
     if width is None or width - len(lines[0]) - 2 >= LEAST_ROOM:
         lines = [f"{line}  {summary}" for line, summary in zip(lines, summaries, strict=True)]

@@ -32,6 +32,7 @@ class PlainModule(Backbone):
         prefix_tokens: how many tokens before those of the patches are dropped.
         channels_last: whether its maps are (B, h, w, C).
         arguments: further keyword arguments of the call.
+        trial_size: side of a square picture that the module is known to take; 0 while none is.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PlainModule(Backbone):
         self.prefix_tokens = prefix_tokens
         self.channels_last = channels_last
         self.arguments = dict(arguments)
+        self.trial_size = 0
 
     def features(self, image: Tensor) -> Tensor:
         """What the module gives of a normalised image: a map (B, C, h, w) or the tokens of the patches (B, N, C).
@@ -62,13 +64,30 @@ class PlainModule(Backbone):
         Raises:
             MapError: it is neither; says what was got and what to write.
         """
-        answer = getattr(self.module, self.call)(image, **self.arguments)
+        answer = self._called(image)
         found = self._chosen(answer)
         if not isinstance(found, Tensor) or found.ndim not in (3, 4):
             raise MapError(f"{self.label} gave {described(found)}, which is no map; {self._advice(found)}")
         if found.ndim == 3:
             return found[:, self.prefix_tokens :]
         return found.movedim(-1, 1) if self.channels_last else found
+
+    def _called(self, image: Tensor) -> Any:
+        """What the module answers.
+
+        Raises:
+            MapError: it is of one size alone, and this is another.
+        """
+        try:
+            return getattr(self.module, self.call)(image, **self.arguments)
+        except AssertionError as error:  # by which timm's models of one size refuse others
+            side = self.trial_size
+            if not side or tuple(image.shape[-2:]) == (side, side):
+                raise
+            raise MapError(
+                f"{self.label} takes no picture of {image.shape[-2]}x{image.shape[-1]} pixels ({one_line(error)}); "
+                f"call the model with image_size=({side}, {side}), or make a timm model with dynamic_img_size=True"
+            ) from error
 
     def extract(self, image: Tensor) -> Tensor:
         found = self.features(image)
@@ -164,6 +183,7 @@ def wrap(
                 f"{backbone.label} fails on a picture {tuple(grey.shape)}: {one_line(error)}; if it takes another "
                 "size, write naf_hub.wrap(module, trial_size=...)"
             ) from error
+    backbone.trial_size = trial_size
     backbone.embed_dim, cells = _channels_and_side(found, backbone, trial_size)
     if patch_size is None and trial_size % cells:
         raise MapError(

@@ -74,10 +74,11 @@ def open_pickle(path: Path) -> Any:
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, ... by kind of damage
         text = " ".join(str(error).split())
         named = REFUSED.search(text)
+        # What torch says of other files is a page on its own options, which are not for whoever converts.
         why = (
             f"it holds {named[1]}, and an object of a class of its own could run code"
             if named and "nsupported" in text
-            else f"damaged, or no torch.save file ({text[:120] or type(error).__name__})"
+            else "it is no file of torch.save, or a damaged one"
         )
         raise WeightsError(f"{path}: refused, no tensors read from this pickle: {why}") from error
 
