@@ -114,7 +114,8 @@ def _without_weights(folder: Path) -> str:
     kept = [str(folder / name) for name in WEIGHTS if (folder / name / FILE).is_file()]
     if not kept:
         return f"{folder} is a training run that has kept no weights so far"
-    return f"{folder} is a training run; give {' or '.join(kept)}"
+    choice = " or ".join(kept)
+    return f"{folder} is a training run; give {choice}"
 
 
 def safetensors_of(weights: Weights, what: str, record: Record, lock: Lock | None = None) -> Path:
