@@ -48,7 +48,7 @@ def attend_at(
     values = values.reshape(len(keys), heads, -1)
     x, y = x.flatten(), y.flatten()
     down, along = (_Windows.of(*axis, kernel_size, points.device) for axis in ((h, height), (w, width)))
-    groups, place = _share((sample * down.count + down.which[y]) * along.count + along.which[x])
+    groups, place = _share((sample * down.windows + down.which[y]) * along.windows + along.which[x])
     first = groups[:, 0]
     rows, columns = down.slots[y[first]], along.slots[x[first]]  # (groups, slots)
     cells = ((sample[first, None, None] * h + rows[:, :, None]) * w + columns[:, None]).flatten(1)
@@ -81,12 +81,12 @@ class _Windows(NamedTuple):
     Attributes:
         slots: (size, k) cells of each position.
         which: (size,) numbers of the windows, one for all positions that see the same cells.
-        count: how many windows there are.
+        windows: how many there are.
     """
 
     slots: Tensor
     which: Tensor
-    count: int
+    windows: int
 
     @classmethod
     def of(cls, cells: int, size: int, kernel_size: int, device: torch.device) -> _Windows:
