@@ -393,9 +393,17 @@ def test_some_points_are_among_all_and_scored_alike(photos):
     torch.testing.assert_close(some.match(model, images, features)[0], missed[places])
 
 
+SMALL = "photos of 7x7 pixels are smaller than the backbone's patch of 8"
+
+
 def test_photos_smaller_than_a_patch_are_refused(photos):
-    with pytest.raises(ValueError, match="photos of 7x7 pixels are smaller than the backbone's patch of 8"):
+    with pytest.raises(ValueError, match=SMALL):
         GeometricCorrespondence().evaluate("bilinear", photos, {"size": 7}, backbone="tiny_backbone")
+
+
+def test_squares_smaller_than_a_patch_are_refused(spair):
+    with pytest.raises(ValueError, match=SMALL):
+        SemanticCorrespondence().evaluate("bilinear", spair, {"size": 7}, backbone="tiny_backbone")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from naf_hub.training.settings import build
 from .homographies import centres, draw_homography, lie_inside, move, show
 from .matching import find_nearest, surest
 from .pck import LIMITS, Tally, distances, metrics
+from .squares import require_patch
 
 KEPT_PIXELS = (50, 25, 5)
 """How far off the surest points may be, in pixels: the limits of the NAVI protocol."""
@@ -64,18 +65,6 @@ class HomographyProtocol:
             )
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be within 0 and 1, got {self.strength}")
-
-    def require_patch(self, patch: int) -> None:
-        """Photos must have room for a cell of the backbone.
-
-        Raises:
-            ValueError: less than one patch.
-        """
-        if self.size < patch:
-            raise ValueError(
-                f"photos of {self.size}x{self.size} pixels are smaller than the backbone's patch of {patch}: choose a "
-                "larger size"
-            )
 
 
 class GeometricCorrespondence(Task):
@@ -144,7 +133,7 @@ class GeometricCorrespondence(Task):
         models = add_controls(load_contenders(contenders, made_for=made_for, device=device), controls)
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
-        chosen.require_patch(behind.patch_size)
+        require_patch(chosen.size, behind.patch_size)
         store = FeatureStore("float32", device=device)
         settings = {key: value for key, value in dataclasses.asdict(chosen).items() if key != "limit"}
         facts = {"version": self.version, "protocol": settings}

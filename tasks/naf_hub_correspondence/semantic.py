@@ -33,7 +33,7 @@ from .spair import (
     read_pair,
     require_photos,
 )
-from .squares import Square
+from .squares import Square, require_patch
 
 GRID = "backbone's grid"
 """Label of the row of the features as the backbone gives them, which the published tables call bilinear."""
@@ -128,6 +128,7 @@ class SemanticCorrespondence(Task):
         models = {GRID: _Unchanged(), **models}
         if isinstance(behind, Contender):
             behind = behind.load(device=device)
+        require_patch(chosen.size, behind.patch_size)
         tallies = {label: _Tallies() for label in models}
         kept = KeptResults(out, self.name, {"version": self.version, "size": chosen.size}, [behind], models)
         skipped: dict[str, str] = {}

@@ -46,3 +46,15 @@ class Square:
         before the padding is taken off."""
         both = torch.stack([cells % count, cells // count], dim=1).cpu()
         return ((both.double() + 0.5) / count * self.side).long() - torch.tensor(self.padding)
+
+
+def require_patch(size: int, patch: int) -> None:
+    """Photos of ``size`` pixels a side must have room for a cell of the backbone.
+
+    Raises:
+        ValueError: less than one patch.
+    """
+    if size < patch:
+        raise ValueError(
+            f"photos of {size}x{size} pixels are smaller than the backbone's patch of {patch}: choose a larger size"
+        )
