@@ -95,7 +95,7 @@ def save_rows_resumably(
 
     Raises:
         ValueError: as :func:`save_rows`; or the rows that are there are of something else.
-        FileExistsError: ``NAME.part`` is there and was not begun by this function.
+        FileExistsError: ``NAME.part`` or ``NAME.part.json`` is there and was not begun by this function.
     """
     target = _checked(path, dtype)
     part = target.with_name(target.name + ".part")
@@ -139,18 +139,22 @@ def _rows_done(part: Path, note: Path, layout: dict[str, Any]) -> int:
     """Rows of ``part`` that are written; 0 where there is none.
 
     Raises:
-        FileExistsError: it is there without its note.
-        ValueError: it is of another shape or dtype.
+        FileExistsError: one of the two is there, and not made by :func:`save_rows_resumably`.
+        ValueError: they are of another shape or dtype.
     """
-    if not part.exists():
+    if not part.exists() and not note.exists():
         return 0
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
         rows = int(found.pop("rows"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except FileNotFoundError:
         raise FileExistsError(
             f"{part} is there, and no {note.name} says how far it is: move or delete it"
         ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise FileExistsError(f"{note} does not say how far {part.name} is: move or delete it") from None
+    if not part.exists():
+        return 0  # it became the whole file, or was deleted
     if found != layout:
         raise ValueError(f"{part} has {found}, not {layout}: move or delete it")
     return rows

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+# Of this Python, and what later ones add, which is imported where it is there.
+STDLIB = sys.stdlib_module_names | {"tomllib"}
+
 CORE = "naf_hub"
 COMMANDS = f"{CORE}.commands"
 # Distributions whose import package is called otherwise.
@@ -225,7 +228,7 @@ def undeclared_imports(tree: Tree, required: Iterable[str], optional: Iterable[s
     for i in tree.imports():
         package = package_of(i.target)
         distribution = DISTRIBUTIONS.get(package, package.replace("_", "-").lower())
-        own = package == CORE or package in tree.plugins or package in sys.stdlib_module_names
+        own = package == CORE or package in tree.plugins or package in STDLIB
         if not own and distribution not in (required if i.at_start else required | optional):
             found.add(f"{i.source} imports {package}")
     return found

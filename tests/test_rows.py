@@ -200,6 +200,14 @@ def test_rows_of_something_else_are_not_gone_on_with(tmp_path):
     with pytest.raises(FileExistsError, match=r"no a\.npy\.part\.json says how far it is"):
         save_rows_resumably(target, lambda rows: [first], shape)
     assert part.read_bytes() == b"a film half downloaded"
+    part.rename(note := tmp_path / "a.npy.part.json")
+    with pytest.raises(FileExistsError, match=r"a\.npy\.part\.json does not say how far a\.npy\.part is"):
+        save_rows_resumably(target, lambda rows: [first], shape)
+    assert note.read_bytes() == b"a film half downloaded"
+    note.write_text('{"shape": [1, 2, 6, 4], "dtype": "float16", "rows": 6}')  # killed behind the last rename
+    save_rows_resumably(target, lambda rows: [other[:, :, slice(*rows)]], shape)
+    assert np.array_equal(np.load(target), other.half().numpy())
+    assert not note.exists()
 
 
 def test_two_hundred_pixels_a_cell():

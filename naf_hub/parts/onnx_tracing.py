@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _traced: ContextVar[bool] = ContextVar("traced_for_onnx", default=False)
 
 
@@ -21,4 +23,5 @@ def tracing_for_onnx() -> Iterator[None]:
 
 def is_for_onnx() -> bool:
     """Whether the graph being traced will run in onnxruntime; ``False`` outside tracing."""
-    return _traced.get()
+    # Dynamo of PyTorch 2.8 cannot trace a ContextVar; it makes graphs for torch.compile, the exporter does without it.
+    return not torch.compiler.is_dynamo_compiling() and _traced.get()
