@@ -211,7 +211,9 @@ class _UploadHandler(_Handler):
         elif repo in self.server.uploaded:
             self._json(409, {**answer, "error": "You already created this model repo"})
         else:
-            held = self.server.uploaded[repo] = Repo(data.get("visibility") == "private")
+            held = self.server.uploaded[repo] = Repo(
+                data.get("visibility") == "private" or bool(data.get("private"))  # as older clients say it
+            )
             held.commit(
                 "main", {".gitattributes": Blob(b"*.safetensors filter=lfs\n", False)}, "initial commit"
             )

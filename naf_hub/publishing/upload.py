@@ -93,7 +93,18 @@ def upload(
         CommitOperationAdd(file["path"], card.encode() if file["path"] == CARD else folder / file["path"])
         for file in files
     ]
-    commit = api.create_commit(repo, operations, commit_message=message, revision=revision).oid
+
+    def commit_all() -> str:
+        return api.create_commit(repo, operations, commit_message=message, revision=revision).oid
+
+    try:
+        commit = commit_all()
+    except RuntimeError as error:
+        # So clients before 2.0 tell of a file that could not be sent, before anything is committed. They try again where
+        # no connection comes about, but not where one breaks.
+        if error.__cause__ is None or getattr(error.__cause__, "response", None) is not None:
+            raise
+        commit = commit_all()
     siblings = api.model_info(repo, revision=commit, files_metadata=True).siblings or []
     there = {sibling.rfilename: sibling for sibling in siblings}
     for file in files:
