@@ -103,6 +103,13 @@ def test_onnx_file_from_the_command_line(tmp_path):
     assert "exists" in run("export", "bilinear", "-o", file, "--channels", 6).output
 
 
+def test_channels_say_what_a_model_is_made_for(tmp_path):
+    for needed in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    result = run("export", "dysample=none", "-o", tmp_path / "a.onnx", "--channels", 8, "--option", "steps=1")
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     "options",
     [

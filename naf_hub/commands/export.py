@@ -61,7 +61,8 @@ def export_command(
 
     from ..onnx_export import export_onnx
 
-    result = export_onnx(chosen.load(behind and behind.name), out, channels, square(size), int8)
+    made_for = channels if behind is None else behind.name
+    result = export_onnx(chosen.load(made_for), out, channels, square(size), int8)
     if as_json:
         print_json(result)
         return

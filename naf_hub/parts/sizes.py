@@ -54,7 +54,7 @@ def larger(one: int, other: int) -> int:
 
 def number(size: int, device: torch.device | str | None = None) -> Tensor:
     """A size as a tensor (): integer division by a symbol, or clamping to one, is nothing that ONNX takes."""
-    return torch.full((), size, device=device)
+    return torch.full((), size, dtype=torch.int64, device=device)
 
 
 def line(first: float, last: float, count: int, like: Tensor) -> Tensor:
