@@ -100,8 +100,8 @@ def upload(
     try:
         commit = commit_all()
     except RuntimeError as error:
-        # So clients before 2.0 tell of a file that could not be sent, before anything is committed. They try again where
-        # no connection comes about, but not where one breaks.
+        # So clients before 2.0 tell of a file that could not be sent, before anything is committed. They try again
+        # where no connection comes about, but not where one breaks.
         if error.__cause__ is None or getattr(error.__cause__, "response", None) is not None:
             raise
         commit = commit_all()
