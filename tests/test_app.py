@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -191,13 +192,16 @@ def test_the_server_answers_this_machine_and_shows_no_file(address, photo, tmp_p
     from gradio_client import Client, handle_file
 
     assert address.startswith("http://127.0.0.1:")
-    client = Client(address, verbose=False, download_files=str(tmp_path))
     file = Path(naf_hub.__file__).with_name("version.py")
     assert httpx.get(f"{address}gradio_api/file={file}").status_code == 403
     chosen = ("pico", "bilinear", "64", "photo")
-    *_, problem = client.predict(None, *chosen, api_name="/upsample")
-    assert "no photo yet" in problem
-    compared, view, said, *_, problem = client.predict(handle_file(str(photo)), *chosen, api_name="/upsample")
+    # Closed, or its visit lasts, and with it the files of all others.
+    with contextlib.closing(Client(address, verbose=False, download_files=str(tmp_path))) as client:
+        *_, problem = client.predict(None, *chosen, api_name="/upsample")
+        assert "no photo yet" in problem
+        compared, view, said, *_, problem = client.predict(
+            handle_file(str(photo)), *chosen, api_name="/upsample"
+        )
     assert (said.startswith("pico: "), problem) == (True, "")
     assert Image.open(view["path"] if isinstance(view, dict) else view).size == (448, 448)
     assert len(compared) == 2

@@ -54,7 +54,7 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> "gr.Blo
                 run = gr.Button("Upsample", variant="primary", elem_id="upsample")
                 said = gr.Markdown(elem_id="said")
                 save = gr.Button("Save the features", elem_id="save")
-                saved = gr.File(label="Features, as safetensors", visible=False, elem_id="saved")
+                saved = gr.File(label="Features, as safetensors", visible="hidden", elem_id="saved")
             with gr.Column(scale=3):
                 left = gr.Radio(
                     PANELS,
@@ -86,7 +86,7 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> "gr.Blo
                 raise ValueError("no photo yet: drop one first")
             visit = _visit(request)
             shown = viewer.upsample(visit, Path(path), name, above, parse_image_size(pixels))
-            return viewer.compare(visit, panel), shown.view, shown.said, None, "", gr.update(visible=False)
+            return viewer.compare(visit, panel), shown.view, shown.said, None, "", gr.update(visible="hidden")
 
         def compare(panel: str, request: gr.Request) -> Any:
             return (viewer.compare(_visit(request), panel),)
