@@ -46,6 +46,7 @@ def fill(out: Any, strips: Iterable[Tensor]) -> Any:
         else:
             out[:, :, row:stop] = strip.cpu().numpy()
         row = stop
+        del strip  # not beside the next
     if row != out.shape[2]:
         raise ValueError(f"out {tuple(out.shape)} has more rows than the {row} that came")
     return out
@@ -121,6 +122,7 @@ def save_rows_resumably(
             file.flush()
             os.fsync(file.fileno())
             note_down(row + strip.shape[2])
+            del strip  # not beside the next
     os.replace(part, target)
     note.unlink(missing_ok=True)
     return target
@@ -190,6 +192,7 @@ def write_strips(
     file.truncate(start + shape[0] * shape[1] * shape[2] * _row_bytes(shape, dtype))
     for strip, row in _placed(strips, shape, 0):
         _write_strip(file, start, strip, row, shape, dtype)
+        del strip  # not beside the next
 
 
 def _placed(
@@ -206,6 +209,7 @@ def _placed(
             raise ValueError(f"shape {shape} does not fit rows {row} to {stop}, {tuple(strip.shape)}")
         yield strip, row
         row = stop
+        del strip  # not beside the next
     if row != shape[2]:
         raise ValueError(f"shape {shape} has more rows than the {row} that came")
 

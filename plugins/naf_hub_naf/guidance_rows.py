@@ -8,6 +8,8 @@ about n / 2 times as much as when its maps are held.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,8 +43,11 @@ class _Held:
 class _Recomputed:
     """A branch of which only the statistics are in memory."""
 
-    def __init__(self, branch: Branch, image: Tensor, step: int) -> None:
+    def __init__(
+        self, branch: Branch, image: Tensor, step: int, normalize: Callable[[Tensor], Tensor] | None
+    ) -> None:
         self.branch, self.image, self.allocated = branch, image, Allocated()
+        self.normalize = normalize
         self.affines: list[tuple[Tensor, Tensor]] = []
         for norm in (norm for block in branch.blocks for norm in (block.norm1, block.norm2)):
             moments = Moments()
@@ -57,7 +62,9 @@ class _Recomputed:
         convs = convs[: len(self.affines) + 1]
         reach = sum(conv.kernel_size[0] // 2 for conv in convs)
         low, high = max(0, start - reach), min(height, stop + reach)
-        x = self.image[:, :, low:high].contiguous(memory_format=torch.channels_last)
+        x = self.image[:, :, low:high]
+        x = x if self.normalize is None else self.normalize(x)
+        x = x.contiguous(memory_format=torch.channels_last)
         kept: tuple[int, Tensor] | None = None
         for number, conv in enumerate(convs):
             if number % 2 == 1 and branch.blocks[number // 2].residual:
@@ -89,10 +96,11 @@ class GuidanceRows:
 
     Args:
         encoder: its parameters are float32 or float64.
-        image: (1, 3, H_img, W_img), normalised, of the parameters' dtype.
+        image: (1, 3, H_img, W_img), normalised if ``normalize`` is not given, of the parameters' dtype.
         output_size: (H, W) of the guidance.
         step: image rows to encode at a time.
         held: so many branches, the costliest, are held whole; none where blocks are residual.
+        normalize: normalises rows of the image when they are encoded.
     """
 
     def __init__(
@@ -102,11 +110,14 @@ class GuidanceRows:
         output_size: tuple[int, int],
         step: int,
         held: int = 0,
+        normalize: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.image, self.size, self.step = image, output_size, step
         # Of the branches, those of 3x3 convolutions come last, and cost most to compute again.
         self._sources = [
-            _Held(branch, image, step) if left <= held else _Recomputed(branch, image, step)
+            _Held(branch, image if normalize is None else normalize(image), step)
+            if left <= held
+            else _Recomputed(branch, image, step, normalize)
             for branch, left in zip(encoder.branches, range(len(encoder.branches), 0, -1), strict=True)
         ]
 

@@ -140,11 +140,11 @@ class NAF(Upsampler):
     def upsample_rows(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], rows: tuple[int, int]
     ) -> Iterator[Tensor]:
-        guide = self._guide(self.normalize(image), output_size)
+        guide = self._guide(image, output_size)
         if not self._may_go_by_rows(guide):
             return super().upsample_rows(image, features, output_size, rows)
-        memory = rows_memory(self.memory, image.device.type)
-        return stream_rows(self, guide, self._cells(features, output_size), output_size, rows, memory)
+        cells, memory = self._cells(features, output_size), rows_memory(self.memory, image.device.type)
+        return stream_rows(self, guide, cells, output_size, rows, memory, self.normalize)
 
     def upsample_into(
         self, image: Tensor, features: Tensor, output_size: tuple[int, int], output: Tensor
@@ -269,7 +269,7 @@ class NAF(Upsampler):
         return stream_guidance(encoder, image, output_size, strip, working_dtype(image.dtype))
 
     def _guide(self, image: Tensor, output_size: tuple[int, int]) -> Tensor:
-        """The normalised image as the encoder takes it: shrunk as :meth:`guidance` says, in its dtype."""
+        """The image as the encoder takes it: shrunk as :meth:`guidance` says, in its dtype."""
         return shrink(image, output_size, self.guidance_scale).to(
             self.image_encoder.encoder.stem.weight.dtype
         )

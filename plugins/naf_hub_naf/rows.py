@@ -7,7 +7,7 @@ those of branches that fit in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,28 +37,38 @@ def stream_rows(
     output_size: tuple[int, int],
     rows: tuple[int, int],
     memory: int,
+    normalize: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """:meth:`NAF.filter <naf_hub_naf.model.NAF.filter>` in strips of rows.
 
     Args:
         model: pools its keys by averages.
-        image: (B, 3, H_img, W_img), normalised and shrunk.
+        image: (B, 3, H_img, W_img), shrunk and, without ``normalize``, normalised.
         features: (B, D, h, w), h <= H and w <= W.
         output_size: (H, W).
         rows: first row and the one behind the last.
         memory: bytes of working memory to keep to as far as single rows allow.
+        normalize: of an image that is not normalised yet: is applied to the rows in work, so that no second image
+            is in memory.
 
     Yields:
         (B, D, n, W) from the top down.
     """
-    samples = [
-        attention_strips(model, sample[None], cells[None], output_size, rows, memory // len(image))
+    lead, *others = [
+        attention_strips(model, sample[None], cells[None], output_size, rows, memory // len(image), normalize)
         for sample, cells in zip(image, features, strict=True)
     ]
-    for strips in zip(*samples, strict=True):
-        start, size = strips[0][0], strips[0][1].queries.shape[1]
-        part = slice(max(rows[0] - start, 0), min(rows[1] - start, size))
-        yield torch.cat([strip.output()[:, part] for _, strip in strips]).permute(0, 3, 1, 2)
+    # Nothing is held while the next strip is made: a strip's queries and output are as large as the memory to keep to.
+    for start, strip in lead:
+        strips = [strip, *(next(other)[1] for other in others)]
+        del strip
+        part = slice(max(rows[0] - start, 0), min(rows[1] - start, strips[0].queries.shape[1]))
+        outputs = [each.output()[:, part] for each in strips]
+        strips.clear()
+        output = torch.cat(outputs) if others else outputs[0]
+        outputs.clear()
+        yield output.permute(0, 3, 1, 2)
+        del output
 
 
 def fill_rows(
@@ -78,6 +88,7 @@ def attention_strips(
     output_size: tuple[int, int],
     rows: tuple[int, int],
     memory: int,
+    normalize: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, CrossScaleAttention]]:
     """First row and attention of strips of whole tiles that cover ``rows``, of one sample; see :func:`stream_rows`."""
     height, width = output_size
@@ -86,7 +97,7 @@ def attention_strips(
     held = _held_branches(encoder, image, memory // 2)
     memory -= held * branch_bytes(encoder, image)
     numbers = memory // image.element_size()
-    guide = GuidanceRows(encoder, image, output_size, _image_rows(encoder, image, memory), held)
+    guide = GuidanceRows(encoder, image, output_size, _image_rows(encoder, image, memory), held, normalize)
 
     def queries(start: int, stop: int) -> Tensor:
         maps = guide.rows(start, stop)
