@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from .escapes import one_line
+from .reports import amount
 
 # Text is wrapped beside the other columns where so many characters are left for it, else below them.
 LEAST_ROOM = 24
@@ -89,6 +90,12 @@ def tell_skipped(reasons: Iterable[str], split: str = "") -> None:
     """Name files that were passed over on the standard error, under ``--quiet`` too: they are failures."""
     for reason in reasons:
         click.echo(f"naf-hub: {skip_line(reason, split)}", err=True)
+
+
+def tell_left_out(number: int, known: str, split: str = "") -> None:
+    """Say how many pictures have no counterpart, such as ``"a label"``; nothing where all have one."""
+    if number:
+        tell(f"{amount(number, 'picture')} without {known} left out{f' ({split})' if split else ''}")
 
 
 def no_bar(wanted: bool = True) -> bool | None:

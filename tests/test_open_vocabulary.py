@@ -215,6 +215,12 @@ def test_data_sets(tmp_path, photos, clip):
     )  # fmt: skip
     assert report.data["words"] == [["wall"], ["sofa", "couch"]]
     assert list(report.rows[0].extras["iou"]) == ["red_wall", "sofa"]
+    assert report.data["images_without_label"] == 0
+    shutil.copy(photos[1], tmp_path / "val" / "images" / "1.jpg")
+    common = ("--backbone", "tiny_backbone", "--clip", clip, "--data", tmp_path, *OPTIONS)
+    result = invoke("eval", "open-vocabulary", "--upsampler", "bilinear", *common)
+    assert result.exit_code == 0, result.output
+    assert "naf-hub: 1 picture without a label left out\n" in result.stderr
     (tmp_path / "val" / "images" / "0.jpg").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="no readable pair"):
         OpenVocabulary().evaluate(

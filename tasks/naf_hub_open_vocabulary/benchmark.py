@@ -29,11 +29,13 @@ class Benchmark:
         pairs: files of pictures and labels.
         classes: what the ids of the labels mean; scores bear their names.
         vocabulary: a class of words for each of them.
+        unlabelled: number of pictures that were left out since they have no label.
     """
 
     pairs: Sequence[tuple[Path, Path]]
     classes: Classes
     vocabulary: Vocabulary
+    unlabelled: int = 0
 
     @classmethod
     def open(cls, root: Path, words: str | None = None, limit: int = 0) -> Benchmark:
@@ -50,7 +52,7 @@ class Benchmark:
                 class of words for each class.
             ValueError, FileNotFoundError: see :meth:`Vocabulary.parse`.
         """
-        voc = find_voc(root)
+        voc, unlabelled = find_voc(root), 0
         if voc is not None:
             vocabulary = Vocabulary.parse(words) if words else VOCABULARIES["voc21"]
             names = dict(enumerate(VOC_NAMES))
@@ -60,7 +62,7 @@ class Benchmark:
         elif (root / "classes.json").is_file():
             classes = read_classes(root / "classes.json")
             vocabulary = Vocabulary.parse(words) if words else of_names(classes, root)
-            pairs, _ = pair_files(root / "val" / "images", root / "val" / "labels", LAYOUT, None)
+            pairs, unlabelled = pair_files(root / "val" / "images", root / "val" / "labels", LAYOUT, None)
         else:
             raise DatasetError(f"{root} is no data set of open vocabulary; expected {LAYOUT}")
         if len(vocabulary.names) != len(classes.names):
@@ -70,7 +72,7 @@ class Benchmark:
             )
         pairs = spread(pairs, limit or None)
         require_like_sides(pairs)
-        return cls(pairs, classes, vocabulary)
+        return cls(pairs, classes, vocabulary, unlabelled)
 
     def read(
         self, skipped: dict[str, str], pairs: Iterator[tuple[Path, Path]]

@@ -129,6 +129,7 @@ class OpenVocabulary(Task):
             "path": os.fspath(data),
             "images": seen,
             "skipped": skipped,
+            "images_without_label": benchmark.unlabelled,
             "classes": list(benchmark.classes.names),
             "words": facts["words"],
             **clip.origin,

@@ -24,7 +24,7 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
-from naf_hub.terminal import tell_skipped
+from naf_hub.terminal import tell_left_out, tell_skipped
 
 from .vocabulary_options import check_vocabulary, clip_option, threshold_option, window_options
 
@@ -84,6 +84,7 @@ def open_vocabulary(
         out=out,
     )
     tell_skipped(report.data["skipped"].values())
+    tell_left_out(report.data["images_without_label"], "a label")
     show_report(report, format_, as_json, save)
     if format_ == "table" and not as_json:
         shares = {row.label: row.extras["iou"] for row in report.rows}

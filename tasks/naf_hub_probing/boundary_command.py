@@ -24,9 +24,7 @@ from naf_hub.options import (
     upsampler_weights_option,
     use_threads,
 )
-from naf_hub.terminal import tell_skipped
-
-from .probe_options import tell_left_out
+from naf_hub.terminal import tell_left_out, tell_skipped
 
 
 @click.command(context_settings={"show_default": True})

@@ -20,8 +20,7 @@ from naf_hub.options import (
     upsampler_option,
     upsampler_weights_option,
 )
-from naf_hub.reports import amount
-from naf_hub.terminal import tell
+from naf_hub.terminal import tell_left_out
 from naf_hub.terminal import tell_skipped as tell_files
 
 if TYPE_CHECKING:
@@ -174,12 +173,6 @@ def tell_skipped(report: Report, known: str) -> None:
         counts = report.data[split]
         tell_files(counts["skipped"], split)
         tell_left_out(counts["images_without_label"], known, split)
-
-
-def tell_left_out(number: int, known: str, split: str = "") -> None:
-    """Say how many pictures have no counterpart, such as ``"a label"``; nothing where all have one."""
-    if number:
-        tell(f"{amount(number, 'picture')} without {known} left out{f' ({split})' if split else ''}")
 
 
 def teller(title: str, key: str) -> Callable[[Row], None]:
