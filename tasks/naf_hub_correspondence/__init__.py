@@ -29,7 +29,7 @@ def register_tasks(register: Callable[[TaskRecord], None]) -> None:
         TaskRecord(
             name="homography",
             summary="Points of any photos found again after a known homography, by nearest features; no labels.",
-            target="naf_hub_correspondence.geometric:GeometricCorrespondence",
+            target="naf_hub_correspondence.homography:HomographyCorrespondence",
             paper=PROBE3D,
         )
     )
@@ -37,7 +37,7 @@ def register_tasks(register: Callable[[TaskRecord], None]) -> None:
 
 @hookimpl
 def register_commands(cli: click.Group) -> None:
-    from .geometric_command import homography
+    from .homography_command import homography
     from .semantic_command import correspondence
 
     group = cli.commands["eval"]

@@ -77,9 +77,9 @@ def homography(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .geometric import GeometricCorrespondence
+    from .homography import HomographyCorrespondence
 
-    report = GeometricCorrespondence().evaluate(
+    report = HomographyCorrespondence().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )
     tell_skipped(report.data["skipped"].values())

@@ -67,7 +67,7 @@ class HomographyProtocol:
             raise ValueError(f"strength must be within 0 and 1, got {self.strength}")
 
 
-class GeometricCorrespondence(Task):
+class HomographyCorrespondence(Task):
     """Nearest-feature matching of Probe3D (El Banani et al. 2024) on photos and their homographies.
 
     A photo and the same photo under a homography go through backbone and upsampler apart. The feature of every cell
