@@ -21,8 +21,8 @@ from naf_hub.commands.main import cli
 from naf_hub.errors import DatasetError, ImageError
 from naf_hub.reports import Report
 from naf_hub_correspondence import matching, semantic
-from naf_hub_correspondence.geometric import GeometricCorrespondence, HomographyProtocol, WarpedPair
 from naf_hub_correspondence.homographies import centres, draw_homography, lie_inside, move, show
+from naf_hub_correspondence.homography import HomographyCorrespondence, HomographyProtocol, WarpedPair
 from naf_hub_correspondence.matching import find_nearest, surest
 from naf_hub_correspondence.pck import LIMITS, Tally, correct_plus, distances
 from naf_hub_correspondence.semantic import GRID, SemanticCorrespondence
@@ -298,7 +298,7 @@ def test_the_folder_above_is_the_data_set_too(spair):
 def test_a_missing_layout_says_what_is_expected_and_where_to_get_it(tmp_path):
     with pytest.raises(DatasetError, match=r"no folder .*JPEGImages; expected .*http.*eval homography"):
         SemanticCorrespondence().evaluate("bilinear", tmp_path, backbone="pico")
-    for task in (SemanticCorrespondence(), GeometricCorrespondence()):
+    for task in (SemanticCorrespondence(), HomographyCorrespondence()):
         with pytest.raises(ValueError, match="give backbone="):
             task.evaluate("bilinear", tmp_path)
 
@@ -325,7 +325,7 @@ def test_points_are_found_again(photos):
     assert report.data["points"] == 2 * 64
     assert report.seeds == (0,)
     # More cells than there are to keep: the missing ones count as wrong.
-    fewer = GeometricCorrespondence().evaluate(
+    fewer = HomographyCorrespondence().evaluate(
         "bilinear",
         photos,
         {"size": 64, "output_size": 8, "strength": 0, "keep": 128},
@@ -341,7 +341,7 @@ def test_points_are_found_again(photos):
     assert report.data["points"] == 40
     (photos / "1.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="no readable photo"):
-        GeometricCorrespondence().evaluate("bilinear", photos, backbone="tiny_backbone")
+        HomographyCorrespondence().evaluate("bilinear", photos, backbone="tiny_backbone")
 
 
 def test_random_weights_and_controls_are_rows(photos):
@@ -370,7 +370,7 @@ def test_random_weights_and_controls_are_rows(photos):
 
 def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
     def evaluate(models, out):
-        return GeometricCorrespondence().evaluate(
+        return HomographyCorrespondence().evaluate(
             models, photos, {"size": 64, "output_size": 16}, backbone="tiny_backbone", out=out, progress=False
         )
 
@@ -398,7 +398,7 @@ SMALL = "photos of 7x7 pixels are smaller than the backbone's patch of 8"
 
 def test_photos_smaller_than_a_patch_are_refused(photos):
     with pytest.raises(ValueError, match=SMALL):
-        GeometricCorrespondence().evaluate("bilinear", photos, {"size": 7}, backbone="tiny_backbone")
+        HomographyCorrespondence().evaluate("bilinear", photos, {"size": 7}, backbone="tiny_backbone")
 
 
 def test_squares_smaller_than_a_patch_are_refused(spair):
@@ -411,4 +411,4 @@ def test_squares_smaller_than_a_patch_are_refused(spair):
 )
 def test_settings_that_make_no_sense(settings, photos):
     with pytest.raises(ValueError, match=r"must be|must not"):
-        GeometricCorrespondence().evaluate("bilinear", photos, settings, backbone="tiny_backbone")
+        HomographyCorrespondence().evaluate("bilinear", photos, settings, backbone="tiny_backbone")

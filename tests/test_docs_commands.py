@@ -46,7 +46,7 @@ NOT_RUN = {
     },
     "add-a-task": {"naf-hub eval flatness ": "its command, which tests/test_docs.py runs"},
     "app": {"naf-hub app": "a server; tests/test_app.py starts it"},
-    "correspondence": {"naf-hub eval correspondence ": FETCHES},
+    "correspondence": {"naf-hub eval correspondence ": FETCHES, "naf-hub eval geometric ": FETCHES},
     "denoise": {
         "naf-hub eval denoising --restorer naf_denoiser --": HOURS,
         "naf-hub eval denoising --restorer naf_denoiser=salt_and_pepper_0_0.5 ": HOURS,

@@ -165,7 +165,7 @@ def test_every_command_that_computes_takes_device_and_threads():
 
 
 # Protocols of squares, whose side is one number.
-SQUARES = {"eval correspondence", "eval homography", "eval video"}
+SQUARES = {"eval correspondence", "eval geometric", "eval homography", "eval video"}
 
 
 def test_sizes_are_read_alike_in_every_command():

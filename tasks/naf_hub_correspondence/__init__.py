@@ -27,9 +27,17 @@ def register_tasks(register: Callable[[TaskRecord], None]) -> None:
     )
     register(
         TaskRecord(
+            name="geometric",
+            summary="Points of NAVI's objects found again from another side, by nearest features; errors in space.",
+            target="naf_hub_correspondence.geometric:GeometricCorrespondence",
+            paper=PROBE3D,
+        )
+    )
+    register(
+        TaskRecord(
             name="homography",
             summary="Points of any photos found again after a known homography, by nearest features; no labels.",
-            target="naf_hub_correspondence.geometric:GeometricCorrespondence",
+            target="naf_hub_correspondence.homography:HomographyCorrespondence",
             paper=PROBE3D,
         )
     )
@@ -37,9 +45,10 @@ def register_tasks(register: Callable[[TaskRecord], None]) -> None:
 
 @hookimpl
 def register_commands(cli: click.Group) -> None:
-    from .geometric_command import homography
+    from .geometric_command import geometric
+    from .homography_command import homography
     from .semantic_command import correspondence
 
     group = cli.commands["eval"]
-    for command in (correspondence, homography):
+    for command in (correspondence, geometric, homography):
         group.add_command(command)  # pyright: ignore[reportAttributeAccessIssue]
