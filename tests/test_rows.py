@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 
 import naf_hub
 from naf_hub.streaming import fill, save_rows, save_rows_resumably
+from naf_hub_naf.attention import CrossScaleAttention
 from naf_hub_naf.model import NAF
 
 SHAPES = [  # image, features, output
@@ -118,6 +121,42 @@ def test_memory_does_not_grow_with_the_height_of_output_or_image():
     assert largest(192, 64) <= 1.5 * low
     assert largest(192, 192) <= 1.5 * low + 192 * 32 * 3 * 4  # the image itself
     assert low < 64 * 32 * 32 * 4  # the guidance at once
+
+
+def test_an_image_is_normalised_by_rows():
+    model, heights = small(memory=400_000), []
+    model.normalize.register_forward_hook(lambda module, taken, given: heights.append(given.shape[2]))
+    for _ in model.stream(torch.rand(1, 3, 192, 32), torch.randn(1, 8, 8, 8)):
+        pass
+    assert 0 < max(heights) < 192 / 2
+
+
+@pytest.mark.parametrize("way", ["fill", "save_rows", "save_rows_resumably"])
+def test_nothing_of_a_strip_lies_beside_the_next(monkeypatch, tmp_path, way):
+    model, shape = small(memory=1), (1, 5, 40, 36)
+    image, features = torch.rand(1, 3, *shape[2:]), torch.randn(1, shape[1], 10, 9)
+    queries, outputs, alive = weakref.WeakSet(), weakref.WeakSet(), []
+    make, attend = CrossScaleAttention.__init__, CrossScaleAttention.output
+
+    def begin(self, *given, **named):
+        alive.append((len(queries), len(outputs)))
+        make(self, *given, **named)
+        queries.add(self)
+
+    def finish(self, *given):
+        outputs.add(result := attend(self, *given))
+        return result
+
+    monkeypatch.setattr(CrossScaleAttention, "__init__", begin)
+    monkeypatch.setattr(CrossScaleAttention, "output", finish)
+    if way == "fill":
+        fill(np.empty(shape, "f4"), model.stream(image, features))
+    elif way == "save_rows":
+        save_rows(tmp_path / "a.npy", model.stream(image, features), shape)
+    else:
+        save_rows_resumably(tmp_path / "a.npy", lambda rows: model.stream(image, features, rows=rows), shape)
+    assert len(alive) > 3
+    assert set(alive) == {(0, 0)}
 
 
 def test_buffers_and_files(tmp_path):

@@ -54,6 +54,7 @@ def lay_out(viewer: Viewer, backbone: str, upsampler: str, size: Any) -> "gr.Blo
                 run = gr.Button("Upsample", variant="primary", elem_id="upsample")
                 said = gr.Markdown(elem_id="said")
                 save = gr.Button("Save the features", elem_id="save")
+                # "hidden", for gradio before 6.22 never shows what was not in the page at first.
                 saved = gr.File(label="Features, as safetensors", visible="hidden", elem_id="saved")
             with gr.Column(scale=3):
                 left = gr.Radio(

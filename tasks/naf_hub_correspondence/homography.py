@@ -21,6 +21,7 @@ from naf_hub.errors import ImageError
 from naf_hub.image_files import find_images
 from naf_hub.interfaces import Features
 from naf_hub.kept_results import KeptResults
+from naf_hub.paired_files import spread
 from naf_hub.reports import Metric, Report, Row, amount, describe_environment
 from naf_hub.store import FeatureStore
 from naf_hub.terminal import progress_bar
@@ -124,9 +125,7 @@ class HomographyCorrespondence(Task):
         if backbone is None:
             raise ValueError("homography needs a backbone; give backbone=")
         folders = [data] if isinstance(data, (str, os.PathLike)) else list(data)
-        files = find_images(folders)
-        count = min(chosen.limit or len(files), len(files))
-        files = [files[i * len(files) // count] for i in range(count)]
+        files = spread(find_images(folders), chosen.limit or None)
         behind = parse_backbone(backbone)
         name = behind.label if isinstance(behind, Contender) else name_model(behind)
         made_for = behind.name if isinstance(behind, Contender) else behind
