@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import naf_hub
@@ -108,6 +109,51 @@ def test_one_fit_serves_many_maps(model: UpsampleAnything):
         model.apply_splats(model.fit(i, (4, 6)), i, f) for i, f in zip(image, features, strict=True)
     ]
     assert torch.equal(torch.stack(apart_maps), model(image, features))
+
+
+def test_kept_fits_are_used_for_the_same_image_and_grid_alone(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "fits"
+    made = []
+    fitted = UpsampleAnything._fitted
+    monkeypatch.setattr(UpsampleAnything, "_fitted", lambda *args: made.append(args) or fitted(*args))
+
+    def keeping(**options: int) -> UpsampleAnything:
+        return UpsampleAnything(**{"steps": 3, "radius": 2, **options}, cache=folder)  # pyright: ignore
+
+    image, features = torch.rand(1, 3, 20, 24), torch.randn(1, 5, 4, 6)
+    first = keeping()(image, features)
+    assert torch.equal(first, UpsampleAnything(steps=3, radius=2)(image, features))
+    made.clear()
+    assert torch.equal(keeping()(image, features), first)
+    other = keeping()(image, features[:, :2])  # of another backbone
+    assert torch.equal(other, first[:, :2])
+    assert not made
+    keeping()(image.flip(-1), features)
+    keeping()(image, features[:, :, :2])
+    keeping(steps=2)(image, features)
+    keeping(radius=1)(image, features)
+    assert len(made) == 4
+    assert len(list(folder.iterdir())) == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a file of tensors", "another grid", "not a number"])
+def test_a_broken_fit_is_told_of_and_made_anew(damage: bytes | str, tmp_path: Path, caplog):
+    model = UpsampleAnything(steps=3, radius=2, cache=tmp_path)
+    (tmp_path / "mine.txt").write_text("a user's")
+    image, features = torch.rand(1, 3, 20, 24), torch.randn(1, 5, 4, 6)
+    first = model(image, features)
+    (file,) = tmp_path.glob("*.safetensors")
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    else:
+        grid = (4, 5) if damage == "another grid" else (4, 6)
+        save_file({"splats": torch.full((4, *grid), float("nan"), dtype=torch.float64)}, file)
+    assert torch.equal(model(image, features), first)
+    assert f"{file} cannot be read and is made anew" in caplog.text
+    caplog.clear()
+    assert torch.equal(model(image, features), first)
+    assert caplog.text == ""
+    assert (tmp_path / "mine.txt").read_text() == "a user's"
 
 
 def test_no_gradient_leaks_out(model: UpsampleAnything):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from naf_hub.parts.precision import autocast_off, working_dtype
 from naf_hub.terminal import progress_bar
 
 from .fit import fit_splats
+from .kept_fits import KeptFits
 from .splats import SplatKernel, Splats
 
 
@@ -22,10 +24,10 @@ class UpsampleAnything(Upsampler):
     """Fit a Gaussian of place and colour to every cell, so that they rebuild the image from itself in the cells' size;
     then average features by them.
 
-    Nothing is trained beforehand and nothing is kept: each image is fitted anew (see the README for the time). The fit
-    draws nothing at random: the same image and sizes give the same result, bit for bit on a CPU. An image of another
-    size than the output is resized to it first (bilinear, antialiased). Where the sides are no multiples of the
-    grid's, which the published code does not define, a cell is a fraction of a pixel wider.
+    Nothing is trained beforehand: each image is fitted anew (see the README for the time) unless ``cache`` holds its
+    fit. The fit draws nothing at random: the same image and sizes give the same result, bit for bit on a CPU. An image
+    of another size than the output is resized to it first (bilinear, antialiased). Where the sides are no multiples of
+    the grid's, which the published code does not define, a cell is a fraction of a pixel wider.
 
     No gradient reaches the image; those of the features are those of a fixed kernel.
 
@@ -38,6 +40,8 @@ class UpsampleAnything(Upsampler):
             2 GiB elsewhere. Inputs, output and the image in the output's size come on top. Results do not depend on
             it beyond rounding, which a fit can enlarge.
         progress: show a bar; by default on a terminal, and in a log a line a minute.
+        cache: folder to keep fits in, some kilobytes each: the same image and grid, of whichever backbone, are then
+            fitted once, and an interrupted evaluation goes on where it was. By default nothing is kept.
 
     Raises:
         ValueError: a number below 1, or a learning rate that is not positive.
@@ -54,6 +58,7 @@ class UpsampleAnything(Upsampler):
         radius: int = 8,
         memory: int | str | None = None,
         progress: bool | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         for name, count in (("steps", steps), ("radius", radius)):
@@ -63,6 +68,7 @@ class UpsampleAnything(Upsampler):
             raise ValueError(f"learning_rate must be positive, got {learning_rate}")
         self.steps, self.learning_rate, self.radius, self.progress = steps, learning_rate, radius, progress
         self.memory = None if memory is None else parse_bytes(memory)
+        self.kept = None if cache is None else KeptFits(cache)
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, learning_rate={self.learning_rate}, radius={self.radius}"
@@ -93,6 +99,12 @@ class UpsampleAnything(Upsampler):
                 f"upsample_anything only enlarges: features of {h}x{w} cannot become {height}x{width}; "
                 "ask for a larger output, or shrink the result of a larger one"
             )
+        if self.kept is None:
+            return self._fitted(image, grid)
+        settings = (self.steps, self.learning_rate, self.radius)
+        return self.kept.fetch(image, grid, settings, lambda: self._fitted(image, grid))
+
+    def _fitted(self, image: Tensor, grid: tuple[int, int]) -> Splats:
         title: dict[str, Any] = {"desc": "upsample_anything: fit", "unit": "step", "leave": False}
         steps = range(self.steps)
         by_default = self.progress is None
