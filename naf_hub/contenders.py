@@ -145,6 +145,13 @@ def parse_backbone(
     return Contender.parse(backbone, weights, kind=BackboneRecord) if isinstance(backbone, str) else backbone
 
 
+def require_distinct(labels: Sequence[str], kind: type[Record] = UpsamplerRecord) -> None:
+    """Raise a ValueError that names the labels that are there twice."""
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"{kind.kind} named twice: {', '.join(twice)}")
+
+
 def load_contenders(
     entries: str | Contender | nn.Module | Sequence[str | Contender | nn.Module] | Mapping[str, nn.Module],
     *,
@@ -171,9 +178,7 @@ def load_contenders(
     several: list[Any] = list(entries) if isinstance(entries, (list, tuple)) else [entries]
     parsed = [Contender.parse(entry, kind=kind) if isinstance(entry, str) else entry for entry in several]
     labels = [entry.label if isinstance(entry, Contender) else name_model(entry) for entry in parsed]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"{kind.kind} named twice: {', '.join(twice)}")
+    require_distinct(labels, kind)
     if not parsed:
         raise ValueError(f"no {kind.kind} given")
     return {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .contenders import Contender, parse_weights
+from .contenders import Contender, parse_weights, require_distinct
 from .devices import check_device_name
 from .devices import pick_device as pick_device
 from .devices import use_threads as compute_with
@@ -30,6 +30,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 WORDS = {"true": True, "false": False, "True": True, "False": False, "None": None}
 
@@ -136,6 +137,24 @@ threads_option = click.option(
     "--threads", type=click.IntRange(1), metavar="N", show_default="a thread a core",
     help="Compute with so many CPU threads.",
 )  # fmt: skip
+
+
+def read_settings(read: Callable[[Mapping[str, Any]], T], settings: Mapping[str, Any]) -> T:
+    """The settings of a task that were typed as options, read: what makes no sense is bad usage, with exit status 2.
+
+    Without it a task says the same, as a job that failed.
+
+    Args:
+        read: raises a ValueError that says what is wrong.
+        settings: as the task will get them.
+
+    Raises:
+        click.UsageError: what ``read`` says.
+    """
+    try:
+        return read(settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def use_threads(threads: int | None) -> None:
@@ -345,17 +364,17 @@ def parse_upsamplers(
     """The upsamplers named on a command line.
 
     Raises:
-        click.UsageError: weights for a method that has none.
+        click.UsageError: weights for a method that has none, or two of one label.
         UnknownNameError: no such upsampler.
     """
-    return [_parse_contender(text, weights, UpsamplerRecord, options) for text in texts]
+    return _parse_contenders(texts, weights, UpsamplerRecord, options)
 
 
 def parse_restorers(
     texts: Iterable[str], weights: str | None = "default", options: dict[str, Any] | None = None
 ) -> list[Contender]:
     """The restorers named on a command line; errors as of :func:`parse_upsamplers`."""
-    return [_parse_contender(text, weights, RestorerRecord, options) for text in texts]
+    return _parse_contenders(texts, weights, RestorerRecord, options)
 
 
 def parse_backbone_option(
@@ -363,6 +382,17 @@ def parse_backbone_option(
 ) -> Contender:
     """The backbone named on a command line; errors as of :func:`parse_upsamplers`."""
     return _parse_contender(text, weights, BackboneRecord, options)
+
+
+def _parse_contenders(
+    texts: Iterable[str], weights: str | None, kind: type[Record], options: dict[str, Any] | None
+) -> list[Contender]:
+    parsed = [_parse_contender(text, weights, kind, options) for text in texts]
+    try:
+        require_distinct([contender.label for contender in parsed], kind)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return parsed
 
 
 def _parse_contender(

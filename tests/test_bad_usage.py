@@ -46,6 +46,38 @@ def test_bad_values_of_options(tmp_path: Path, arguments, message):
     assert (result.exit_code, message in result.output) == (2, True), result.output
 
 
+@pytest.mark.parametrize(
+    ("task", "typed", "message"),
+    [
+        ("boundaries", ["--tolerance", "5"], "is a share of the picture's diagonal"),
+        ("boundaries", ["--sigma", "0"], "'--sigma'"),
+        ("boundaries", ["--limit", "-1"], "'--limit'"),
+        ("correspondence", ["--limit", "-1"], "'--limit'"),
+        ("denoising", ["--classical", "--batch", "0"], "'--batch'"),
+        ("denoising", ["--classical", "--crop", "-1"], "'--crop'"),
+        ("depth", ["--unit", "nan"], "unit = nan: must be a number"),
+        ("depth", ["--max-depth", "0.0001"], "max_depth must be more than"),
+        ("depth", ["--eigen-crop"], "the Eigen crop is one of 480x640"),
+        ("geometric", ["--seed", "99999999999999999999"], "seed must be within"),
+        ("homography", ["--seed", "-1"], "'--seed'"),
+        ("open-vocabulary", ["--gamma", "0"], "'--gamma'"),
+        ("open-vocabulary", ["--stride", "500", "--crop", "100"], "stride 500 is larger than crop 100"),
+        ("reconstruction", ["--down", "1"], "1 needs a ratio"),
+        ("reconstruction", ["--ratio", "4", "--down", "0.1"], "needs down to be at least 0.25"),
+        ("reconstruction", ["--guidance", "0"], "'--guidance'"),
+        ("segmentation", ["--lr", "0"], "'--lr'"),
+        ("segmentation", ["--lr", "nan"], "lr = nan: must be a number"),
+        ("video", ["--length", "2"], "length must be 0 or at least 3"),
+        ("video", ["--temperature", "0"], "'--temperature'"),
+    ],
+)
+def test_bad_settings_of_tasks_come_before_any_work(task: str, typed: list[str], message: str):
+    data = "--images" if task in {"denoising", "reconstruction"} else "--data"
+    models = [] if task == "denoising" else ["--upsampler", "bilinear", "--backbone", "pico"]
+    result = CliRunner().invoke(cli, ["eval", task, data, "no/such/data", *models, *typed])
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
 def test_python_gets_errors_of_the_usual_kinds():
     for options in ({"foo": 3}, {"memory": "x"}):
         with pytest.raises(OptionError) as error:

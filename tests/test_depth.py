@@ -231,9 +231,6 @@ def turn_depth(data: Path) -> None:
         (damage_depth, (), "01.png: depths must be a grey picture of 16 bits, not L of uint8"),
         (turn_depth, (), "01.png: label is 48x32, its image .*turned"),
         (lambda data: None, ("--unit", "1"), "no depth lies between 0 and 5 m; are unit"),
-        (lambda data: None, ("--unit", "0"), "unit must be positive"),
-        (lambda data: None, ("--max-depth", "0"), "max_depth must be more than 0.001 m"),
-        (lambda data: None, ("--eigen-crop",), "give size 480x640"),
         (lambda data: (data / "rgb").mkdir(), (), "has no training data|no folder"),
         (
             lambda data: (data / "nyu_depth_v2_labeled.mat").touch(),

@@ -486,12 +486,12 @@ def test_bad_data_is_one_line(data: Path, damage, message: str) -> None:
     ("options", "status", "message"),
     [
         (("--size", "big"), 2, "is not N or HxW"),
-        (("--label-size", "448"), 1, "must both be"),
+        (("--label-size", "448"), 2, "must both be"),
         (("--upsampler", "bilinear=foo"), 2, "no weights to choose"),
         (("--upsampler", "bilinaer"), 2, "did you mean bilinear"),
-        (("--upsampler", "bilinear", "--upsampler", "bilinear"), 1, "named twice"),
+        (("--upsampler", "bilinear", "--upsampler", "bilinear"), 2, "named twice"),
         (("--backbone-option", "contrast"), 2, "key=value"),
-        (("--lr", "-1"), 1, "lr must be positive"),
+        (("--lr", "-1"), 2, "--lr"),
         (("--epochs", "0"), 2, "epochs"),
     ],
 )

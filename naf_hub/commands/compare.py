@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..contenders import Contender, name_model
+from ..contenders import Contender, name_model, require_distinct
 from ..errors import as_typed
 from ..image_sizes import ImageSize, fit_size, resized
 from ..memory import shortage
@@ -198,10 +198,10 @@ def _parse(texts: tuple[str, ...], weights: str | None, options: dict[str, Any])
         parse_upsamplers([text], weights, shared | own.get(name, {}))[0]
         for text, name in zip(texts, names, strict=True)
     ]
-    labels = [contender.label for contender in contenders]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise click.UsageError(f"upsampler named twice: {', '.join(twice)}")
+    try:
+        require_distinct([contender.label for contender in contenders])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     return contenders
 
 

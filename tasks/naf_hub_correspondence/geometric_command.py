@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     results_option,
     show_report,
@@ -70,8 +72,11 @@ def geometric(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .geometric import GeometricCorrespondence
+    from naf_hub.training.settings import build
 
+    from .geometric import GeometricCorrespondence, GeometricProtocol
+
+    read_settings(partial(build, GeometricProtocol), protocol)
     report = GeometricCorrespondence().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )

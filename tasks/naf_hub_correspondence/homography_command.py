@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     results_option,
     show_report,
@@ -53,7 +55,7 @@ from naf_hub.terminal import tell_skipped
     type=click.FloatRange(0, 1),
     help="Of the homographies: 1 turns by up to 30 degrees.",
 )
-@click.option("--seed", default=0, help="Of homographies and points.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Of homographies and points.")
 @click.option(
     "--limit", default=0, type=click.IntRange(min=0), help="Use so many photos, evenly spread; 0 uses all."
 )
@@ -77,8 +79,11 @@ def homography(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .homography import HomographyCorrespondence
+    from naf_hub.training.settings import build
 
+    from .homography import HomographyCorrespondence, HomographyProtocol
+
+    read_settings(partial(build, HomographyProtocol), protocol)
     report = HomographyCorrespondence().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )

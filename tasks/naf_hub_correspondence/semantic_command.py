@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     results_option,
     show_report,
@@ -63,8 +65,11 @@ def correspondence(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .semantic import SemanticCorrespondence
+    from naf_hub.training.settings import build
 
+    from .semantic import SemanticCorrespondence, SPairProtocol
+
+    read_settings(partial(build, SPairProtocol), protocol)
     report = SemanticCorrespondence().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )

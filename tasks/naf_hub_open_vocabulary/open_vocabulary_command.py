@@ -16,6 +16,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     results_option,
     show_report,
@@ -46,9 +47,21 @@ from .vocabulary_options import check_vocabulary, clip_option, threshold_option,
 @window_options
 @click.option("--beta", default=1.2, show_default=True,
               help="Take so many times the mean similarity as none.")  # fmt: skip
-@click.option("--gamma", default=3.0, show_default=True, help="Sharpen the attention by this factor.")
+@click.option(
+    "--gamma",
+    default=3.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Sharpen the attention by this factor.",
+)
 @threshold_option
-@click.option("--limit", default=0, show_default=True, help="Use so many images, evenly spread; 0 uses all.")
+@click.option(
+    "--limit",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Use so many images, evenly spread; 0 uses all.",
+)
 @click.option("--baseline", is_flag=True, help="Add the row of CLIP alone, without a backbone.")
 @control_option
 @device_option
@@ -72,7 +85,9 @@ def open_vocabulary(
     from naf_hub.confusion import class_table
 
     from .open_vocabulary import OpenVocabulary
+    from .vocabulary_protocol import VocabularyProtocol
 
+    read_settings(VocabularyProtocol.read, protocol)
     report = OpenVocabulary().evaluate(
         contenders,
         data,

@@ -19,6 +19,7 @@ from naf_hub.options import (
     pick_device,
     print_json,
     print_table,
+    read_settings,
     threads_option,
     upsampler_option,
     upsampler_weights_option,
@@ -73,7 +74,7 @@ def segment(
     vocabulary = Vocabulary.parse(classes)
     if len(vocabulary.names) > MOST_CLASSES:
         raise click.UsageError(f"--classes: {len(vocabulary.names)} of them; a map holds {MOST_CLASSES}")
-    chosen = VocabularyProtocol.read({**protocol, "classes": classes})
+    chosen = read_settings(VocabularyProtocol.read, {**protocol, "classes": classes})
     source, where = Path(photo), pick_device(device)
     map_path, picture_path = targets(Path(out), source, force)
     image = read_image(source)

@@ -16,6 +16,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     results_option,
     show_report,
@@ -40,10 +41,18 @@ from naf_hub.terminal import tell_left_out, tell_skipped
 @click.option(
     "--tolerance",
     default=0.0075,
+    type=click.FloatRange(min=0, min_open=True),
     help="Let edges lie this fraction of the diagonal away from a boundary.",
 )
-@click.option("--sigma", default=1.0, help="Blur gradients by so many pixels before thinning.")
-@click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
+@click.option(
+    "--sigma",
+    default=1.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Blur gradients by so many pixels before thinning.",
+)
+@click.option(
+    "--limit", default=0, type=click.IntRange(min=0), help="Use so many images, evenly spread; 0 uses all."
+)
 @control_option
 @results_option
 @device_option
@@ -64,8 +73,9 @@ def boundaries(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .boundaries import Boundaries
+    from .boundaries import Boundaries, BoundaryProtocol
 
+    read_settings(BoundaryProtocol.read, protocol)
     report = Boundaries().evaluate(
         contenders, data, protocol, backbone=behind, device=pick_device(device), controls=controls, out=out
     )

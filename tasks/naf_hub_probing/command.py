@@ -11,6 +11,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     show_report,
     size_option,
     use_threads,
@@ -61,14 +62,16 @@ def segmentation(
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
     from .report import last_epoch_table
-    from .segmentation import Segmentation
+    from .segmentation import Segmentation, SegmentationProtocol
 
+    settings = given({**protocol, "size": size, "label_size": label_size})
+    read_settings(SegmentationProtocol.read, settings)
     where = pick_device(device)
     hint_at_time(contenders, where, protocol)
     report = Segmentation().evaluate(
         contenders,
         data,
-        given({**protocol, "size": size, "label_size": label_size}),
+        settings,
         backbone=behind,
         device=where,
         baseline=baseline,

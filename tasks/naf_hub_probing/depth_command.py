@@ -11,6 +11,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     show_report,
     size_option,
     use_threads,
@@ -25,9 +26,19 @@ from .probe_options import hint_at_time, model_options, probe_options, tell_skip
               help="Read this folder with train/ and test/, or NYUv2's.")  # fmt: skip
 @click.option("--train-data", type=click.Path(), help="Train on this folder with rgb/ and depth/ instead.")
 @click.option(
-    "--unit", default=0.001, metavar="METRES", help="Take one step of the depth pictures for so many metres."
+    "--unit",
+    default=0.001,
+    metavar="METRES",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Take one step of the depth pictures for so many metres.",
 )
-@click.option("--max-depth", default=10.0, metavar="METRES", help="Leave out depths beyond.")
+@click.option(
+    "--max-depth",
+    default=10.0,
+    metavar="METRES",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Leave out depths beyond.",
+)
 @size_option("448", "Bring pictures to this size, and for N cut the centre N x N", native=None)
 @click.option("--read-out", type=click.Choice(["linear", "softmax", "sigmoid", "regression"]), default="linear",
               help="Weigh 256 depths so, or take a single output.")  # fmt: skip
@@ -52,14 +63,16 @@ def depth(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
-    from .depth import Depth
+    from .depth import Depth, DepthProtocol
 
+    settings = {**protocol, "size": size}
+    read_settings(DepthProtocol.read, settings)
     where = pick_device(device)
     hint_at_time(contenders, where, protocol)
     report = Depth().evaluate(
         contenders,
         data,
-        {**protocol, "size": size},
+        settings,
         backbone=behind,
         device=where,
         baseline=baseline,

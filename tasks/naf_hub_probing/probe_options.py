@@ -56,7 +56,7 @@ _PROTOCOL = (
         "--lr",
         default=5e-4,
         show_default=True,
-        type=float,
+        type=click.FloatRange(min=0, min_open=True),
         help="Start from this learning rate, which falls to 0 along a cosine.",
     ),
     click.option(

@@ -59,6 +59,7 @@ class SegmentationProtocol(ProbeProtocol):
             raise ValueError(f"enlarge must be at least 1, got {self.enlarge}")
         if self.label_size is not None:
             require_sides("label_size", self.label_size)
+        self.geometry  # noqa: B018 (raises where the two sizes do not fit)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> SegmentationProtocol:

@@ -19,6 +19,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     results_option,
     show_report,
@@ -154,23 +155,49 @@ def train(
 @click.option(
     "--images", multiple=True, required=True, help="Evaluate on this image, folder or pattern; repeatable."
 )
-@click.option("--crop", default=384, help="Cut a centre crop of so many pixels a side.")
-@click.option("--resize", default=0, help="Bring the short side to so many pixels first; 0 leaves it.")
-@click.option("--down", default=0.5, help="Make the input image this fraction of the crop, a side.")
-@click.option("--guidance", default=4.0, help="Guide by so many pixels per target cell, a side.")
+@click.option(
+    "--crop", default=384, type=click.IntRange(min=1), help="Cut a centre crop of so many pixels a side."
+)
+@click.option(
+    "--resize",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Bring the short side to so many pixels first; 0 leaves it.",
+)
+@click.option(
+    "--down",
+    default=0.5,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Make the input image this fraction of the crop, a side.",
+)
+@click.option(
+    "--guidance",
+    default=4.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Guide by so many pixels per target cell, a side.",
+)
 @click.option(
     "--guidance-max",
     default=224,
+    type=click.IntRange(min=0),
     help="Let the guidance have at most so many pixels a side; 0 sets no bound.",
 )
-@click.option("--min-side", default=0, help="Leave out images whose short side has fewer pixels.")
+@click.option(
+    "--min-side",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Leave out images whose short side has fewer pixels.",
+)
 @click.option(
     "--pooled", is_flag=True, help="Take the averaged target as input, not the features of a smaller image."
 )
-@click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
+@click.option(
+    "--limit", default=0, type=click.IntRange(min=0), help="Use so many images, evenly spread; 0 uses all."
+)
 @click.option(
     "--ratio",
     default=0.0,
+    type=click.FloatRange(min=0),
     help="Upsample so many times; 0 is 1 / --down. Beyond that, the target comes from tiles of the enlarged crop.",
 )
 @click.option(
@@ -197,8 +224,10 @@ def evaluate(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
+    from .comparison import Protocol
     from .task import Reconstruction
 
+    read_settings(Protocol.read, protocol)
     report = Reconstruction().evaluate(
         contenders,
         images,

@@ -14,6 +14,7 @@ from naf_hub.options import (
     json_option,
     parse_restorers,
     pick_device,
+    read_settings,
     report_options,
     restorer_constructor_option,
     restorer_option,
@@ -165,14 +166,34 @@ def train(
 @click.option(
     "--images", multiple=True, required=True, help="Evaluate on this image, folder or pattern; repeatable."
 )
-@click.option("--crop", default=448, help="Cut a centre crop of so many pixels a side; 0 takes whole images.")
-@click.option("--resize", default=448, help="Bring the short side to so many pixels first; 0 leaves it.")
-@click.option("--min-side", default=0, help="Leave out images whose short side has fewer pixels.")
 @click.option(
-    "--batch", default=2, help="Restore so many crops at a time; the paper's PSNR is that of a batch."
+    "--crop",
+    default=448,
+    type=click.IntRange(min=0),
+    help="Cut a centre crop of so many pixels a side; 0 takes whole images.",
 )
-@click.option("--limit", default=0, help="Use so many images, evenly spread; 0 uses all.")
-@click.option("--seed", default=0, help="Draw the noise from this seed.")
+@click.option(
+    "--resize",
+    default=448,
+    type=click.IntRange(min=0),
+    help="Bring the short side to so many pixels first; 0 leaves it.",
+)
+@click.option(
+    "--min-side",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Leave out images whose short side has fewer pixels.",
+)
+@click.option(
+    "--batch",
+    default=2,
+    type=click.IntRange(min=1),
+    help="Restore so many crops at a time; the paper's PSNR is that of a batch.",
+)
+@click.option(
+    "--limit", default=0, type=click.IntRange(min=0), help="Use so many images, evenly spread; 0 uses all."
+)
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Draw the noise from this seed.")
 @click.option(
     "--classical",
     is_flag=True,
@@ -198,8 +219,10 @@ def evaluate(
         raise click.UsageError("give --restorer, --classical or both")
     contenders = parse_restorers(restorers, weights, options)
 
+    from .noisy_comparison import Protocol
     from .task import Denoising
 
+    read_settings(Protocol.read, protocol | given)
     report = Denoising().evaluate(contenders, images, protocol | given, device=pick_device(device))
     tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)

@@ -16,6 +16,7 @@ from naf_hub.options import (
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
+    read_settings,
     report_options,
     show_report,
     square_option,
@@ -52,14 +53,21 @@ ONE_UP = click.IntRange(min=1)
 @click.option("--topk", type=ONE_UP, help="Take each cell's mask from so many most similar cells.")
 @click.option("--radius", type=click.IntRange(min=0), help="Look so many cells around; 0 looks everywhere.")
 @click.option("--context", default=7, type=ONE_UP, help="Keep so many preceding frames, beside the first.")
-@click.option("--temperature", default=0.1, help="Divide similarities by this.")
+@click.option(
+    "--temperature", default=0.1, type=click.FloatRange(min=0.02), help="Divide similarities by this."
+)
 @click.option(
     "--guidance",
     default="grid",
     type=click.Choice(["grid", "frame"]),
     help="Guide by the frame shrunk to the output's size, as published, or as the backbone sees it.",
 )
-@click.option("--length", default=0, help="Use so many frames of each video, from its start; 0 uses all.")
+@click.option(
+    "--length",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Use so many frames of each video, from its start; 0 uses all.",
+)
 @click.option(
     "--video",
     "videos",
@@ -97,12 +105,17 @@ def video(
     contenders = parse_upsamplers(upsamplers, weights, options)
     behind = parse_backbone_option(backbone, backbone_weights, backbone_options)
 
+    from .video_protocol import VideoProtocol
     from .video_segmentation import VideoSegmentation
 
+    settings = {
+        key: value for key, value in protocol.items() if value is not None
+    }  # of the preset where not given
+    read_settings(VideoProtocol.read, settings)
     report = VideoSegmentation().evaluate(
         contenders,
         data,
-        {key: value for key, value in protocol.items() if value is not None},  # of the preset where not given
+        settings,
         backbone=behind,
         device=pick_device(device),
         controls=controls,
