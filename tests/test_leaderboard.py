@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -507,3 +508,93 @@ def test_markdown_has_a_table_of_every_measure(kept):
     assert "## other" not in text  # has no figures yet
     run_missing(chosen, kept)
     assert kept.load(list(cells(chosen))[1]).environment["seconds"] >= 0
+
+
+class Steady(Toy):
+    """Goes on from files of its parts in ``out``; the third part is where it may be interrupted."""
+
+    goes_on = True
+    parts: list[int] = []  # noqa: RUF012
+    trouble: BaseException | None = None
+
+    def evaluate(self, contenders, data, protocol=None, *, out=None, **more):
+        for part in range(4):
+            file = out / f"{part}.part"
+            if file.exists():
+                continue
+            if part == 2 and self.trouble is not None:
+                raise self.trouble
+            out.mkdir(exist_ok=True)
+            file.touch()
+            self.parts.append(part)
+        return super().evaluate(contenders, data, protocol, **more)
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    monkeypatch.setattr(Steady, "parts", [])
+    one = dataclasses.replace(measure(entrants=entrants("bilinear")), task=Steady())
+    return plan(one)
+
+
+def test_an_interrupted_cell_goes_on(kept, steady, monkeypatch):
+    monkeypatch.setattr(Steady, "trouble", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run_missing(steady, kept)
+    assert assemble(steady, kept).missing
+    monkeypatch.setattr(Steady, "trouble", None)
+    told = []
+    assert run_missing(steady, kept, tell=told.append) == {}
+    assert Steady.parts == [0, 1, 2, 3]
+    assert told[1] == "    going on from what is there"
+    (cell,) = cells(steady)
+    assert [path.name for path in kept.folder.iterdir()] == [cell.file]
+    report = kept.load(cell)
+    assert "seconds" not in report.environment  # those of its first part are not known
+    (kept.folder / cell.file).unlink()
+    run_missing(steady, kept)
+    assert kept.load(cell).environment["seconds"] >= 0
+
+
+def test_what_cannot_go_on_begins_anew_once(kept, steady, monkeypatch):
+    monkeypatch.setattr(Steady, "trouble", OSError("disk full"))
+    for _ in range(2):  # what has another cause costs nothing that is there
+        assert run_missing(steady, kept) == {("toy", "bilinear"): "disk full"}
+    assert Steady.parts == [0, 1]
+    told = []
+    monkeypatch.setattr(Steady, "trouble", ValueError("pictures\nchanged"))
+    run_missing(steady, kept, tell=told.append)
+    assert Steady.parts == [0, 1, 0, 1]
+    assert told[2] == "    cannot go on, so begins anew: pictures\\nchanged"
+    monkeypatch.setattr(Steady, "trouble", None)
+    assert run_missing(steady, kept) == {}
+    assert Steady.parts == [0, 1, 0, 1, 2, 3]
+
+
+def test_tasks_that_keep_results_say_so():
+    for name in naf_hub.list_tasks():
+        task = naf_hub.load_task(name)
+        assert task.goes_on == ("out" in inspect.signature(task.evaluate).parameters), name
+
+
+def test_a_column_of_a_task_goes_on_from_its_pictures(edges, tmp_path, monkeypatch):
+    for part in ("images", "boundaries"):
+        (tmp_path / f"edges/{part}/b.png").write_bytes((tmp_path / f"edges/{part}/a.png").read_bytes())
+    edges.write_text(edges.read_text().split('[[measures]]\nname = "absent"')[0])
+    straight = leaderboard(edges, "-o", tmp_path / "straight", "--format", "csv")
+    assert straight.exit_code == 0, straight.stderr
+    calls = []
+    upsample = naf_hub.load("bilinear").__class__.upsample
+
+    def interrupted(self, image, features, output_size):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return upsample(self, image, features, output_size)
+
+    monkeypatch.setattr(naf_hub.load("bilinear").__class__, "upsample", interrupted)
+    assert leaderboard(edges, "-o", tmp_path / "board").exit_code == 130
+    again = leaderboard(edges, "-o", tmp_path / "board", "--format", "csv")
+    assert again.stdout == straight.stdout
+    assert len(calls) == 3
+    assert not list((tmp_path / "board/reports").glob(".*"))

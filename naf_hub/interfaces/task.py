@@ -20,12 +20,14 @@ class Task:
         contends: record class of what it compares.
         version: of its protocol; figures of different versions do not compare.
         metrics: figures of each row of its reports; the first ranks.
+        goes_on: whether ``evaluate`` takes ``out``, a folder from which the same evaluation, interrupted, goes on.
     """
 
     name: ClassVar[str] = ""
     contends: ClassVar[type[Record]] = UpsamplerRecord
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[Metric, ...]] = ()
+    goes_on: ClassVar[bool] = False
 
     def train(self, **options: Any) -> dict[str, Any]:
         """Train and return a summary; raises ``NotImplementedError`` where the task cannot train."""

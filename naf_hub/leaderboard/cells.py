@@ -165,6 +165,10 @@ class Kept:
                 lock.path.unlink()
             lock.release()
 
+    def unfinished(self, cell: Cell) -> Path | None:
+        """Folder from which an interrupted evaluation of a cell goes on; ``None`` where its task always begins anew."""
+        return self.folder / f".{cell.file}.begun" if cell.measure.task.goes_on else None
+
     def outdated(self, cell: Cell, current: Container[str]) -> Iterator[tuple[str, str]]:
         """Files that hold this cell under settings of none of the ``current`` files, and why they do not compare."""
         for path in sorted(self.folder.glob(f"{cell.prefix}*.json")):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..controls import CONTROLS
@@ -57,25 +59,50 @@ def _fill(
     tell: Callable[[str], None],
     failed: dict[tuple[str, str], str],
 ) -> None:
+    begun = kept.unfinished(cell)
+    goes_on = begun is not None and begun.is_dir()
     start = time.perf_counter()
     try:
-        report = evaluate(cell, device)
+        report = _evaluate(cell, device, begun, tell)
     except Exception as error:  # one that fails, in whatever way, must not take the others along
         reason = one_line(as_typed(error)) or type(error).__name__
         failed[cell.column, cell.entrant.label] = reason
         tell(f"    failed: {reason}")
         return
     seconds = round(time.perf_counter() - start, 1)
-    kept.store(cell, dataclasses.replace(report, environment={**report.environment, SECONDS: seconds}))
+    took = {} if goes_on else {SECONDS: seconds}  # what an interrupted process took is not known
+    kept.store(cell, dataclasses.replace(report, environment={**report.environment, **took}))
+    if begun is not None:
+        shutil.rmtree(begun, ignore_errors=True)
     metric = cell.measure.metric
     figures = ", ".join(f"{row.label} {metric.text(row.values.get(metric.name))}" for row in report.rows)
     tell(f"    {metric.heading}: {figures} ({seconds:.0f} s)")
 
 
-def evaluate(cell: Cell, device: Any) -> Report:
-    """The report of one cell, its rows called as the plan calls them."""
+def _evaluate(cell: Cell, device: Any, begun: Path | None, tell: Callable[[str], None]) -> Report:
+    """The report of one cell, going on from what was begun; where that fails, anew."""
+    if begun is not None and begun.is_dir():
+        tell("    going on from what is there")
+        try:
+            return evaluate(cell, device, begun)
+        except (ValueError, FileExistsError) as error:  # pictures were replaced under their names, say
+            tell(f"    cannot go on, so begins anew: {one_line(as_typed(error))}")
+            shutil.rmtree(begun)
+    return evaluate(cell, device, begun)
+
+
+def evaluate(cell: Cell, device: Any, begun: Path | None = None) -> Report:
+    """The report of one cell, its rows called as the plan calls them.
+
+    Args:
+        cell: what is evaluated.
+        device: where.
+        begun: folder for results on the way, from which an interrupted evaluation goes on.
+    """
     measure, entrant = cell.measure, cell.entrant
     keywords: dict[str, Any] = dict(measure.options)
+    if begun is not None:
+        keywords["out"] = begun
     if cell.controls:
         keywords["controls"] = cell.controls
     backbone = None if cell.backbone is None else cell.backbone.contender

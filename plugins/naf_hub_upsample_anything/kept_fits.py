@@ -39,7 +39,7 @@ class KeptFits:
         """Where the fit of an image (3, H, W) to a grid is kept; kinds of devices round, and so fit, differently."""
         facts = (VERSION, tuple(image.shape), str(image.dtype), image.device.type, grid, settings)
         digest = hashlib.sha256(repr(facts).encode())
-        digest.update(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def fetch(

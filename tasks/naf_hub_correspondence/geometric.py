@@ -71,6 +71,7 @@ class GeometricCorrespondence(Task):
 
     name = "geometric"
     version = 1
+    goes_on = True
     metrics = METRICS
 
     @torch.no_grad()

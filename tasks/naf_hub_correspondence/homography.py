@@ -78,6 +78,7 @@ class HomographyCorrespondence(Task):
 
     name = "homography"
     version = 1
+    goes_on = True
     metrics = (
         *metrics("image", "per image"),
         *metrics("point", "per point"),

@@ -66,6 +66,7 @@ class SemanticCorrespondence(Task):
 
     name = "correspondence"
     version = 1
+    goes_on = True
     metrics = (
         *metrics("pck", "per category"),
         *metrics("point", "per point"),

@@ -45,6 +45,7 @@ class OpenVocabulary(Task):
 
     name = "open_vocabulary"
     version = 1
+    goes_on = True
     metrics = METRICS
 
     @torch.no_grad()

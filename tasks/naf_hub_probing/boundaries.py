@@ -87,6 +87,7 @@ class Boundaries(Task):
 
     name = "boundaries"
     version = 1
+    goes_on = True
     metrics = METRICS
 
     @torch.no_grad()

@@ -53,6 +53,7 @@ class LinearProbe(Task):
     settings: ClassVar[type[ProbeProtocol]]
     scores_epochs: ClassVar[bool]
     metrics: ClassVar[tuple[Metric, ...]]
+    goes_on: ClassVar[bool] = True
 
     @abc.abstractmethod
     def goal(self, data: str | os.PathLike[str], protocol: Any, out: str | os.PathLike[str] | None) -> Goal:

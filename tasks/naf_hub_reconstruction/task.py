@@ -32,6 +32,7 @@ class Reconstruction(Task):
 
     name: ClassVar[str] = "reconstruction"
     version: ClassVar[int] = 1
+    goes_on: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
     def course(self, settings: Mapping[str, Any]) -> ReconstructionCourse:

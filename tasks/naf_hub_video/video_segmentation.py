@@ -47,6 +47,7 @@ class VideoSegmentation(Task):
 
     name = "video_segmentation"
     version = 1
+    goes_on = True
     metrics = METRICS
 
     @torch.no_grad()
