@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+import board
 import charts
 import click
 import growth
@@ -339,6 +340,7 @@ PAGES = {
     "zoo.md": lambda: model_zoo.page(zoo(), NOTE, CHANNELS),
     "zoo.csv": lambda: model_zoo.as_csv(zoo()),
     "assets/sortable.js": sorting,
+    "board.md": lambda: board.page(NOTE),
     "growth.md": lambda: growth.page(NOTE),
     "assets/growth-seconds.svg": lambda: growth.chart("seconds"),
     "assets/growth-memory.svg": lambda: growth.chart("memory"),

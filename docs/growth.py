@@ -233,7 +233,7 @@ NAF's encoder is most of its time. Its memory is mostly guidance where channels 
 many.
 
 By the model 4096 x 4096 pixels of 384 channels take NAF {beyond(4096, 384):.0f} minutes, by rows; measured, with
-`memory="256MiB"`, it was 20 ([details](naf.md#rows-of-outputs-larger-than-memory)).
+`memory="256MiB"`, it was 22 ([details](naf.md#rows-of-outputs-larger-than-memory)).
 
 With `threads 2` the other process has its core as well: one of three threads waits, and a call gains nothing (wall
 3.6 s for NAF); on a quiet machine two threads are 1.7 times as fast ([figures](devices.md)). These rows are not in the

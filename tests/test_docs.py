@@ -50,6 +50,7 @@ def generator():
         "zoo.md",
         "zoo.csv",
         "gallery.md",
+        "board.md",
         "assets/sortable.js",
         "assets/speed-cpu-float32.svg",
         "assets/speed-h200-float32.svg",

@@ -15,6 +15,7 @@ from naf_hub import onnx_export
 from naf_hub.commands.main import cli
 from naf_hub.parts.constants import constant_for_compilers
 from naf_hub_naf.any_size import axis_tables
+from naf_hub_naf.graph_operators import guidance_in_graph
 from naf_hub_naf.model import NAF
 from naf_hub_naf.onnx_graph import filter_maps
 from naf_hub_naf.windows import window_slots
@@ -78,12 +79,45 @@ def test_compiled_once_for_all_sizes():
         graphs.append(graph)
         return graph.forward
 
+    # PyTorch 2.8 takes every graph for one to export, which has no operators of ours.
+    probe = torch.compile(lambda x: x + torch.compiler.is_exporting(), backend="eager")
+    tells_apart = not probe(torch.zeros(1)).item()
+
+    def check(model: torch.nn.Module, operators: int) -> None:
+        compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)
+        for shape in [*SHAPES[1:], (2, (48, 36), (6, 4))]:
+            given = inputs(*shape)
+            torch.testing.assert_close(compiled(*given), model(*given), atol=5e-5, rtol=0)
+        (graph,) = graphs
+        found = sum(str(node.target).startswith("naf_hub_naf.") for node in graph.graph.nodes)
+        assert found == (operators if tells_apart else 0)
+        graphs.clear()
+
     model = load("naf")
-    compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)
-    for shape in [*SHAPES[1:], (2, (48, 36), (6, 4))]:
-        given = inputs(*shape)
-        torch.testing.assert_close(compiled(*given), model(*given), atol=5e-5, rtol=0)
-    assert len(graphs) == 1
+    check(model, 2)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    check(NAF(**SMALL["naf"], encoder="pixel", residual=True, locality=1.5).eval().requires_grad_(False), 2)
+    check(NAF(**SMALL["naf"], spatial="gaussian").eval().requires_grad_(False), 1)  # a weight of its own
+    check(model.requires_grad_(True), 0)  # an operator would cut its gradients off
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_operators_of_graphs_are_what_they_promise(residual: bool):
+    torch.manual_seed(0)
+    image, queries, keys, values = (
+        torch.rand(shape) for shape in ((2, 3, 9, 7), (2, 9, 7, 8), (2, 3, 2, 8), (2, 3, 2, 6))
+    )
+    encoder = NAF(**SMALL["naf"], residual=residual).image_encoder
+    weights = [weight for branch in encoder.branches for weight in branch.parameters()]
+    guided = torch.ops.naf_hub_naf.guidance
+    torch.library.opcheck(guided, (image, 5, 4, [w.detach() for w in weights], "dual", 1, residual))
+    attended = torch.ops.naf_hub_naf.attention
+    for locality in (None, 1.5):
+        torch.library.opcheck(attended, (queries, keys, values, 2, 3, 2**20, locality))
+    with torch.no_grad():
+        found = guidance_in_graph(encoder, image, (5, 4))
+        torch.testing.assert_close(found, encoder(image, (5, 4)), atol=1e-5, rtol=0)
+    assert all(weight.requires_grad for weight in weights)
 
 
 def run(*arguments: object):

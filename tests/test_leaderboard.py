@@ -598,3 +598,19 @@ def test_a_column_of_a_task_goes_on_from_its_pictures(edges, tmp_path, monkeypat
     assert again.stdout == straight.stdout
     assert len(calls) == 3
     assert not list((tmp_path / "board/reports").glob(".*"))
+
+
+def test_a_control_by_nature_has_no_rank(edges, tmp_path):
+    edges.write_text(edges.read_text().replace('label = "untrained"', 'label = "untrained", ranked = false')
+                     .split('[[measures]]\nname = "absent"')[0])  # fmt: skip
+    assert leaderboard(edges, "-o", tmp_path / "board").exit_code == 0
+    table = Report.load(tmp_path / "board/leaderboard.json")
+    assert table["untrained"].values["mean_rank"] is None
+    assert table["untrained"].values["boundaries"] is not None
+    assert table["bilinear"].values["mean_rank"] == 1.0
+    edges.write_text(
+        'backbones = [{ model = "pico", ranked = false }]\n'
+        + edges.read_text().replace('backbones = ["pico"]\n', "")
+    )
+    with pytest.raises(ConfigError, match="rows are ranked, not backbones"):
+        read_plan(edges)

@@ -5,7 +5,7 @@
   const box = document.createElement("input");
   box.type = "search";
   box.className = "table-search";
-  box.placeholder = "Search names, sizes, licences";
+  box.placeholder = "Search these tables";
   box.setAttribute("aria-label", "Search the tables");
   const count = document.createElement("output");
   const first = tables[0].closest(".sortable");

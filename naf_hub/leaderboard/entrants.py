@@ -25,6 +25,7 @@ class Entrant:
         protocol: for its rows alone, settings over those of a measure.
         control: the model is guided by what must not help, see :data:`naf_hub.controls.CONTROLS`; has no rank.
         measures, backbones: names and labels of those it competes on; none means all.
+        ranked: ``False`` for what is a control by its nature, such as a blur: shown, without a rank.
     """
 
     contender: Contender
@@ -33,6 +34,7 @@ class Entrant:
     control: str = ""
     measures: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()
+    ranked: bool = True
 
     def competes(self, measure: str, backbone: str | None) -> bool:
         """Whether it has a row in this column."""
@@ -50,6 +52,7 @@ class _Model:
     control: str = ""
     measures: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()
+    ranked: bool = True
 
 
 def read_entrants(named: Sequence[Any], kind: type[Record], root: Path) -> tuple[Entrant, ...]:
@@ -73,9 +76,17 @@ def read_entrants(named: Sequence[Any], kind: type[Record], root: Path) -> tuple
             raise ConfigError(str(error)) from error
         label = model.label or contender.label + (f" ({model.control})" if model.control else "")
         _check_keys(model, contender, kind)
-        found.append(Entrant(
-            _from_root(contender, root), label, model.protocol, model.control, model.measures, model.backbones
-        ))  # fmt: skip
+        found.append(
+            Entrant(
+                _from_root(contender, root),
+                label,
+                model.protocol,
+                model.control,
+                model.measures,
+                model.backbones,
+                ranked=model.ranked and not model.control,
+            )
+        )
     labels = [entrant.label for entrant in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:
@@ -89,6 +100,8 @@ def _check_keys(model: _Model, contender: Contender, kind: type[Record]) -> None
             raise ConfigError(
                 f"backbone {model.model!r}: settings of a protocol belong to a measure or to a row"
             )
+        if not model.ranked:
+            raise ConfigError(f"backbone {model.model!r}: rows are ranked, not backbones")
         if model.measures or model.backbones:
             raise ConfigError(f"backbone {model.model!r}: where it serves is said by the measures")
     if not model.control:

@@ -88,7 +88,7 @@ def assemble(plan: Plan, kept: Kept, failed: Mapping[tuple[str, str], str] | Non
             if mine or cell.column not in values.get(row.label, {}):
                 values.setdefault(row.label, {})[cell.column] = row.values.get(metric.name)
                 models.setdefault(row.label, row)
-    competing = {cell.entrant.label for cell in every if not cell.entrant.control}
+    competing = {cell.entrant.label for cell in every if cell.entrant.ranked}
     for column, row, value in _brought(plan, kept, left_out):
         values.setdefault(row.label, {}).setdefault(column, value)
         models.setdefault(row.label, row)

@@ -21,6 +21,7 @@ from naf_hub.parts.sizes import are_equal, are_known, average_pool
 from .any_size import attend_at_any_size
 from .attention import CrossScaleAttention
 from .encoder import GuidanceEncoder, needs_gradient
+from .graph_operators import attention_in_graph, guidance_in_graph
 from .guide import guide_size, shrink
 from .map_memory import attention_memory, branch_bytes, guidance_bytes, maps_memory, rows_memory
 from .onnx_graph import filter_maps
@@ -200,8 +201,15 @@ class NAF(Upsampler):
             fill_rows(self, guide, self._cells(features, output_size), output_size, into, memory)
             return into.permute(0, 3, 1, 2)
         queries, keys, values = self.operands(image, features, output_size)
+        kept = torch.is_grad_enabled() and features.requires_grad
         with autocast_off(image.device):
-            if not are_known(*queries.shape[1:3], *keys.shape[1:3]):
+            if self._has_operators(guide) and self.distance is None and not kept:
+                memory = attention_memory(self.memory, queries.device.type)
+                result = attention_in_graph(
+                    queries, keys, values, self.num_heads, self.kernel_size, memory, self.locality
+                )
+                result = result if into is None else into.copy_(result)
+            elif not are_known(*queries.shape[1:3], *keys.shape[1:3]):
                 result = attend_at_any_size(
                     queries, keys, values, self.num_heads, self.kernel_size, self.distance, self.locality
                 )
@@ -254,6 +262,8 @@ class NAF(Upsampler):
         """
         image = self._guide(image, output_size)
         encoder, device = self.image_encoder, image.device.type
+        if self._has_operators(image):
+            return guidance_in_graph(encoder, image, output_size)
         if not self._may_stream(image):
             half = self.precision == "bf16" and self._map_dtype(image) == torch.bfloat16
             with torch.autocast(device, torch.bfloat16) if half else nullcontext():
@@ -290,6 +300,13 @@ class NAF(Upsampler):
     def _may_stream(self, image: Tensor) -> bool:
         """Whether the encoder may work in strips: where nothing is kept for a backward pass."""
         return not (torch.compiler.is_compiling() or needs_gradient(self.image_encoder, image))
+
+    def _has_operators(self, image: Tensor) -> bool:
+        """Whether a graph has operators of ours: one that torch.compile makes for inference, and is not exported."""
+        # Traced by PyTorch 2.8 every graph is one to export, and goes without.
+        traced = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        inference = image.device.type == "cpu" and not needs_gradient(self.image_encoder, image)
+        return traced and inference and self._is_exact(image)
 
     def _is_exact(self, image: Tensor) -> bool:
         """Whether maps are in the precision of the weights, float32 or float64."""
