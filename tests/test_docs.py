@@ -288,3 +288,44 @@ def test_the_size_of_the_package_on_the_page_is_what_is_installed():
         r"with the weights it ships, is (\d+) MB", (DOCS / "quickstart.md").read_text("utf-8")
     )
     assert abs(sum(file.stat().st_size for file in files) / 1e6 - int(stated)) < 1
+
+
+# What rows of the board are called in the tables of the pages.
+PRINTED = {
+    "blur": ["blur, a control"],
+    "naf": ["naf, default weights"],
+    "naf, guided by grey": ["naf, guided by an even grey"],
+    "naf_local, guided by grey": ["naf_local, guided by an even grey"],
+    "anyup": ["anyup, the paper's weights"],
+    "anyup, multi-backbone": [
+        "anyup, the authors' weights of several backbones",
+        "anyup, several backbones",
+    ],
+    "featup_jbu": ["featup_jbu, the authors' weights for CLIP", "featup_jbu, CLIP's weights"],
+    "image": ["the picture's own edges"],
+}
+
+
+@pytest.mark.parametrize(
+    ("measure", "page", "heading", "columns"),
+    [
+        ("boundaries", "results.md", "Boundaries", (ZERO_SHOT, "pico", "EfficientNet-Lite0", "ViT-S/14")),
+        ("video", "results.md", "Video", (ZERO_SHOT, "pico", "EfficientNet-Lite0", "ViT-S/14")),
+        ("depth", "depth.md", "Upsamplers on four backbones", ("MobileNetV1", "pico", "ViT-S/14")),
+        ("CamVid", "results.md", "CamVid linear probe", ("ViT-S/14",)),
+    ],
+)
+def test_the_board_has_the_figures_of_the_pages(
+    measure: str, page: str, heading: str, columns: tuple[str, ...]
+):
+    board = generator().board.Report.load(DOCS / "reports" / "board.json")
+    compared = 0
+    for column in columns:
+        printed = rows_below(page, heading, column)
+        for row in board.rows:
+            value = row.values.get(f"{measure}, {column.removesuffix(' (zero-shot)')}")
+            name = next((name for name in PRINTED.get(row.label, [row.label]) if name in printed), None)
+            if value is not None and name is not None and printed[name]:
+                compared += 1
+                assert printed[name][0] == f"{value:.1f}", (row.label, column)
+    assert compared >= 10 * len(columns)
