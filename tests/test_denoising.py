@@ -237,6 +237,59 @@ def test_noise_that_it_was_not_trained_on(trained, noise):
     assert restored["values"]["psnr"] > noisy["values"]["psnr"] + 2
 
 
+def counting(calls: list[int], most: int | None = None) -> torch.nn.Module:
+    """A restorer that halves the distance from grey, notes each call, and is interrupted after so many."""
+
+    class Counting(torch.nn.Module):
+        def forward(self, noisy):
+            if len(calls) == most:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return (noisy + 0.5) / 2
+
+    return Counting()
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path):
+    photos = draw_pictures(tmp_path / "photos", 5)
+    task, out = naf_hub.load_task("denoising"), tmp_path / "kept"
+
+    def evaluate(calls, out=None, most=None, **settings):
+        protocol = {"level": (0.1, 0.5), "crop": 24, "resize": 0, "classical": True, **settings}
+        model = counting(calls, most)
+        return task.evaluate({"grey": model}, photos, protocol, progress=False, out=out)
+
+    def values(report):
+        return [row.values for row in report.rows]
+
+    expected, calls = evaluate([]), []
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([], out, most=2)
+    assert values(evaluate(calls, out)) == values(expected)
+    assert len(calls) == 1
+    assert values(evaluate([], out, most=0)) == values(expected)
+    calls.clear()
+    assert values(evaluate(calls, out, limit=2)) == values(evaluate([], limit=2))  # another batch
+    assert len(calls) == 1
+    calls.clear()
+    evaluate(calls, out, seed=1)
+    assert len(calls) == 3
+
+
+def test_kept_figures_are_those_of_a_batch_with_its_noise(tmp_path):
+    photos = sorted(map(str, draw_pictures(tmp_path / "photos", 3).iterdir()))
+    task, out = naf_hub.load_task("denoising"), tmp_path / "kept"
+
+    def evaluate(files, out=None):
+        settings = {"crop": 24, "resize": 0, "batch": 1}
+        return task.evaluate({"grey": counting([])}, files, settings, progress=False, out=out)["grey"].values
+
+    evaluate(photos, out)
+    assert evaluate(photos[1:], out) == evaluate(
+        photos[1:]
+    )  # the second picture has the noise of the first now
+
+
 def test_whole_images_of_different_sizes(tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     Image.new("L", (9, 5), 100).save(tmp_path / "b.png")

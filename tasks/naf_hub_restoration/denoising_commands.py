@@ -18,6 +18,7 @@ from naf_hub.options import (
     report_options,
     restorer_constructor_option,
     restorer_option,
+    results_option,
     show_report,
     threads_option,
     use_threads,
@@ -200,13 +201,14 @@ def train(
     help="Compare a Gaussian blur and classical methods, too, which are told the level: non-local means, total "
     "variation and wavelets, or medians against salt and pepper.",
 )
+@results_option
 @device_option
 @threads_option
 @report_options
 def evaluate(
     restorers: tuple[str, ...], weights: str | None, options: dict[str, Any], images: tuple[str, ...],
-    noise: str | None, sigma: str | None, probability: str | None, device: str, threads: int | None, format_: str,
-    as_json: bool, save: str | None, **protocol: Any,
+    noise: str | None, sigma: str | None, probability: str | None, device: str, threads: int | None, out: str | None,
+    format_: str, as_json: bool, save: str | None, **protocol: Any,
 ) -> None:  # fmt: skip
     """PSNR and SSIM of restored images, as scikit-image defines them and as the paper's code does.
 
@@ -223,6 +225,6 @@ def evaluate(
     from .task import Denoising
 
     read_settings(Protocol.read, protocol | given)
-    report = Denoising().evaluate(contenders, images, protocol | given, device=pick_device(device))
+    report = Denoising().evaluate(contenders, images, protocol | given, device=pick_device(device), out=out)
     tell_skipped(report.data["skipped"].values())
     show_report(report, format_, as_json, save)

@@ -25,7 +25,7 @@ def draw_preview(settings: TrainConfig, files: Sequence[Path], model: nn.Module,
         ValueError: no file can be used.
     """
     protocol = Protocol(crop=settings.crop, resize=settings.resize, min_side=settings.min_side, batch=1)
-    clean = next(clean_batches(files, protocol, {}), None)
+    _, clean = next(clean_batches(files, protocol, {}), (None, None))
     if clean is None:
         raise ValueError("no image can be drawn")
     level = sum(settings.level) / len(settings.level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from naf_hub.crops import Cropping
 from naf_hub.errors import ImageError
 from naf_hub.images import read_image
+from naf_hub.kept_results import KeptResults
 from naf_hub.terminal import progress_bar
 from naf_hub.training.settings import build, require
 
@@ -76,9 +78,13 @@ class Protocol:
         return dataclasses.asdict(self)
 
 
-def clean_batches(files: Sequence[Path], protocol: Protocol, skipped: dict[str, str]) -> Iterator[Tensor]:
-    """Images (B, 3, H, W) as the protocol wants them; ``skipped`` receives those passed over and why."""
-    cropping, batch = Cropping(protocol.resize, protocol.min_side), []
+def clean_batches(
+    files: Sequence[Path], protocol: Protocol, skipped: dict[str, str]
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Files, and their images (B, 3, H, W) as the protocol wants them; ``skipped`` gets those passed over and why."""
+    cropping = Cropping(protocol.resize, protocol.min_side)
+    batch: list[Tensor] = []
+    taken: list[Path] = []
     for path in files:
         try:
             image = cropping.cut(path, 0, protocol.crop) if protocol.crop else read_image(path)
@@ -86,11 +92,12 @@ def clean_batches(files: Sequence[Path], protocol: Protocol, skipped: dict[str, 
             skipped[str(path)] = str(error)
             continue
         batch.append(image)
+        taken.append(path)
         if not protocol.crop or len(batch) == protocol.batch:
-            yield torch.stack(batch)
-            batch = []
+            yield taken, torch.stack(batch)
+            batch, taken = [], []
     if batch:
-        yield torch.stack(batch)
+        yield taken, torch.stack(batch)
 
 
 @torch.no_grad()
@@ -101,8 +108,19 @@ def compare(
     device: Any = "cpu",
     skipped: dict[str, str] | None = None,
     progress: bool = False,
+    out: str | os.PathLike[str] | None = None,
 ) -> tuple[dict[str, dict[str, float | None]], int]:
     """Figures of every model, of the noisy images themselves under ``"noisy"``, and of the classical methods.
+
+    Args:
+        models: restorers by label.
+        files: of clean images.
+        protocol: what is done with them.
+        device: where the models are.
+        skipped: receives images passed over and why.
+        progress: show a progress bar on stderr.
+        out: keep the figures of each batch in this folder; an interrupted evaluation goes on from them, see
+            :class:`naf_hub.kept_results.KeptResults`.
 
     Returns:
         By label: ``psnr`` and ``ssim`` as scikit-image defines them, mean over images (``ssim`` is ``None`` where no
@@ -119,25 +137,28 @@ def compare(
             label: partial(apply, method) for label, method in classical_methods(protocol.noise).items()
         }
     attempts |= {label: partial(_restore, model, device) for label, model in models.items()}
+    settings = {key: value for key, value in protocol.to_dict().items() if key not in ("limit", "classical")}
+    kept = KeptResults(
+        out, "denoising", {"protocol": settings}, [], {label: models.get(label) for label in attempts}
+    )
     totals: dict[str, dict[str, list[float]]] = {}
     skipped, count = {} if skipped is None else skipped, 0
     batches = clean_batches(files, protocol, skipped)
     # Noise is a function of the number of the batch: the same for all models, whatever else is compared.
-    for number, clean in enumerate(
+    for number, (paths, clean) in enumerate(
         progress_bar(batches, wanted=progress, desc="denoising", unit="batch", leave=False)
     ):
         seeds = (protocol.seed, "evaluation", number)
         noisy, level = protocol.added_noise.add(clean, *seeds), protocol.added_noise.level_of(*seeds)
         count += len(clean)
         for label, attempt in attempts.items():
-            restored = attempt(noisy, level)
-            found = totals.setdefault(label, {"psnr": [], "ssim": [], "paper_psnr": [], "paper_ssim": []})
-            for one, target in zip(restored.split(1), clean.split(1), strict=True):
-                found["psnr"].append(psnr(one, target))
-                ssim = skimage_ssim(one, target)
-                found["ssim"] += [] if ssim is None else [ssim]
-            found["paper_psnr"].append(psnr(restored, clean))
-            found["paper_ssim"].append(paper_ssim(restored, clean))
+            known = kept.recall(label, paths)
+            if known is None or known["batch"] != number:  # its noise was another
+                known = {"batch": number, "figures": figures_of(attempt(noisy, level), clean)}
+                kept.keep(label, paths, known)
+            total = totals.setdefault(label, {})
+            for name, values in known["figures"].items():
+                total.setdefault(name, []).extend(values)
     if not count:
         first = next(iter(skipped.values()), "the list is empty")
         raise ImageError(f"no usable image; the first: {first}")
@@ -146,6 +167,17 @@ def compare(
         for label, found in totals.items()
     }
     return means, count
+
+
+def figures_of(restored: Tensor, clean: Tensor) -> dict[str, list[float]]:
+    """What :func:`compare` takes means of, of one batch (B, 3, H, W): a number for each image, or for the batch."""
+    pairs = list(zip(restored.split(1), clean.split(1), strict=True))
+    return {
+        "psnr": [psnr(one, target) for one, target in pairs],
+        "ssim": [ssim for one, target in pairs if (ssim := skimage_ssim(one, target)) is not None],
+        "paper_psnr": [psnr(restored, clean)],
+        "paper_ssim": [paper_ssim(restored, clean)],
+    }
 
 
 def _restore(model: Any, device: Any, noisy: Tensor, _: float) -> Tensor:

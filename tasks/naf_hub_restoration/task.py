@@ -29,6 +29,7 @@ class Denoising(Task):
     name: ClassVar[str] = "denoising"
     contends = RestorerRecord
     version: ClassVar[int] = 1
+    goes_on: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
     def course(self, settings: Mapping[str, Any]) -> DenoisingCourse:
@@ -68,6 +69,7 @@ class Denoising(Task):
         backbone: Any = None,
         device: Any = "cpu",
         progress: bool = True,
+        out: str | os.PathLike[str] | None = None,
     ) -> Report:
         """PSNR and SSIM of restorers on the same noisy images, and of the noisy images themselves.
 
@@ -78,6 +80,8 @@ class Denoising(Task):
             backbone: must be ``None``; restorers stand alone.
             device: where to compute.
             progress: show a progress bar on stderr.
+            out: keep the figures of each batch in this folder; an interrupted evaluation goes on from them, see
+                :class:`naf_hub.kept_results.KeptResults`.
 
         Returns:
             A report; see :func:`~naf_hub_restoration.noisy_comparison.compare` for the figures. ``data`` holds the
@@ -85,6 +89,7 @@ class Denoising(Task):
 
         Raises:
             ImageError: no usable image.
+            FileExistsError: ``out`` holds other files or other results.
             ValueError: a backbone, or a setting that does not exist or makes no sense.
             MissingExtraError: ``classical`` without the extra ``eval``.
             UnknownNameError, WeightsError: see :func:`naf_hub.load_restorer`.
@@ -100,7 +105,7 @@ class Denoising(Task):
         alone = chosen.classical and isinstance(contenders, Sequence) and not contenders
         models = {} if alone else load_contenders(contenders, kind=RestorerRecord, device=device)
         skipped: dict[str, str] = {}
-        figures, count = compare(models, files, chosen, device, skipped, progress)
+        figures, count = compare(models, files, chosen, device, skipped, progress, out)
         rows = [Row(NOISY, figures[NOISY], note="what the restorers are given")]
         methods = [label for label in figures if label != NOISY and label not in models]
         rows += [Row(label, figures[label], note="told the level of the noise") for label in methods]
