@@ -23,6 +23,7 @@ from naf_hub.leaderboard.markdown import markdown
 from naf_hub.leaderboard.page import html
 from naf_hub.records import BackboneRecord
 from naf_hub.reports import Metric, Report, Row
+from naf_hub.training.folder import FolderError
 from naf_hub.training.settings import ConfigError
 from naf_hub_open_vocabulary.vocabulary_protocol import VocabularyProtocol
 from naf_hub_probing.boundaries import BoundaryProtocol
@@ -557,12 +558,15 @@ def test_an_interrupted_cell_goes_on(kept, steady, monkeypatch):
 
 
 def test_what_cannot_go_on_begins_anew_once(kept, steady, monkeypatch):
-    monkeypatch.setattr(Steady, "trouble", OSError("disk full"))
-    for _ in range(2):  # what has another cause costs nothing that is there
+    for trouble in (
+        OSError("disk full"),
+        ValueError("disk full"),
+    ):  # another cause costs nothing that is there
+        monkeypatch.setattr(Steady, "trouble", trouble)
         assert run_missing(steady, kept) == {("toy", "bilinear"): "disk full"}
     assert Steady.parts == [0, 1]
     told = []
-    monkeypatch.setattr(Steady, "trouble", ValueError("pictures\nchanged"))
+    monkeypatch.setattr(Steady, "trouble", FolderError("pictures\nchanged"))
     run_missing(steady, kept, tell=told.append)
     assert Steady.parts == [0, 1, 0, 1]
     assert told[2] == "    cannot go on, so begins anew: pictures\\nchanged"

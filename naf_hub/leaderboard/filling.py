@@ -13,7 +13,9 @@ from ..controls import CONTROLS
 from ..errors import as_typed
 from ..escapes import one_line
 from ..reports import Report
+from ..training.checkpoints import CheckpointError
 from ..training.exclusive import InUse
+from ..training.folder import FolderError
 from .board_plan import Plan
 from .cells import Cell, Kept, cells
 
@@ -85,7 +87,11 @@ def _evaluate(cell: Cell, device: Any, begun: Path | None, tell: Callable[[str],
         tell("    going on from what is there")
         try:
             return evaluate(cell, device, begun)
-        except (ValueError, FileExistsError) as error:  # pictures were replaced under their names, say
+        except (
+            FolderError,
+            CheckpointError,
+            FileExistsError,
+        ) as error:  # pictures have other content now, say
             tell(f"    cannot go on, so begins anew: {one_line(as_typed(error))}")
             shutil.rmtree(begun)
     return evaluate(cell, device, begun)
