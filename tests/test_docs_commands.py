@@ -53,6 +53,7 @@ NOT_RUN = {
         "naf-hub eval denoising --restorer naf_denoiser=full/best ": HOURS,
         "naf-hub train denoising imagenet": HOURS,
     },
+    "board": {"OMP_NUM_THREADS=1 naf-hub leaderboard results ": HOURS},
     "depth": {
         "naf-hub eval depth --upsampler nearest ": HOURS,
         "OMP_NUM_THREADS=1 naf-hub leaderboard results ": HOURS,
