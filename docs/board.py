@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 from naf_hub.escapes import plain
-from naf_hub.leaderboard.ranking import RANK
+from naf_hub.leaderboard.ranking import RANK, mean_ranks
 from naf_hub.reports import Metric, Report, Row
 
 KEPT = Path(__file__).parent / "reports" / "board.json"
@@ -64,15 +63,8 @@ def competes(row: Row) -> bool:
 
 
 def ranks(rows: Iterable[Row], columns: Iterable[Column]) -> dict[str, float]:
-    """Mean rank of each row over those of the columns that it has."""
-    placed: dict[str, list[int]] = {}
-    for column in columns:
-        sign = -1 if column.metric.higher_is_better else 1
-        figures = {row.label: row.values.get(column.metric.name) for row in rows if competes(row)}
-        found = {label: sign * value for label, value in figures.items() if value is not None}
-        for label, value in found.items():
-            placed.setdefault(label, []).append(1 + sum(other < value for other in found.values()))
-    return {label: fmean(places) for label, places in placed.items()}
+    figures = {row.label: row.values for row in rows if competes(row)}
+    return mean_ranks(figures, {column.metric.name: column.metric for column in columns})
 
 
 def table(

@@ -219,6 +219,35 @@ def square_option(default: int | None, text: str, *, name: str = "--size") -> Ca
     )  # fmt: skip
 
 
+def limit_option(what: str = "images") -> Callable[[F], F]:
+    """``--limit N`` of ``what``, evenly spread; 0, the default, is all."""
+    return click.option(
+        "--limit",
+        default=0,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help=f"Use so many {what}, evenly spread; 0 uses all.",
+    )
+
+
+def resize_option(default: int) -> Callable[[F], F]:
+    """``--resize N`` of tasks that crop: the short side before that; 0 leaves it."""
+    return click.option(
+        "--resize",
+        default=default,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Bring the short side to so many pixels first; 0 leaves it.",
+    )
+
+
+min_side_option = click.option(
+    "--min-side",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Leave out images whose short side has fewer pixels.",
+)
 results_option = click.option(
     "--out",
     type=click.Path(file_okay=False),
@@ -387,12 +416,20 @@ def parse_backbone_option(
 def _parse_contenders(
     texts: Iterable[str], weights: str | None, kind: type[Record], options: dict[str, Any] | None
 ) -> list[Contender]:
-    parsed = [_parse_contender(text, weights, kind, options) for text in texts]
+    return distinct([_parse_contender(text, weights, kind, options) for text in texts], kind)
+
+
+def distinct(contenders: list[Contender], kind: type[Record] = UpsamplerRecord) -> list[Contender]:
+    """Contenders as they are, where no two have one label.
+
+    Raises:
+        click.UsageError: two have; names it.
+    """
     try:
-        require_distinct([contender.label for contender in parsed], kind)
+        require_distinct([contender.label for contender in contenders], kind)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return parsed
+    return contenders
 
 
 def _parse_contender(

@@ -156,6 +156,22 @@ def test_a_broken_fit_is_told_of_and_made_anew(damage: bytes | str, tmp_path: Pa
     assert (tmp_path / "mine.txt").read_text() == "a user's"
 
 
+def test_a_cache_that_cannot_be_written(tmp_path: Path, caplog, monkeypatch):
+    image, features = torch.rand(1, 3, 20, 24), torch.randn(1, 5, 4, 6)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):  # before anything is fitted
+        UpsampleAnything(steps=10**6, cache=tmp_path / "file" / "fits")(image, features)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("naf_hub_upsample_anything.kept_fits.save_file", full)
+    found = UpsampleAnything(steps=3, radius=2, cache=tmp_path)(image, features)
+    assert torch.equal(found, UpsampleAnything(steps=3, radius=2)(image, features))
+    assert "the fit is not kept" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_no_gradient_leaks_out(model: UpsampleAnything):
     image, features = torch.rand(1, 3, 16, 16).requires_grad_(), torch.randn(1, 2, 4, 4)
     assert not model(image, features).requires_grad
@@ -189,6 +205,7 @@ def test_progress_shows_on_request(capsys):
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"radius": 0}, "radius must be at least 1, got 0"),
         ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
+        ({"cache": ""}, "cache must name a folder"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message: str):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..contenders import Contender, name_model, require_distinct
+from ..contenders import Contender, name_model
 from ..errors import as_typed
 from ..image_sizes import ImageSize, fit_size, resized
 from ..memory import shortage
@@ -21,6 +21,7 @@ from ..options import (
     backbone_option,
     backbone_weights_option,
     device_option,
+    distinct,
     json_option,
     pairs_option,
     parse_backbone_option,
@@ -194,15 +195,12 @@ def _parse(texts: tuple[str, ...], weights: str | None, options: dict[str, Any])
             raise click.UsageError(f"--option {name}.{next(iter(value))}: there is no --upsampler {name}")
     own = {name: options[name] for name in names if isinstance(options.get(name), dict)}
     shared = {key: value for key, value in options.items() if key not in own}
-    contenders = [
-        parse_upsamplers([text], weights, shared | own.get(name, {}))[0]
-        for text, name in zip(texts, names, strict=True)
-    ]
-    try:
-        require_distinct([contender.label for contender in contenders])
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    return contenders
+    return distinct(
+        [
+            parse_upsamplers([text], weights, shared | own.get(name, {}))[0]
+            for text, name in zip(texts, names, strict=True)
+        ]
+    )
 
 
 def _checked_target(target: Path, photo: Path, force: bool) -> Path:

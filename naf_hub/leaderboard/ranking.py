@@ -129,6 +129,24 @@ def _brought(plan: Plan, kept: Kept, left_out: dict[str, str]) -> Iterator[tuple
                     yield column[0].column, row, row.values.get(measure.metric.name)
 
 
+def mean_ranks(
+    values: Mapping[str, Mapping[str, float | None]], columns: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Mean rank of rows, 1 being the best, over those of the columns that each has; no entry for one that has none.
+
+    Args:
+        values: figures by row and column.
+        columns: what is ranked.
+    """
+    ranks: dict[str, list[int]] = {}
+    for name, metric in columns.items():
+        sign = -1 if metric.higher_is_better else 1
+        found = {label: sign * value for label, row in values.items() if (value := row.get(name)) is not None}
+        for label, value in found.items():
+            ranks.setdefault(label, []).append(1 + sum(other < value for other in found.values()))
+    return {label: fmean(places) for label, places in ranks.items()}
+
+
 def _ranked(
     plan: Plan,
     columns: Mapping[str, Metric],
@@ -139,18 +157,12 @@ def _ranked(
     columns = {
         name: metric for name, metric in columns.items() if any(name in row for row in values.values())
     }
-    ranks: dict[str, list[int]] = {label: [] for label in values}
-    for name, metric in columns.items():
-        sign = -1 if metric.higher_is_better else 1
-        figures_of = {label: values[label].get(name) for label in competing if label in values}
-        found = {label: sign * value for label, value in figures_of.items() if value is not None}
-        for label, value in found.items():
-            ranks[label].append(1 + sum(other < value for other in found.values()))
+    ranks = mean_ranks({label: row for label, row in values.items() if label in competing}, columns)
     base = values.get(plan.baseline, {})
     gains = bool(base) and all(metric.unit == "%" for metric in columns.values())
     rows: list[Row] = []
     for label, row in values.items():
-        figures: dict[str, float | None] = {RANK.name: fmean(ranks[label]) if ranks[label] else None, **row}
+        figures: dict[str, float | None] = {RANK.name: ranks.get(label), **row}
         pairs = [
             (a, b)
             for name in columns

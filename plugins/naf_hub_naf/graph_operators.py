@@ -2,7 +2,8 @@
 
 Inside of an operator nothing is traced. Traced, convolutions are those of whole maps, while the strips of
 :mod:`.strips` stay in cache and take half of the products; and attention at sizes that a graph leaves open has indices
-for plans. With operators a compiled call is as fast as one that is not.
+for plans. With operators a compiled call is as fast as one that is not. Maps are whole, whatever ``memory=`` says of
+guidance by rows.
 """
 
 from __future__ import annotations
@@ -28,19 +29,6 @@ def guidance_in_graph(encoder: GuidanceEncoder, image: Tensor, output_size: tupl
     )
 
 
-def attention_in_graph(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    heads: int,
-    kernel_size: int,
-    memory: int,
-    locality: float | None = None,
-) -> Tensor:
-    """What :meth:`CrossScaleAttention.output <naf_hub_naf.attention.CrossScaleAttention.output>` returns."""
-    return _attention(queries, keys, values, heads, kernel_size, memory, locality)
-
-
 @torch.library.custom_op(
     "naf_hub_naf::guidance",
     mutates_args=(),
@@ -59,9 +47,7 @@ def _guidance(
 
 
 @_guidance.register_fake
-def _(
-    image: Tensor, height: int, width: int, weights: list[Tensor], kind: str, blocks: int, residual: bool
-) -> Tensor:
+def _(image: Tensor, height: int, width: int, weights: list[Tensor], kind: str, *_: object) -> Tensor:
     channels = _channels(weights, kind)
     return image.new_empty(image.shape[0], height, width, channels).permute(0, 3, 1, 2)
 
@@ -77,7 +63,7 @@ def _channels(weights: list[Tensor], kind: str) -> int:
     schema="(Tensor queries, Tensor keys, Tensor values, int heads, int kernel_size, int memory, float? locality)"
     " -> Tensor",
 )
-def _attention(
+def attention_in_graph(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -86,20 +72,13 @@ def _attention(
     memory: int,
     locality: float | None,
 ) -> Tensor:
+    """What :meth:`CrossScaleAttention.output <naf_hub_naf.attention.CrossScaleAttention.output>` returns."""
     attention = CrossScaleAttention(
         queries, keys, values, heads=heads, kernel_size=kernel_size, memory=memory, locality=locality
     )
     return attention.output().contiguous()
 
 
-@_attention.register_fake
-def _(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    heads: int,
-    kernel_size: int,
-    memory: int,
-    locality: float | None,
-) -> Tensor:
+@attention_in_graph.register_fake
+def _(queries: Tensor, keys: Tensor, values: Tensor, *_: object) -> Tensor:
     return values.new_empty(*queries.shape[:3], values.shape[-1])

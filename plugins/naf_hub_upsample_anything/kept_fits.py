@@ -29,10 +29,16 @@ class KeptFits:
     Other files of the folder are left alone, and processes may share it.
 
     Args:
-        folder: made with the first fit.
+        folder: made before the first fit.
+
+    Raises:
+        ValueError: no folder is named.
+        TypeError: it is no path.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        if not os.fspath(folder):
+            raise ValueError("cache must name a folder")
         self.folder = Path(folder).expanduser()
 
     def path(self, image: Tensor, grid: tuple[int, int], settings: tuple[Hashable, ...]) -> Path:
@@ -51,8 +57,12 @@ class KeptFits:
     ) -> Splats:
         """The fit of an image (3, H, W) to a grid: the kept one, or what ``fit`` makes, which is then kept.
 
-        A file that cannot be read is told of and made anew.
+        A file that cannot be read is told of and made anew; a fit that cannot be written is told of and returned.
+
+        Raises:
+            OSError: the folder cannot be made.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)  # not after a minute of fitting
         path = self.path(image, grid, settings)
         if path.is_file():
             try:
@@ -60,8 +70,11 @@ class KeptFits:
             except (SafetensorError, OSError, ValueError) as error:
                 log.warning("%s cannot be read and is made anew: %s", path, error)
         found = fit()
-        with atomic_file(path) as temporary:
-            save_file({"splats": torch.stack(tuple(found)).cpu()}, temporary)
+        try:
+            with atomic_file(path) as temporary:
+                save_file({"splats": torch.stack(tuple(found)).cpu()}, temporary)
+        except (SafetensorError, OSError) as error:
+            log.warning("the fit is not kept, %s cannot be written: %s", path, error)
         return found
 
     @staticmethod

@@ -44,7 +44,7 @@ class UpsampleAnything(Upsampler):
             fitted once, and an interrupted evaluation goes on where it was. By default nothing is kept.
 
     Raises:
-        ValueError: a number below 1, or a learning rate that is not positive.
+        ValueError: a number below 1, a learning rate that is not positive, or a cache without a name.
     """
 
     promises = Promises(

@@ -14,6 +14,7 @@ from naf_hub.options import (
     constructor_option,
     control_option,
     device_option,
+    limit_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
@@ -48,9 +49,7 @@ from naf_hub.terminal import tell_skipped
     help="Take every so many photos as a source, as published; 1 takes all.",
 )
 @click.option("--seed", default=8, type=click.IntRange(min=0), help="Of the partners' draw, as published.")
-@click.option(
-    "--limit", default=0, type=click.IntRange(min=0), help="Use so many pairs, evenly spread; 0 uses all."
-)
+@limit_option("pairs")
 @control_option
 @device_option
 @threads_option

@@ -14,6 +14,7 @@ from naf_hub.options import (
     constructor_option,
     control_option,
     device_option,
+    limit_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
@@ -56,9 +57,7 @@ from naf_hub.terminal import tell_skipped
     help="Of the homographies: 1 turns by up to 30 degrees.",
 )
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Of homographies and points.")
-@click.option(
-    "--limit", default=0, type=click.IntRange(min=0), help="Use so many photos, evenly spread; 0 uses all."
-)
+@limit_option("photos")
 @control_option
 @device_option
 @threads_option

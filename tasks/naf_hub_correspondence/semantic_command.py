@@ -14,6 +14,7 @@ from naf_hub.options import (
     constructor_option,
     control_option,
     device_option,
+    limit_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
@@ -39,12 +40,7 @@ from naf_hub.terminal import tell_skipped
 @backbone_constructor_option
 @click.option("--data", required=True, type=click.Path(), help="Read SPair-71k in this folder.")
 @square_option(448, "Side in pixels of the squares that photos are padded to, as published, and of the maps.")
-@click.option(
-    "--limit",
-    default=0,
-    type=click.IntRange(min=0),
-    help="Use so many pairs of each category, evenly spread; 0 uses all.",
-)
+@limit_option("pairs of each category")
 @control_option
 @device_option
 @threads_option

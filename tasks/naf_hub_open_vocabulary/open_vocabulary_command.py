@@ -13,6 +13,7 @@ from naf_hub.options import (
     constructor_option,
     control_option,
     device_option,
+    limit_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
@@ -55,13 +56,7 @@ from .vocabulary_options import check_vocabulary, clip_option, threshold_option,
     help="Sharpen the attention by this factor.",
 )
 @threshold_option
-@click.option(
-    "--limit",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Use so many images, evenly spread; 0 uses all.",
-)
+@limit_option()
 @click.option("--baseline", is_flag=True, help="Add the row of CLIP alone, without a backbone.")
 @control_option
 @device_option

@@ -13,6 +13,7 @@ from naf_hub.options import (
     constructor_option,
     control_option,
     device_option,
+    limit_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
@@ -50,9 +51,7 @@ from naf_hub.terminal import tell_left_out, tell_skipped
     type=click.FloatRange(min=0, min_open=True),
     help="Blur gradients by so many pixels before thinning.",
 )
-@click.option(
-    "--limit", default=0, type=click.IntRange(min=0), help="Use so many images, evenly spread; 0 uses all."
-)
+@limit_option()
 @control_option
 @results_option
 @device_option

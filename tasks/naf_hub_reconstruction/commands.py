@@ -16,11 +16,14 @@ from naf_hub.options import (
     control_option,
     device_option,
     json_option,
+    limit_option,
+    min_side_option,
     parse_backbone_option,
     parse_upsamplers,
     pick_device,
     read_settings,
     report_options,
+    resize_option,
     results_option,
     show_report,
     threads_option,
@@ -158,12 +161,7 @@ def train(
 @click.option(
     "--crop", default=384, type=click.IntRange(min=1), help="Cut a centre crop of so many pixels a side."
 )
-@click.option(
-    "--resize",
-    default=0,
-    type=click.IntRange(min=0),
-    help="Bring the short side to so many pixels first; 0 leaves it.",
-)
+@resize_option(0)
 @click.option(
     "--down",
     default=0.5,
@@ -182,18 +180,11 @@ def train(
     type=click.IntRange(min=0),
     help="Let the guidance have at most so many pixels a side; 0 sets no bound.",
 )
-@click.option(
-    "--min-side",
-    default=0,
-    type=click.IntRange(min=0),
-    help="Leave out images whose short side has fewer pixels.",
-)
+@min_side_option
 @click.option(
     "--pooled", is_flag=True, help="Take the averaged target as input, not the features of a smaller image."
 )
-@click.option(
-    "--limit", default=0, type=click.IntRange(min=0), help="Use so many images, evenly spread; 0 uses all."
-)
+@limit_option()
 @click.option(
     "--ratio",
     default=0.0,

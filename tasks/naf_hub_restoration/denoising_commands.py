@@ -12,10 +12,13 @@ from naf_hub.options import (
     continuation_options,
     device_option,
     json_option,
+    limit_option,
+    min_side_option,
     parse_restorers,
     pick_device,
     read_settings,
     report_options,
+    resize_option,
     restorer_constructor_option,
     restorer_option,
     results_option,
@@ -173,27 +176,15 @@ def train(
     type=click.IntRange(min=0),
     help="Cut a centre crop of so many pixels a side; 0 takes whole images.",
 )
-@click.option(
-    "--resize",
-    default=448,
-    type=click.IntRange(min=0),
-    help="Bring the short side to so many pixels first; 0 leaves it.",
-)
-@click.option(
-    "--min-side",
-    default=0,
-    type=click.IntRange(min=0),
-    help="Leave out images whose short side has fewer pixels.",
-)
+@resize_option(448)
+@min_side_option
 @click.option(
     "--batch",
     default=2,
     type=click.IntRange(min=1),
     help="Restore so many crops at a time; the paper's PSNR is that of a batch.",
 )
-@click.option(
-    "--limit", default=0, type=click.IntRange(min=0), help="Use so many images, evenly spread; 0 uses all."
-)
+@limit_option()
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Draw the noise from this seed.")
 @click.option(
     "--classical",

@@ -108,9 +108,8 @@ def video(
     from .video_protocol import VideoProtocol
     from .video_segmentation import VideoSegmentation
 
-    settings = {
-        key: value for key, value in protocol.items() if value is not None
-    }  # of the preset where not given
+    # What is not given is the preset's.
+    settings = {key: value for key, value in protocol.items() if value is not None}
     read_settings(VideoProtocol.read, settings)
     report = VideoSegmentation().evaluate(
         contenders,
